@@ -1,0 +1,80 @@
+"""A queued message, its recipients and what becomes of them.
+
+Plain values, shared by whoever fills the queue (``smtpd``, bounces) and whoever empties it
+(``deliver``).  Message content is bytes with CRLF line ends, not dot-stuffed, headers first:
+what would be sent.  Times are seconds since the epoch.
+
+Postfix counterpart: the queue file records (``rec_type(3)``) and ``deliver_request(3)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+#: Recipient states.  ``DONE`` recipients are kept until their message is removed.
+PENDING, DONE = "pending", "done"
+
+#: Message states.  "active" is qmgr's knowledge, not the store's: a crash makes it pending again.
+INCOMING, DEFERRED, HOLD = "incoming", "deferred", "hold"
+
+
+@dataclass(slots=True)
+class Recipient:
+    """One recipient of a message."""
+
+    address: bytes  # internal form, after rewriting
+    original: bytes = b""  # as the client gave it, internal form
+    notify: frozenset[bytes] = frozenset()  # RFC 3461 NOTIFY, empty: not given
+    orcpt: bytes = b""  # RFC 3461 ORCPT as sent ("rfc822;xtext")
+    id: int = 0  # the store's key
+    state: str = PENDING
+    dsn: str = ""  # last status, e.g. "4.4.1"
+    reason: str = ""  # last reason, printable
+    relay: str = ""  # last "host[addr]:port" or "none"
+
+
+@dataclass(slots=True)
+class Message:
+    """A message and its envelope.
+
+    Either ``content`` holds it whole (small) or ``spool`` is a readable, seekable file of
+    ``size`` bytes (large, on the way in) or neither (large, in the store: ``QueueStore.read``).
+    """
+
+    queue_id: str
+    sender: bytes
+    recipients: list[Recipient]
+    arrival: float  # when the client began the transaction, for delay=
+    size: int = 0
+    content: bytes | None = None
+    spool: BinaryIO | None = None
+    state: str = INCOMING
+    body: bytes = b""  # b"", b"7BIT", b"8BITMIME"
+    smtputf8: bool = False
+    ret: bytes = b""  # b"", b"FULL", b"HDRS"
+    envid: bytes = b""
+    #: named attributes, as Postfix's queue file has them: client_name, client_address, sasl_method,
+    #: sasl_username, log_client_name, ... all printable
+    attributes: dict[str, str] = field(default_factory=dict)
+    seq: int = 0  # the store's key, ascending in commit order
+    next_attempt: float = 0.0
+    warned: bool = False  # the delay warning went out
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one attempt came to for one recipient.
+
+    ``status`` is ``sent``, ``deferred`` or ``bounced`` (Postfix's words); ``reason`` the text of the
+    log line's parentheses; ``dsn`` the enhanced code; ``diagnostic`` the ``Diagnostic-Code`` for a
+    DSN (``smtp; 550 ...`` or ``x-postfix; ...``); ``remote_mta`` the host that said it, or empty.
+    """
+
+    recipient: Recipient
+    status: str
+    dsn: str
+    reason: str
+    relay: str = "none"
+    diagnostic: str = ""
+    remote_mta: str = ""

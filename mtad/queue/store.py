@@ -1,0 +1,62 @@
+"""``QueueStore``: what every queue driver promises.
+
+Any driver keeps these, and ``tests/unit/queue/conformance.py`` shows it:
+
+* ``enqueue`` resolves only when the message would survive the loss of power.
+* What ``finish`` reported as done is never handed out again; what was handed out and not reported
+  is handed out again after a crash.
+* ``incoming`` gives messages in commit order; a message appears exactly once per qmgr process.
+* No message is removed before all its recipients are done.
+
+Awaitables returned here are completed in the thread of the reactor that the driver was opened
+with.  Errors raised: :class:`mtad.errors.QueueError` (temporary; nothing was changed).
+
+Postfix counterpart: the queue directories, ``mail_stream(3)``, ``qmgr_active(3)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Protocol
+
+from mtad.queue.message import Message, Outcome
+
+
+class QueueStore(Protocol):
+    """A durable queue.  See the module for what it promises."""
+
+    def enqueue(self, message: Message) -> Awaitable[None]:
+        """Keep ``message``; done when it is durable.  Raises QueueFull, QueueError."""
+
+    def incoming(self, after: int, limit: int) -> Awaitable[list[Message]]:
+        """Up to ``limit`` messages with ``seq > after`` and state ``incoming``, in order of seq, with
+        pending recipients and, where small, content."""
+
+    def due(self, now: float, limit: int, skip: frozenset[int]) -> Awaitable[list[Message]]:
+        """Deferred messages with ``next_attempt <= now``, the longest due first, except ``skip``."""
+
+    def next_due(self) -> Awaitable[float | None]:
+        """The earliest ``next_attempt`` of a deferred message."""
+
+    def finish(
+        self,
+        message: Message,
+        outcomes: Sequence[Outcome],
+        next_attempt: float,
+        bounces: Sequence[Message] = (),
+    ) -> Awaitable[bool]:
+        """Record an attempt, in one transaction: ``sent`` and ``bounced`` recipients are done, ``deferred``
+        ones get their reason and the message ``next_attempt``; ``bounces`` (DSNs that result) are
+        enqueued with it.  True when nothing is pending any more and the message was removed."""
+
+    def read(self, message: Message) -> Iterator[bytes]:
+        """The content in pieces of at most 64 KiB.  Blocking: for a helper thread or small content."""
+
+    def flush(self, queue_ids: Sequence[str] | None = None) -> Awaitable[int]:
+        """Make deferred messages due now (all, or those named); returns how many."""
+
+    def listing(self) -> Iterator[Message]:
+        """Every message with its pending recipients and no content, by arrival.  Blocking: for commands."""
+
+    def close(self) -> Awaitable[None]:
+        """Finish what was begun and let go of the files."""

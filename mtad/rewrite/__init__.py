@@ -1,0 +1,1 @@
+"""Address completion and address classes; Postfix counterpart: ``trivial-rewrite(8)``."""

@@ -1,0 +1,204 @@
+"""What a client said: the events of :class:`mtad.wire.server.ServerSession`.
+
+Each *command event* is answered by exactly one ``session.reply()``; the *body events*
+(``BodyChunk``) are not answered.  Bytes are as the client sent them, bounded in length
+by the engine.
+
+Postfix counterpart: the ``*_cmd`` functions of ``smtpd(8)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mtad.wire.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An envelope address in internal (unquoted) form.
+
+    ``local`` is the dequoted local part, ``domain`` the domain without ``@`` (empty for a bare
+    local part; an address literal keeps its brackets).  Both empty: the null address ``<>``.
+    ``text`` is ``local@domain`` (or ``local``), the form that tables and logs use
+    (Postfix' *internal form*); ``wire`` is the quoted form that may be sent (RFC 5321 4.1.2).
+    """
+
+    local: bytes
+    domain: bytes
+    text: bytes
+    wire: bytes
+
+
+NULL_ADDRESS = Address(b"", b"", b"", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that the engine itself answers: bad syntax, bad order, not recognised.
+
+    The shell logs it, counts it, and passes ``reply`` to ``session.reply()``.  ``verb`` is the
+    upper-cased command name as Postfix counts it in ``disconnect from ... commands=``
+    (``b"unknown"`` for no command); ``line`` the command line, for ``reject:`` log lines.
+    """
+
+    reply: Reply
+    verb: bytes
+    line: bytes
+    #: text of a warning to log (printable), e.g. ``non-SMTP command from ...``; or empty.
+    warning: str = ""
+    #: hang up after the reply
+    hang_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Helo:
+    name: bytes
+    extended: bool  # EHLO
+
+
+@dataclass(frozen=True, slots=True)
+class StartTLS:
+    """Reply 220 and then call ``session.tls_started()`` once the handshake is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """AUTH command.  Responses are still base64, undecoded; ``initial`` None: no initial response."""
+
+    mechanism: bytes
+    initial: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthResponse:
+    """A client's answer to a 334 challenge, still base64; ``b"*"`` never gets here."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AuthAborted:
+    """The client sent ``*``; the shell replies ``501 5.7.0 Authentication aborted``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    sender: Address
+    size: int = 0  # SIZE=, 0 when absent
+    body: bytes = b""  # b"", b"7BIT" or b"8BITMIME"
+    smtputf8: bool = False
+    auth: bytes | None = None  # AUTH= (xtext decoded), None when absent
+    ret: bytes = b""  # b"", b"FULL", b"HDRS" (RFC 3461)
+    envid: bytes = b""  # xtext as sent
+    line: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Rcpt:
+    recipient: Address
+    notify: frozenset[bytes] = field(default_factory=frozenset)  # NEVER SUCCESS FAILURE DELAY; empty: absent
+    orcpt: bytes = b""  # "rfc822;xtext" as sent
+    line: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """DATA.  A 354 reply opens the body; any other leaves the transaction as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bdat:
+    """BDAT ``size`` [LAST] has been accepted in order; its bytes follow as ``BodyChunk``s and are
+    ended by ``BdatEnd`` (answered once) or, for LAST, by ``BodyEnd`` (answered once).
+
+    This event itself is answered by ``session.begin_chunk()``, or by ``session.reply()`` with an
+    error: then the engine swallows the chunk's bytes first (RFC 3030) and sends the reply after.
+    """
+
+    size: int
+    last: bool
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BodyChunk:
+    """Message bytes, dot-unstuffed, CRLF line ends, at most 64 KiB a piece.  Not answered."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BdatEnd:
+    """A BDAT chunk that was not the last is complete: reply ``250 2.0.0 Ok: N bytes``."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BodyEnd:
+    """The message is complete; ``size`` bytes came out as chunks.
+
+    ``chunked``: by BDAT LAST of ``last_chunk`` bytes (the 250 then names the count).
+    ``bare_newline``: lines ended by a lone LF (or a lone CR) were seen; what that means is
+    policy (``smtpd_forbid_bare_newline``).
+    """
+
+    size: int
+    chunked: bool = False
+    last_chunk: int = 0
+    bare_newline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vrfy:
+    recipient: Address
+    line: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Etrn:
+    domain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Noop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rset:
+    """The engine drops the transaction when the reply is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    pass
+
+
+Event = (
+    Refused
+    | Helo
+    | StartTLS
+    | Auth
+    | AuthResponse
+    | AuthAborted
+    | Mail
+    | Rcpt
+    | Data
+    | Bdat
+    | BodyChunk
+    | BdatEnd
+    | BodyEnd
+    | Vrfy
+    | Etrn
+    | Noop
+    | Help
+    | Rset
+    | Quit
+)
