@@ -16,7 +16,7 @@ from twisted.mail.interfaces import IMessageDeliveryFactory
 from zope.interface import Attribute
 
 
-class ISASLPassword(ICredentials):  # type: ignore[misc]
+class ISASLPassword(ICredentials):
     """A name and a password, neither verified: PLAIN, LOGIN."""
 
     authcid = Attribute("bytes: the canonical name whose password it is")
@@ -25,7 +25,7 @@ class ISASLPassword(ICredentials):  # type: ignore[misc]
     session = Attribute("AuthSession")
 
 
-class ISASLProven(ICredentials):  # type: ignore[misc]
+class ISASLProven(ICredentials):
     """A name whose proof the mechanism has verified: CRAM-MD5, SCRAM, GSSAPI."""
 
     authcid = Attribute("bytes: the canonical name")
@@ -33,7 +33,7 @@ class ISASLProven(ICredentials):  # type: ignore[misc]
     session = Attribute("AuthSession")
 
 
-class ISubmitter(IMessageDeliveryFactory):  # type: ignore[misc]
+class ISubmitter(IMessageDeliveryFactory):
     """Someone who may send: what the realm makes of an authenticated name.
 
     ``getMessageDelivery()`` gives an ``IMessageDelivery`` that takes the message itself, or None
