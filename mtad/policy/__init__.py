@@ -1,0 +1,4 @@
+"""Who may send what: Postfix's restriction language.
+
+Postfix counterpart: ``smtpd_check(3)``, ``access(5)``.
+"""

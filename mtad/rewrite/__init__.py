@@ -1,1 +1,4 @@
-"""Address completion and address classes; Postfix counterpart: ``trivial-rewrite(8)``."""
+"""Addresses made complete, and sorted into Postfix's classes.
+
+Postfix counterpart: ``trivial-rewrite(8)``.
+"""

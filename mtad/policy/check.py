@@ -1,0 +1,247 @@
+"""One evaluation: the state that restrictions read and change while lists run.
+
+A :class:`Check` belongs to one question of the protocol (may this RCPT pass?).  Restrictions give
+``DUNNO``, ``OK`` or ``REJECT``; :meth:`Check.reject` finishes the text of a refusal (RFC 3463 code made
+to fit, 510 bytes, printable), logs it, and keeps it as ``reply``.  :class:`Abort` ends the whole
+evaluation: the reply is already set.  A :class:`~mtad.errors.TableError` from a restriction becomes
+``451 4.3.0 <x>: Temporary lookup failure``.
+
+Postfix counterpart: ``generic_checks()``, ``smtpd_check_reject()``, ``defer_if()``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from mtad.errors import MtadError
+from mtad.maillog import printable
+from mtad.policy import report
+from mtad.policy.request import Reason, Request
+from mtad.wire.events import Address
+from mtad.wire.reply import Reply
+
+if TYPE_CHECKING:
+    from mtad.policy.setup import Setup
+    from mtad.rewrite.resolve import Resolution
+
+DUNNO, OK, REJECT = 0, 1, 2
+
+#: What the words of a reply call the thing that was refused.
+CLIENT, REVERSE_CLIENT, HELO = "Client host", "Unverified Client host", "Helo command"
+SENDER, RECIPIENT, ETRN = "Sender address", "Recipient address", "Etrn command"
+DATA, END_OF_DATA = "Data command", "End-of-data"
+CCERT, SASL_USER = "Client certificate", "SASL login name"
+
+_DSN = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")
+_LONGEST = 510
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a list is applied to: the ``<x>`` and the class of its replies.
+
+    ``table`` names the restriction that a bare ``type:table`` stands for; empty: none does.
+    """
+
+    name: bytes
+    kind: str
+    table: str
+
+
+Run = Callable[["Check", Scope], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A restriction, ready to run.  ``run`` is None for ``warn_if_reject``.
+
+    ``ignored`` names what follows a restriction after which nothing can follow.
+    """
+
+    name: str
+    run: Run | None
+    ignored: str = ""
+
+
+class Abort(Exception):
+    """The evaluation ends here with the reply that was set."""
+
+
+class Check:
+    """The state of one evaluation."""
+
+    __slots__ = (
+        "defer_if_permit",
+        "defer_if_reject",
+        "recipient_listed",
+        "recursion",
+        "reply",
+        "request",
+        "resolutions",
+        "sender_listed",
+        "setup",
+        "warn",
+    )
+
+    def __init__(self, setup: Setup, request: Request) -> None:
+        self.setup = setup
+        self.request = request
+        self.reply: Reply | None = None
+        self.resolutions: dict[bytes, Resolution] = {}
+        self.defer_if_permit: Reason | None = None
+        self.sender_listed = False  # reject_unlisted_sender has run
+        self.recipient_listed = False
+        self.reset()
+
+    def reset(self) -> None:
+        """A new stage begins."""
+        self.recursion = 0
+        self.warn = 0  # the depth at which warn_if_reject was seen
+        self.defer_if_reject: Reason | None = None
+
+    # -- running lists
+
+    async def stage(self, rules: Sequence[Rule], name: bytes, kind: str, table: str) -> int:
+        """Run one list from the top; never raises :class:`Abort`."""
+        self.reset()
+        if not rules:
+            return DUNNO
+        try:
+            return await self.run(rules, Scope(name, kind, table))
+        except Abort:
+            return REJECT
+
+    async def run(self, rules: Sequence[Rule], scope: Scope) -> int:
+        """Run a list in the evaluation at hand: the first OK or REJECT ends it."""
+        depth = self.recursion
+        self.recursion = depth + 1
+        actions = self.request.actions
+        status = DUNNO
+        for rule in rules:
+            if actions.discard:
+                break
+            if rule.run is None:
+                self.warn = self.warn or self.recursion
+                continue
+            try:
+                status = await rule.run(self, scope)
+            except MtadError as error:
+                self.lookup_failed(error, scope.name)
+            if rule.ignored and (status == OK or (rule.name != "permit" and not self.warn)):
+                self.setup.log.warning(f"restriction `{rule.ignored}' after `{rule.name}' is ignored")
+            if self.warn >= self.recursion:
+                self.warn = 0
+            if status or (self.defer_if_permit and self.defer_if_reject):
+                break
+        self.recursion = depth
+        if self.warn >= depth:
+            self.warn = 0
+        return status
+
+    # -- verdicts
+
+    def reject(self, code: int, dsn: bytes, text: bytes, maskable: bool = True) -> int:
+        """Refuse, or with ``warn_if_reject`` only log so; ``maskable`` False for errors of our own."""
+        setup = self.setup
+        whole = _finish(code, dsn, text)
+        if not 400 <= code <= 599:
+            setup.log.warning(f"SMTP reply code configuration error: {printable(whole)}")
+            code, dsn, text = 450, b"4.7.1", b"Service unavailable"
+        elif not _DSN.match(dsn):
+            setup.log.warning(f"DSN detail code configuration error: {printable(whole)}")
+            code, dsn, text = 450, b"4.7.1", b"Service unavailable"
+        else:
+            text = whole[5 + len(dsn) :]
+        masked = maskable and self.warn > 0
+        reason = self.defer_if_reject
+        if reason is not None and not masked and code >= 500:
+            self.warn = 0
+            self.defer_if_reject = None
+            return self.reject(reason.code, reason.dsn, reason.text)
+        if code >= 500 and setup.soft_bounce:
+            code -= 100
+        reply = Reply(code, text, b"%d" % (code // 100) + dsn[1:])
+        what = "reject_warning" if masked else "reject"
+        setup.log.info(report.line(self.request, what, str(reply)))
+        if masked:
+            return DUNNO
+        self.reply = reply
+        return REJECT
+
+    def refuse(self, code: int, dsn: bytes, scope: Scope, text: bytes) -> int:
+        """:meth:`reject` with the usual words ``<x>: Client host rejected: text``."""
+        return self.reject(code, dsn, b"<%b>: %b rejected: %b" % (scope.name, scope.kind.encode(), text))
+
+    def hold_permit(self, code: int, dsn: bytes, text: bytes) -> int:
+        """``defer_if_permit``: a later permission becomes this; the first reason is kept."""
+        if self.warn:
+            return self.reject(code, dsn, text)
+        if self.defer_if_permit is None:
+            self.defer_if_permit = Reason(code, dsn, text)
+        return DUNNO
+
+    def hold_reject(self, code: int, dsn: bytes, text: bytes) -> int:
+        """``defer_if_reject``: a later 5xx becomes this; the first reason is kept."""
+        if self.defer_if_reject is None:
+            self.defer_if_reject = Reason(code, dsn, text)
+        return DUNNO
+
+    def permit(self, action: str, kind: str, name: bytes, more: str = "") -> int:
+        """OK, logged where ``smtpd_log_access_permit_actions`` asks for it."""
+        if self.setup.logged_permits is not None and self.defer_if_permit is None:
+            self.setup.log_permit(self.request, action, kind, name, more)
+        return OK
+
+    def settle(self, status: int) -> int:
+        """At the end of a command: a pending ``defer_if_permit`` turns anything but REJECT into its reply."""
+        reason = self.defer_if_permit
+        if status == REJECT or reason is None:
+            return status
+        return self.reject(reason.code, reason.dsn, reason.text)
+
+    # -- errors
+
+    def lookup_failed(self, error: MtadError, name: bytes) -> NoReturn:
+        """A table could not be asked: 451, and the end of the evaluation."""
+        self.setup.log.warning(str(error))
+        if error.dsn == "4.3.5":
+            self.misconfigured()
+        self.reject(451, b"4.3.0", b"<%b>: Temporary lookup failure" % name, maskable=False)
+        raise Abort
+
+    def misconfigured(self, *warnings: str) -> NoReturn:
+        """The configuration can't be followed: say why, 451, and the end of the evaluation."""
+        for warning in warnings:
+            self.setup.log.warning(warning)
+        self.reject(451, b"4.3.5", b"Server configuration error", maskable=False)
+        raise Abort
+
+    # -- addresses
+
+    async def resolve(self, address: Address) -> Resolution:
+        """What ``address`` comes to after rewriting; a failing table ends the evaluation."""
+        found = self.resolutions.get(address.text)
+        if found is None:
+            try:
+                found = await self.setup.resolver.resolve(address)
+            except MtadError as error:
+                self.lookup_failed(error, address.text)
+            self.resolutions[address.text] = found
+        return found
+
+
+def _finish(code: int, dsn: bytes, text: bytes) -> bytes:
+    """The reply as one line: cut to what a client must accept, and printable."""
+    whole = b"%d %b %b" % (code, dsn, text)
+    if len(whole) > _LONGEST:
+        whole = whole[:_LONGEST]
+    if whole.isascii():
+        return whole if whole.decode().isprintable() else _CONTROL.sub(b" ", whole)
+    shown = whole.decode("utf-8", "replace").replace("\ufffd", " ")
+    return "".join(c if c.isprintable() else " " for c in shown).encode()
+
+
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")

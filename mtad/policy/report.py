@@ -1,0 +1,38 @@
+"""Log lines about a request: ``NOQUEUE: reject: RCPT from name[addr]: 554 5.7.1 ...; from=<s> ...``.
+
+:func:`line` makes any of them (``reject``, ``reject_warning``, ``hold``, ``permit``, ``info`` ...),
+:func:`reject_line` the one for a reply.  The text carries what is known: sender, recipient, protocol,
+HELO name, login.  Nothing is raised; control characters become ``?``.
+
+Postfix counterpart: ``log_whatsup()`` in ``smtpd_check.c`` (3.10 and later: with the login).
+"""
+
+from __future__ import annotations
+
+from mtad.maillog import printable
+from mtad.policy.request import Request
+from mtad.wire.reply import Reply
+
+
+def line(request: Request, what: str, text: str, where: str = "") -> str:
+    """The line for ``MailLog.info``: ``what`` happened ``where`` (default: the request's state)."""
+    out = f"{request.queue_id or 'NOQUEUE'}: {what}: {where or request.state} from {request.client}: {text};"
+    if request.sender is not None:
+        out += f" from=<{printable(request.sender.wire)}>"
+    if request.recipient is not None:
+        out += f" to=<{printable(request.recipient.wire)}>"
+    out += f" proto={request.protocol}"
+    if request.helo:
+        out += f" helo=<{printable(request.helo)}>"
+    if request.sasl_method:
+        out += f" sasl_method={request.sasl_method}"
+    if request.sasl_username:
+        out += f" sasl_username={printable(request.sasl_username)}"
+    if request.sasl_sender:
+        out += f" sasl_sender={request.sasl_sender}"
+    return out
+
+
+def reject_line(request: Request, where: str, reply: Reply) -> str:
+    """The ``reject:`` line for ``reply``, given at ``where`` (``MAIL``, ``RCPT``, ``END-OF-MESSAGE`` ...)."""
+    return line(request, "reject", printable(str(reply)), where)
