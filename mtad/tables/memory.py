@@ -1,0 +1,127 @@
+"""Tables whose entries are in the configuration, in the environment, or in a small text file.
+
+``texthash:/file`` is re-read when the file changes; ``inline:{...}``, ``static:value``, ``environ:``
+and ``fail:`` need no file.  Raises :class:`~mtad.errors.ConfigError` on bad syntax and
+:class:`~mtad.errors.TableError` on a file that can't be read.
+
+Postfix counterpart: ``dict_thash(3)``, ``dict_inline(3)``, ``dict_static(3)``, ``dict_env(3)``,
+``dict_fail(3)``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mtad.errors import ConfigError, TableError
+from mtad.tables.source import (
+    extract_braces,
+    file_value,
+    read_source,
+    split_list,
+    split_name_value,
+    to_bytes,
+)
+from mtad.tables.table import Identity, LocalTable, Options, fold, identity, state_of
+
+
+def load_source(path: str, options: Options) -> dict[bytes, bytes]:
+    """The text source ``path`` as a dictionary; duplicate keys as ``options`` says."""
+    entries: dict[bytes, bytes] = {}
+    for line, key, value in read_source(path, options):
+        if options.fold:
+            key = fold(key)
+        if key in entries and options.duplicates != "replace":
+            if options.duplicates == "warn":
+                shown = key.decode("utf-8", "replace")
+                options.warn(f'{path}, line {line}: duplicate entry: "{shown}"')
+            continue
+        entries[key] = value
+    return entries
+
+
+class TextHashTable(LocalTable):
+    """A text source in memory."""
+
+    def __init__(self, spec: str, options: Options, path: str) -> None:
+        super().__init__(spec, options)
+        self._path = path
+        self._entries: dict[bytes, bytes] = {}
+        self._state: Identity | None = None
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            state = identity(os.stat(self._path))
+        except OSError as error:
+            raise TableError(f"open database {self._path}: {error.strerror}") from error
+        self._entries = load_source(self._path, self.options)
+        self._state = state
+
+    def get(self, key: bytes) -> bytes | None:
+        if self._state is None or state_of(self._path) != self._state:
+            self._load()
+        return self._entries.get(key)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._entries.items())
+
+
+class InlineTable(LocalTable):
+    """``inline:{ key=value, { key = text with spaces } }``."""
+
+    def __init__(self, spec: str, options: Options, name: str) -> None:
+        super().__init__(spec, options)
+        entries: dict[bytes, bytes] = {}
+        usage = 'need "inline:{name=value...}"'
+        try:
+            body = extract_braces(name)
+        except ConfigError as error:
+            raise ConfigError(f'bad syntax: "{spec}"; {usage}') from error
+        try:
+            for element in split_list(body):
+                pair = extract_braces(element) if element.startswith("{") else element
+                key, value = split_name_value(pair)
+                data = file_value(value) if options.value_is_file else to_bytes(value)
+                entries[fold(to_bytes(key)) if options.fold else to_bytes(key)] = data
+        except ConfigError as error:
+            raise ConfigError(f'{error.reason}: "{spec}"; {usage}') from error
+        if not entries:
+            raise ConfigError(f'empty table: "{spec}"; {usage}')
+        self._entries = entries
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._entries.get(key)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._entries.items())
+
+
+class StaticTable(LocalTable):
+    """``static:value`` or ``static:{text with spaces}``: one value for every key."""
+
+    def __init__(self, spec: str, options: Options, name: str) -> None:
+        super().__init__(spec, options)
+        if name.startswith("{"):
+            try:
+                name = extract_braces(name)
+            except ConfigError as error:
+                raise ConfigError(f"bad static:name syntax: {error.reason}") from error
+        self._value = file_value(name) if options.value_is_file else to_bytes(name)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._value
+
+
+class EnvironmentTable(LocalTable):
+    """``environ:name``: the process environment; keys keep their case unless folded by the caller."""
+
+    def get(self, key: bytes) -> bytes | None:
+        return os.environb.get(key)
+
+
+class FailTable(LocalTable):
+    """``fail:name``: every lookup fails, for tests."""
+
+    def get(self, key: bytes) -> bytes | None:
+        raise TableError(f"{self.spec}: table lookup problem")

@@ -1,0 +1,108 @@
+"""From ``type:name`` to a table: the one place that knows all types.
+
+:func:`open_table` raises :class:`~mtad.errors.ConfigError` for a bad specification and
+:class:`~mtad.errors.TableError` for a table that can't be opened now.  :func:`open_or_defer` does what
+Postfix does with both: it gives a table whose lookups fail, so that a server starts and answers with
+a temporary error; the table is tried again, at most once a second.
+
+Postfix counterpart: ``dict_open(3)``, ``dict_surrogate(3)``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from mtad.errors import ConfigError, MtadError, TableError
+from mtad.tables.memory import EnvironmentTable, FailTable, InlineTable, StaticTable, TextHashTable
+from mtad.tables.table import LocalTable, Options, Table, no_warning
+
+Opener = Callable[[str, Options, str], Table]
+
+
+def _texthash(spec: str, options: Options, name: str) -> Table:
+    return TextHashTable(spec, options, options.path(name))
+
+
+def _environ(spec: str, options: Options, name: str) -> Table:
+    return EnvironmentTable(spec, options)
+
+
+def _fail(spec: str, options: Options, name: str) -> Table:
+    return FailTable(spec, options)
+
+
+def _proxy(spec: str, options: Options, name: str) -> Table:
+    """``proxy:type:name`` is opened right here: no proxymap(8) process is needed."""
+    return open_with(name, options)
+
+
+TYPES: dict[str, Opener] = {
+    "environ": _environ,
+    "fail": _fail,
+    "inline": InlineTable,
+    "proxy": _proxy,
+    "static": StaticTable,
+    "texthash": _texthash,
+}
+
+
+def open_with(spec: str, options: Options) -> Table:
+    """Open ``type:name`` with these options."""
+    kind, colon, name = spec.partition(":")
+    if not kind or not colon or not name:
+        raise ConfigError(f'open dictionary: expecting "type:name" form instead of "{spec}"')
+    opener = TYPES.get(kind)
+    if opener is None:
+        raise ConfigError(
+            f"unsupported dictionary type: {kind}", remedy="known types: " + " ".join(sorted(TYPES))
+        )
+    return opener(spec, options, name)
+
+
+def open_table(spec: str, config_directory: str = ".", *, warn: Callable[[str], None] = no_warning) -> Table:
+    """Open ``type:name`` for lookups."""
+    return open_with(spec, Options(directory=config_directory, warn=warn))
+
+
+class DeferredTable(LocalTable):
+    """A table that could not be opened: lookups fail until it can be."""
+
+    def __init__(self, spec: str, options: Options, problem: MtadError) -> None:
+        super().__init__(spec, options)
+        self.problem = problem
+        self._table: Table | None = None
+        self._tried = time.monotonic()
+
+    async def lookup(self, key: bytes) -> bytes | None:
+        table = self._table
+        if table is None:
+            now = time.monotonic()
+            if isinstance(self.problem, ConfigError) or now - self._tried < 1:
+                raise TableError(f"{self.spec} is unavailable. {self.problem}")
+            self._tried = now
+            try:
+                table = self._table = open_with(self.spec, self.options)
+            except TableError as error:
+                self.problem = error
+                raise TableError(f"{self.spec} is unavailable. {error}") from error
+            self.fixed_key = table.fixed_key
+        return await table.lookup(key)
+
+    def get(self, key: bytes) -> bytes | None:
+        raise TableError(f"{self.spec} is unavailable. {self.problem}")
+
+    def close(self) -> None:
+        if self._table is not None:
+            self._table.close()
+
+
+def open_or_defer(spec: str, options: Options, problems: list[MtadError]) -> Table:
+    """The table, or one whose lookups fail; what went wrong is added to ``problems``."""
+    try:
+        return open_with(spec, options)
+    except (ConfigError, TableError) as error:
+        problems.append(error)
+        options.warn(f"{spec} is unavailable. {error}")
+        return DeferredTable(spec, replace(options), error)

@@ -1,0 +1,144 @@
+"""Text sources of tables: ``key whitespace value``, one logical line an entry.
+
+:func:`parse_source` yields ``(line, key, value)``; what can't be an entry is left out with a warning
+in Postfix's words.  The key ends at the first white space outside of double quotes and keeps its quotes.
+
+:func:`split_list` and :func:`extract_braces` are the list syntax of ``inline:``, ``unionmap:`` and
+match lists: elements apart by commas or white space, with ``{}`` groups kept whole.
+
+Postfix counterpart: the parser that ``postmap(1)`` and ``texthash:`` share; ``mystrtokq()``, ``extpar()``,
+``split_qnameval()``.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+from mtad.config.lines import logical_lines
+from mtad.errors import ConfigError, TableError
+from mtad.tables.table import Options, is_utf8
+
+_SPACE = " \t\r\n\v\f"
+_KEY = re.compile(r'(?:\\.|"(?:\\.|[^"\\])*"|[^"\\\s])*\\?', re.ASCII | re.DOTALL)
+_NAME = re.compile(r'(?:\\.|"(?:\\.|[^"\\])*"|[^"\\\s=])*', re.ASCII | re.DOTALL)
+
+
+def read_text(path: str) -> str:
+    """The text of a source file, with bytes that are no UTF-8 as surrogates; :class:`TableError`."""
+    try:
+        with open(path, "rb") as source:
+            return source.read().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise TableError(f"open {path}: {error.strerror}") from error
+
+
+def to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def read_source(path: str, options: Options) -> Iterator[tuple[int, bytes, bytes]]:
+    """The entries of the file ``path``."""
+    return parse_source(read_text(path), path, options)
+
+
+def parse_source(text: str, path: str, options: Options) -> Iterator[tuple[int, bytes, bytes]]:
+    """The entries of ``text``, keys not folded, duplicates and all; warnings go to ``options.warn``."""
+    warnings: list[str] = []
+    for number, line in logical_lines(text, path, warnings):
+        while warnings:
+            options.warn(warnings.pop(0))
+        where = f"{path}, line {number}"
+        if options.utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
+            shown = to_bytes(line).decode("utf-8", "replace")
+            options.warn(f'{where}: non-UTF-8 input "{shown}" -- ignoring this line')
+            continue
+        match = _KEY.match(line)
+        end = match.end() if match else 0
+        if end < len(line) and line[end] not in _SPACE:
+            options.warn(f"{where}: unbalanced '\"' in '{line}' -- ignoring this line")
+            continue
+        key, value = line[:end], line[end:].strip(_SPACE)
+        if not key or not value:
+            options.warn(f"{where}: expected format: key whitespace value")
+            continue
+        if key.endswith(":"):
+            options.warn(f'{where}: record is in "key: value" format; is this an alias file?')
+        data = to_bytes(value)
+        if options.value_is_file:
+            try:
+                data = file_value(value)
+            except TableError as error:
+                options.warn(f"{where}: {error}: skipping this entry")
+                continue
+        yield number, to_bytes(key), data
+    for warning in warnings:
+        options.warn(warning)
+
+
+def file_value(names: str) -> bytes:
+    """The content of the files ``names`` (apart by commas or blanks), one after the other, as base64."""
+    content = b""
+    found = False
+    for name in split_list(names):
+        found = True
+        try:
+            with open(name, "rb") as source:
+                content += source.read()
+        except OSError as error:
+            raise TableError(f"open {name}: {error.strerror}") from error
+    if not found:
+        raise TableError("empty pathname list")
+    return base64.b64encode(content)
+
+
+def split_list(text: str) -> Iterator[str]:
+    """The elements of a list, ``{}`` groups whole (braces included)."""
+    start, level = -1, 0
+    for position, char in enumerate(text):
+        if level == 0 and char in ", \t\r\n":
+            if start >= 0:
+                yield text[start:position]
+                start = -1
+            continue
+        if start < 0:
+            start = position
+        if char == "{":
+            level += 1
+        elif char == "}" and level > 0:
+            level -= 1
+    if start >= 0:
+        yield text[start:]
+
+
+def extract_braces(text: str) -> str:
+    """What is between the outer braces of ``text``, stripped; :class:`ConfigError` when they don't match."""
+    if not text.startswith("{"):
+        raise ConfigError(f"no '{{' at start of text in \"{text}\"")
+    level = 0
+    for position, char in enumerate(text):
+        if char == "{":
+            level += 1
+        elif char == "}":
+            level -= 1
+            if level == 0:
+                if position != len(text) - 1:
+                    raise ConfigError(f"syntax error after '}}' in \"{text}\"")
+                return text[1:-1].strip(_SPACE)
+    raise ConfigError(f"missing '}}' in \"{text}\"")
+
+
+def split_name_value(text: str) -> tuple[str, str]:
+    """``name = value``, where the name may hold quoted white space; :class:`ConfigError`."""
+    text = text.strip(_SPACE)
+    if not text:
+        raise ConfigError("no key found; expected format: key = value")
+    match = _NAME.match(text)
+    end = match.end() if match else 0
+    rest = text[end:].lstrip(_SPACE)
+    if rest.startswith('"'):
+        raise ConfigError("unbalanced '\"'")
+    if not rest.startswith("="):
+        raise ConfigError("missing '=' after attribute name")
+    return text[:end], rest[1:].strip(_SPACE)

@@ -1,0 +1,136 @@
+"""What every lookup table is, and what most of them share.
+
+A :class:`Table` maps keys to values.  ``lookup`` gives the value, or None when there is none, and
+raises :class:`~mtad.errors.TableError` when it can't tell.  A :class:`LocalTable` answers at once from
+memory or a local file: its ``lookup`` never waits.
+
+Keys are folded (unless ``Options.fold`` is off) for tables whose keys are fixed strings, as Postfix
+does with ``DICT_FLAG_FOLD_FIX``.  A key that is no UTF-8 is in no table; a value that is none is a
+broken table (RFC 6532).
+
+Postfix counterpart: ``dict(3)``, ``dict_utf8(3)``, ``casefold(3)``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from mtad.errors import TableError
+
+#: A file changed less than this long ago may change again within the same clock tick.
+HOT_NS = 50_000_000
+
+
+def no_warning(text: str) -> None:
+    """The default for ``Options.warn``: drop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to open a table.
+
+    ``directory`` is what relative file names are relative to; ``duplicates`` says what a text source's
+    second entry for a key does: ``warn`` (the first stays), ``ignore`` (the same, silently), ``replace``.
+    ``value_is_file``: values in text sources name a file whose content, base64, is meant.
+    """
+
+    directory: str = "."
+    fold: bool = True
+    utf8: bool = True
+    duplicates: str = "warn"
+    value_is_file: bool = False
+    warn: Callable[[str], None] = no_warning
+
+    def path(self, name: str) -> str:
+        return name if name.startswith("/") else os.path.join(self.directory, name)
+
+
+class Table(Protocol):
+    """A lookup table.  ``fixed_key`` is False where keys are patterns (regexp, cidr, ...)."""
+
+    spec: str
+    fixed_key: bool
+
+    async def lookup(self, key: bytes) -> bytes | None:
+        """The value for ``key`` or None; :class:`TableError` when it can't be told."""
+
+    def close(self) -> None:
+        """Let go of files.  The table may not be used afterwards."""
+
+
+class LocalTable(ABC):
+    """A table that answers at once.  Subclasses give :meth:`get`, on a key already folded."""
+
+    fixed_key = True
+
+    def __init__(self, spec: str, options: Options) -> None:
+        self.spec = spec
+        self.options = options
+
+    def find(self, key: bytes) -> bytes | None:
+        """``lookup`` without the coroutine."""
+        options = self.options
+        if key.isascii() or not options.utf8:
+            return self.get(key.lower() if options.fold and self.fixed_key else key)
+        try:
+            text = key.decode()
+        except UnicodeDecodeError:
+            options.warn(f'{self.spec}: non-UTF-8 key "{key!r}": malformed UTF-8 or invalid codepoint')
+            return None
+        return self.get(text.casefold().encode() if options.fold and self.fixed_key else key)
+
+    async def lookup(self, key: bytes) -> bytes | None:
+        value = self.find(key)
+        if value is not None and self.options.utf8 and not value.isascii() and not is_utf8(value):
+            raise TableError(f"{self.spec}: non-UTF-8 value for key {key!r}")
+        return value
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """The value for exactly this key."""
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries, in the table's own order, where the type can tell them (``postmap -s``)."""
+        raise TableError(f"{self.spec}: this type of table can't be listed")
+
+    def close(self) -> None:  # noqa: B027
+        """Most have nothing to let go of."""
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def fold(key: bytes) -> bytes:
+    """``key`` case-folded as Postfix folds it; bytes that are no UTF-8 stay what they are."""
+    if key.isascii():
+        return key.lower()
+    return key.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
+
+
+Identity = tuple[int, int, int, int]
+
+
+def identity(status: os.stat_result) -> Identity | None:
+    """What tells one state of a file from another; None for a file so fresh that this can't be told."""
+    if -HOT_NS < time.time_ns() - status.st_mtime_ns < HOT_NS:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def state_of(path: str) -> Identity | None:
+    """The present state of ``path`` to compare with :func:`identity`; None while it isn't there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
