@@ -10,11 +10,13 @@ Postfix counterpart: ``dict_open(3)``, ``dict_surrogate(3)``.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from mtad.errors import ConfigError, MtadError, TableError
+from mtad.tables.berkeley import BerkeleyTable
 from mtad.tables.memory import EnvironmentTable, FailTable, InlineTable, StaticTable, TextHashTable
 from mtad.tables.table import LocalTable, Options, Table, no_warning
 
@@ -23,6 +25,21 @@ Opener = Callable[[str, Options, str], Table]
 
 def _texthash(spec: str, options: Options, name: str) -> Table:
     return TextHashTable(spec, options, options.path(name))
+
+
+def _hash(spec: str, options: Options, name: str) -> Table:
+    """The index of ``name`` in whatever format there is, or its text source."""
+    path = options.path(name)
+    if os.path.exists(path + ".db"):
+        return BerkeleyTable(spec, options, path + ".db")
+    if not os.path.exists(path):
+        raise TableError(f"open database {path}.db: No such file or directory")
+    options.warn(f"{spec}: no index {path}.db, the text source {path} is used")
+    return TextHashTable(spec, options, path)
+
+
+def _btree(spec: str, options: Options, name: str) -> Table:
+    return BerkeleyTable(spec, options, options.path(name) + ".db")
 
 
 def _environ(spec: str, options: Options, name: str) -> Table:
@@ -39,8 +56,10 @@ def _proxy(spec: str, options: Options, name: str) -> Table:
 
 
 TYPES: dict[str, Opener] = {
+    "btree": _btree,
     "environ": _environ,
     "fail": _fail,
+    "hash": _hash,
     "inline": InlineTable,
     "proxy": _proxy,
     "static": StaticTable,
