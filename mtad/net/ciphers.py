@@ -1,0 +1,170 @@
+"""Postfix's words for protocols, cipher grades and options, put into OpenSSL's.
+
+Pure translation: :func:`parse_protocols`, :func:`cipher_list`, :func:`ssl_options`,
+:func:`apply_groups`.  What Postfix would disable TLS for raises
+:class:`~mtad.errors.ConfigError` naming the parameter; what it only warns of is a warning.
+
+Postfix counterpart: ``tls_proto_mask_lims()``, ``tls_set_ciphers()``,
+``tls_bug_bits()``, ``tls_auto_groups()`` in ``tls_misc.c`` and ``tls_dh.c``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from OpenSSL import SSL
+
+from mtad.config.parameters import Parameters
+from mtad.errors import ConfigError
+from mtad.maillog import MailLog
+from mtad.net import openssl
+
+#: protocols that can be excluded, with the option bit that does it
+_EXCLUDE = {
+    "sslv2": 0,
+    "sslv3": SSL.OP_NO_SSLv3,
+    "tlsv1": SSL.OP_NO_TLSv1,
+    "tlsv1.1": SSL.OP_NO_TLSv1_1,
+    "tlsv1.2": SSL.OP_NO_TLSv1_2,
+    "tlsv1.3": SSL.OP_NO_TLSv1_3,
+}
+#: protocols that can bound the range, with their number on the wire
+_VERSION = {
+    "none": 0,
+    "sslv3": 0x0300,
+    "tlsv1": SSL.TLS1_VERSION,
+    "tlsv1.1": SSL.TLS1_1_VERSION,
+    "tlsv1.2": SSL.TLS1_2_VERSION,
+    "tlsv1.3": SSL.TLS1_3_VERSION,
+}
+_GRADE_LIST = {
+    "high": "tls_high_cipherlist",
+    "medium": "tls_medium_cipherlist",
+    "low": "tls_medium_cipherlist",
+    "export": "tls_medium_cipherlist",
+    "null": "tls_null_cipherlist",
+}
+#: values of tls_ssl_options (OpenSSL's SSL_OP_ names and numbers)
+_OPTIONS = {
+    "LEGACY_SERVER_CONNECT": 1 << 2,
+    "NO_TICKET": 1 << 14,
+    "NO_SESSION_RESUMPTION_ON_RENEGOTIATION": 1 << 16,
+    "NO_COMPRESSION": 1 << 17,
+    "ENABLE_MIDDLEBOX_COMPAT": 1 << 20,
+    "PRIORITIZE_CHACHA": 1 << 21,
+    "NO_RENEGOTIATION": 1 << 30,
+}
+_SEPARATORS = re.compile(r"[\s,:]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Protocols:
+    """Which protocol versions may be used: lowest and highest (0: no bound) and excluded ones."""
+
+    minimum: int
+    maximum: int
+    excluded: int
+
+    def apply(self, context: SSL.Context) -> None:
+        context.set_min_proto_version(self.minimum)
+        context.set_max_proto_version(self.maximum)
+        context.set_options(self.excluded)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _SEPARATORS.split(text) if word]
+
+
+def _version(word: str) -> int:
+    known = _VERSION.get(word.lower())
+    return int(word, 16) if known is None else known
+
+
+def parse_protocols(text: str, parameter: str) -> Protocols:
+    """``>=TLSv1.2, <=TLSv1.3``, or the old lists ``TLSv1.2 TLSv1.3`` and ``!SSLv2, !SSLv3``."""
+    minimum = maximum = excluded = included = 0
+    some_included = False
+    for word in _words(text):
+        try:
+            if word.startswith(">="):
+                minimum = _version(word[2:])
+            elif word.startswith("<="):
+                maximum = _version(word[2:])
+            elif word.startswith("!"):
+                excluded |= _EXCLUDE[word[1:].lower()]
+            else:
+                included |= _EXCLUDE[word.lower()]
+                some_included = True
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f'invalid TLS protocol list "{text}"',
+                parameter=parameter,
+                remedy="write a lowest version as in >=TLSv1.2, or names as in !SSLv3",
+            ) from None
+    if some_included:
+        for bit in _EXCLUDE.values():
+            excluded |= bit & ~included
+    return Protocols(minimum, maximum, excluded)
+
+
+def cipher_list(
+    p: Parameters, grade_parameter: str, grade: str, exclusions: Iterable[str], security_level: int = 0
+) -> bytes:
+    """OpenSSL's cipher list of a grade without ``exclusions``, each itself a list of words.
+
+    TLS 1.3's suites are not in it.  ``security_level`` is OpenSSL's; Postfix sets it to 0, and to 1
+    where a certificate must be verified.
+    """
+    source = _GRADE_LIST.get(grade.lower())
+    if source is None:
+        raise ConfigError(
+            f'invalid cipher grade "{grade}"', parameter=grade_parameter, remedy="use high, medium or null"
+        )
+    parts = [p[source], f"@SECLEVEL={security_level}"]
+    for word in (word for text in exclusions for word in _words(text)):
+        if word[0] in "!+-@":
+            raise ConfigError(
+                f"a cipher exclusion cannot start with one of !+-@: {word}", parameter=grade_parameter
+            )
+        parts.append(f"!{word}")
+    return ":".join(parts).encode("ascii", "replace")
+
+
+def apply_cipher_list(context: SSL.Context, ciphers: bytes, parameter: str) -> None:
+    try:
+        context.set_cipher_list(ciphers)
+    except SSL.Error as error:
+        raise ConfigError(
+            f"OpenSSL takes no cipher of the list {ciphers.decode('ascii')}", parameter=parameter
+        ) from error
+
+
+def ssl_options(p: Parameters, log: MailLog) -> int:
+    """Option bits of both sides: no compression, no renegotiation, and ``tls_ssl_options``."""
+    asked = 0
+    for word in _words(p["tls_ssl_options"]):
+        try:
+            asked |= _OPTIONS.get(word.upper()) or int(word, 16)
+        except ValueError:
+            log.warning(f'unknown tls_ssl_options value "{word}" in "{p["tls_ssl_options"]}"')
+    managed = SSL.OP_CIPHER_SERVER_PREFERENCE
+    for bit in _EXCLUDE.values():
+        managed |= bit
+    bits = SSL.OP_ALL | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXPECTED_EOF
+    return int(bits | (asked & ~managed))
+
+
+def apply_groups(context: SSL.Context, p: Parameters, log: MailLog) -> None:
+    """Set the key-exchange groups that main.cf names, skipping those that OpenSSL does not know.
+
+    Where main.cf names none, OpenSSL's own list stays: the post-quantum hybrid first where it has it.
+    """
+    if not (p.explicit("tls_eecdh_auto_curves") or p.explicit("tls_ffdhe_auto_groups")):
+        return
+    names = list(dict.fromkeys(_words(p["tls_eecdh_auto_curves"]) + _words(p["tls_ffdhe_auto_groups"])))
+    trial = SSL.Context(SSL.TLS_METHOD)
+    known = [name.encode() for name in names if openssl.set_groups(trial, name.encode())]
+    if names and not (known and openssl.set_groups(context, b":".join(known))):
+        log.warning("using OpenSSL default key exchange groups instead")

@@ -1,0 +1,134 @@
+"""The few things that pyOpenSSL's public interface does not offer, in one place.
+
+Everything here goes through the binding that pyOpenSSL itself stands on
+(``SSL._lib``, ``SSL._ffi``); no other module of mtad touches it.  Each function
+says in OpenSSL's own terms what it does.  What a binding lacks is left out:
+the callers get ``0``, ``""`` or ``False`` and do without.
+
+Postfix counterpart: the direct OpenSSL calls in ``tls_misc.c``, ``tls_verify.c``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from OpenSSL import SSL
+
+_lib: Any = SSL._lib  # type: ignore[attr-defined]
+_ffi: Any = SSL._ffi  # type: ignore[attr-defined]
+
+#: ``X509_V_OK`` and the results with a log text of their own
+VERIFY_OK = 0
+VERIFY_NOT_YET_VALID = 9
+VERIFY_EXPIRED = 10
+VERIFY_SELF_SIGNED = 18
+VERIFY_SELF_SIGNED_IN_CHAIN = 19
+VERIFY_NO_ISSUER = 20
+VERIFY_CHAIN_TOO_LONG = 22
+VERIFY_WRONG_PURPOSE = 26
+
+_HANDSHAKE = 22  # content type of handshake messages (RFC 8446 section 5.1)
+_CERTIFICATE_VERIFY = 15  # RFC 8446 section 4.4.3
+
+#: hash in a TLS 1.3 signature scheme (RFC 8446 section 4.2.3); Ed25519 and Ed448 have none
+_SCHEME_DIGEST = {
+    0x0403: "SHA256", 0x0503: "SHA384", 0x0603: "SHA512", 0x0203: "SHA1",
+    0x0804: "SHA256", 0x0805: "SHA384", 0x0806: "SHA512",
+    0x0809: "SHA256", 0x080A: "SHA384", 0x080B: "SHA512",
+    0x081A: "SHA256", 0x081B: "SHA384", 0x081C: "SHA512",
+}  # fmt: skip
+
+
+class Connection(SSL.Connection):
+    """An :class:`OpenSSL.SSL.Connection` that remembers the digests of the handshake's signatures."""
+
+    #: digest names of the signature that we made and of the one that the peer made (TLS 1.3)
+    local_digest = ""
+    peer_digest = ""
+
+
+def cipher_bits(connection: SSL.Connection) -> tuple[int, int]:
+    """Secret and total key bits of the cipher in use (``SSL_CIPHER_get_bits``)."""
+    cipher = _lib.SSL_get_current_cipher(connection._ssl)
+    if cipher == _ffi.NULL:
+        return 0, 0
+    total = _ffi.new("int *")
+    return int(_lib.SSL_CIPHER_get_bits(cipher, total)), int(total[0])
+
+
+def verify_result(connection: SSL.Connection) -> int:
+    """The chain's verification result, 0 when it is trusted; a resumed session keeps its first one."""
+    return int(_lib.SSL_get_verify_result(connection._ssl))
+
+
+def verify_text(code: int) -> str:
+    """OpenSSL's words for a verification result."""
+    return str(_ffi.string(_lib.X509_verify_cert_error_string(code)).decode("ascii", "replace"))
+
+
+def session_reused(connection: SSL.Connection) -> bool:
+    return bool(_lib.SSL_session_reused(connection._ssl))
+
+
+def group_name(connection: SSL.Connection) -> str:
+    """Name of the key-exchange group, e.g. ``x25519``; empty where it cannot be known."""
+    name = _lib.SSL_get0_group_name(connection._ssl) if hasattr(_lib, "SSL_get0_group_name") else _ffi.NULL
+    return "" if name == _ffi.NULL else str(_ffi.string(name).decode("ascii", "replace"))
+
+
+def set_groups(context: SSL.Context, names: bytes) -> bool:
+    """Set the key-exchange groups in order of preference; False: OpenSSL knows none of them."""
+    done = bool(_lib.SSL_CTX_set1_curves_list(context._context, names) == 1)
+    if not done:
+        clear_errors()
+    return done
+
+
+def clear_errors() -> None:
+    """Empty OpenSSL's error queue, so that an old error is not taken for a connection's own."""
+    while _lib.ERR_get_error():
+        pass
+
+
+@_ffi.callback("int (*)(int, X509_STORE_CTX *)")  # type: ignore[untyped-decorator]
+def _go_on(_ok: int, _store_context: Any) -> int:
+    return 1
+
+
+def ask_certificate(context: SSL.Context) -> None:
+    """Ask the client for a certificate and finish the handshake whatever it sends.
+
+    pyOpenSSL's own verify callback would turn an error it overlooks into ``X509_V_OK``, in the
+    session too; here the result stays what OpenSSL found (see :func:`verify_result`).
+    """
+    _lib.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER | SSL.VERIFY_CLIENT_ONCE, _go_on)
+
+
+@_ffi.callback("void (*)(int, int, int, void *, size_t, SSL *, void *)")  # type: ignore[untyped-decorator]
+def _note_signature(sent: int, version: int, content: int, data: Any, length: int, ssl: Any, _: Any) -> None:
+    if content != _HANDSHAKE or version != SSL.TLS1_3_VERSION or length < 8:
+        return
+    head = _ffi.buffer(data, 6)[:]
+    if head[0] != _CERTIFICATE_VERIFY:
+        return
+    connection = _watched.get(int(_ffi.cast("uintptr_t", ssl)))
+    if connection is not None:
+        digest = _SCHEME_DIGEST.get(int.from_bytes(head[4:6], "big"), "")
+        if sent:
+            connection.local_digest = digest
+        else:
+            connection.peer_digest = digest
+
+
+_watched: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
+
+
+def watch_signatures(context: SSL.Context) -> None:
+    """Let connections of this context learn the digests of TLS 1.3 signatures."""
+    _lib.SSL_CTX_set_msg_callback(context._context, _note_signature)
+
+
+def watch(connection: Connection) -> None:
+    """Take part in :func:`watch_signatures`."""
+    _watched[int(_ffi.cast("uintptr_t", connection._ssl))] = connection

@@ -1,0 +1,26 @@
+"""TLS by pyOpenSSL for both sides, under one name.
+
+- server: :class:`ServerTLS` (``tls_server``);
+- client: :class:`ClientTLS`, :class:`Policy`, :class:`Handshake` (``tls_client``);
+- what was agreed on: :class:`TLSInfo`, :func:`describe`, :func:`log_summary`, :func:`received_lines`
+  (``tls_info``).
+"""
+
+from mtad.net.certificates import make_self_signed
+from mtad.net.tls_client import ClientTLS, Handshake, Policy, main_policy
+from mtad.net.tls_info import TLSInfo, describe, log_summary, received_lines
+from mtad.net.tls_server import ServerTLS, server_level
+
+__all__ = [
+    "ClientTLS",
+    "Handshake",
+    "Policy",
+    "ServerTLS",
+    "TLSInfo",
+    "describe",
+    "log_summary",
+    "main_policy",
+    "make_self_signed",
+    "received_lines",
+    "server_level",
+]
