@@ -1,6 +1,6 @@
 """master.cf: the services, one a logical line of eight fields and the command's arguments.
 
-Fields are split at blanks; ``{ a b }`` is one argument.  ``-o name=value`` and ``-o { name = value }`` go into
+Fields are split at blanks; ``{ a b }`` is one argument.  ``-o name=value`` and ``-o { name = value }`` go to
 ``overrides`` (the last of a name counts; values are not expanded yet), ``-v`` adds to ``verbose``, ``-D``
 sets ``debug``, the rest stays in ``args``.  Of two lines with the same name and type the last counts.
 

@@ -56,13 +56,18 @@ _TABLE = Path(__file__).with_name("parameters.tsv")
 
 
 class Spec(NamedTuple):
-    """One row of the table.  ``status`` is ``honoured``, ``ignored``, ``unimplemented`` or ``obsolete``."""
+    """One row of the table.
+
+    ``status`` is ``honoured``, ``ignored`` (it has no meaning here; ``note`` says why) or ``unimplemented``
+    (``note`` says what does not happen).  ``instead``: what to write in place of a deprecated name.
+    """
 
     name: str
     type: str
     default: str
     status: str
     note: str
+    instead: str
 
 
 @cache
@@ -78,7 +83,7 @@ def service_spec(name: str) -> Spec | None:
         if name.endswith(suffix) and len(name) > len(suffix):
             origin = SERVICE_SUFFIXES[suffix]
             row = table()[origin]
-            return Spec(name, row.type, f"${origin}", row.status, row.note)
+            return Spec(name, row.type, f"${origin}", row.status, row.note, "")
     return None
 
 
@@ -187,11 +192,22 @@ class Parameters:
         except types.BadValue as error:
             raise self.error(name, error) from error
 
+    def choice(self, name: str) -> str:
+        """One name of an enumeration in lower case; empty where that is allowed."""
+        try:
+            return types.choice(self[name], self.type(name))
+        except types.BadValue as error:
+            raise self.error(name, error) from error
+
     def words(self, name: str) -> tuple[str, ...]:
         """The elements of a list, split at commas and blanks; ``{...}`` is one, without its braces."""
         text = self[name]
+        of = self.type(name)
         try:
-            return types.words(name, text)
+            found = types.words(name, text)
+            if of.kind == "set":
+                types.members(found, of)
+            return found
         except types.BadValue as error:
             raise self.error(name, error) from error
 

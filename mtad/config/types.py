@@ -9,8 +9,9 @@ A type is written in ``parameters.tsv`` as a word and its arguments:
 ``time UNIT LOW..HIGH``   digits and a unit of ``s m h d w``; UNIT is the one meant without
 ``str LOW..HIGH``         text of a length
 ``list``                  words between commas and blanks, ``{...}`` one word
-``enum NAME...``          one of these names or nothing, in any case
-``set NAME...``           a list of these names
+``enum NAME...``          one of these names, in any case
+``enum? NAME...``         the same, or nothing
+``set NAME...``           a list of these names, written just so
 ``hostname``              a host or domain name
 ``level``                 a compatibility level
 ``raw``                   text in which ``$`` is for somebody else
@@ -63,7 +64,7 @@ class Type:
 def parse_type(text: str) -> Type:
     """The type that ``text`` of the table describes."""
     kind, *rest = text.split()
-    if kind in ("enum", "set"):
+    if kind in ("enum", "enum?", "set"):
         return Type(kind, names=tuple(rest))
     unit = rest.pop(0) if kind == "time" else "s"
     low, _, high = rest[0].partition("..") if rest else ("", "", "")
@@ -130,12 +131,10 @@ def check(name: str, text: str, of: Type) -> None:
         _length(name, text, of)
     elif of.kind == "list":
         words(name, text)
-    elif of.kind == "enum":
-        if text:
-            _one_of(text, of.names)
+    elif of.kind in ("enum", "enum?"):
+        choice(text, of)
     elif of.kind == "set":
-        for word in words(name, text):
-            _one_of(word, of.names)
+        members(words(name, text), of)
     elif of.kind == "hostname":
         hostname(text)
     elif of.kind == "level":
@@ -170,11 +169,24 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f'did you mean "{found[0]}"?' if found else ""
 
 
-def _one_of(word: str, names: tuple[str, ...]) -> None:
-    if word.lower() in names or word in names:
-        return
-    remedy = nearest(word.lower(), names) or "specify one of: " + ", ".join(names)
-    raise BadValue(f"unknown value: {word}", remedy)
+def choice(text: str, of: Type) -> str:
+    """One name of an enumeration, as the table spells it; empty where that is allowed."""
+    word = text.lower()
+    if word in of.names or (not word and of.kind == "enum?"):
+        return word
+    raise _unknown(text, of)
+
+
+def members(found: Iterable[str], of: Type) -> None:
+    """Check that each word is a name of the set."""
+    for word in found:
+        if word not in of.names:
+            raise _unknown(word, of)
+
+
+def _unknown(word: str, of: Type) -> BadValue:
+    remedy = nearest(word.lower(), of.names) or "specify one of: " + ", ".join(of.names)
+    return BadValue(f'unknown value: "{word}"', remedy)
 
 
 def _length(name: str, text: str, of: Type) -> None:
