@@ -52,7 +52,7 @@ def write_hash(
     mode: int = 0o644,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Make ``path`` a hash file of ``items`` (no key twice).
+    """Make ``path`` a hash file of ``items`` (of two with one key the later counts).
 
     ``mode`` and ``owner`` (user and group ID) are for a new file; an existing one keeps its own.
     """
@@ -128,9 +128,9 @@ def _size(item: bytes) -> int:
 
 
 def _write(out: BinaryIO, items: Iterable[tuple[bytes, bytes]]) -> None:
-    entries = sorted(items)
+    entries = dict(items)
     total = 0
-    for key, value in entries:
+    for key, value in entries.items():
         if len(key) > ITEM_LIMIT or len(value) > ITEM_LIMIT:
             raise TableError("key or value too long")
         total += _size(key) + _size(value)
@@ -139,7 +139,7 @@ def _write(out: BinaryIO, items: Iterable[tuple[bytes, bytes]]) -> None:
         buckets *= 2
     mask = buckets - 1
     contents: list[list[tuple[bytes, bytes]]] = [[] for _ in range(buckets)]
-    for entry in entries:
+    for entry in entries.items():
         contents[hash_fnv(entry[0]) & mask].append(entry)
     extra = _ExtraPages(1 + buckets)
     out.seek(PAGE_SIZE)
@@ -179,13 +179,28 @@ class _ExtraPages:
         return struct.pack("<B3xII", H_OFFPAGE, numbers[0], len(data))
 
 
+def _order(entry: tuple[bytes, bytes]) -> tuple[bool, str]:
+    """How Berkeley DB 5 sorts a page, for its binary search.
+
+    Of two keys on the page of which one is the other's beginning, the longer comes first; of two big
+    keys, kept on overflow pages, the shorter.  Between a key of the one and one of the other kind its
+    order is not even transitive, hence they get pages of their own.
+    """
+    key = entry[0].decode("latin-1")
+    big = len(key) > _BIG
+    return big, key if big else key + "\u0100"
+
+
 def _bucket(number: int, content: list[tuple[bytes, bytes]], extra: _ExtraPages) -> bytes:
     """A bucket's first page; what has no room goes to further pages."""
     pages: list[list[bytes]] = [[]]
     room = _ROOM
-    for key, value in content:
+    big_keys = False
+    for key, value in sorted(content, key=_order):
         need = _size(key) + _size(value)
-        if need > room:
+        new_order = len(key) > _BIG and not big_keys
+        big_keys |= new_order
+        if need > room or (new_order and pages[-1]):
             pages.append([])
             room = _ROOM
         room -= need
