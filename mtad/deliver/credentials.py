@@ -1,0 +1,54 @@
+"""Logins for servers: ``smtp_sasl_password_maps``.
+
+:meth:`PasswordMaps.find` asks, in this order: the sender (where ``smtp_sender_dependent_authentication``),
+the name of the host that is connected to, the next hop as written.  The first answer counts; it is split
+at the first delimiter.  Raises :class:`~mtad.errors.TableError`.
+
+Postfix counterpart: ``smtp_sasl_passwd_lookup``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mtad.config.parameters import Parameters
+from mtad.tables.maps import Maps
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A name and its password, which never shows."""
+
+    user: bytes
+    password: bytes = field(repr=False)
+
+
+class PasswordMaps:
+    """The logins of one transport.  False when there is no need to ask."""
+
+    def __init__(self, p: Parameters) -> None:
+        self._enabled = p.flag("smtp_sasl_auth_enable")
+        self.by_sender = self._enabled and p.flag("smtp_sender_dependent_authentication")
+        self._delimiter = p["smtp_sasl_password_result_delimiter"].encode()
+        self._extension = p["recipient_delimiter"]
+        name = "smtp_sasl_password_maps"
+        self._maps = Maps(p[name] if self._enabled else "", p.directory, title=name)
+        if self._enabled and not self._maps:
+            raise p.error(name, "specify a password table via this parameter")
+
+    def __bool__(self) -> bool:
+        return self._enabled
+
+    async def find(self, sender: bytes, host: str, nexthop: str) -> Login | None:
+        """The login for a session with ``host`` on the way to ``nexthop``, or None."""
+        value: bytes | None = None
+        if self.by_sender and sender:
+            value = await self._maps.find_address(sender, self._extension)
+        if value is None:
+            value = await self._maps.lookup(host.encode())
+        if value is None:
+            value = await self._maps.lookup(nexthop.encode())
+        if value is None:
+            return None
+        user, _, password = value.partition(self._delimiter)
+        return Login(user, password)
