@@ -2,27 +2,44 @@
 
 An :class:`Exchange` lives from AUTH to its outcome; each :meth:`Exchange.step` takes one response
 as it came over the wire (base64) and gives :class:`Challenge`, :class:`Granted` or
-:class:`Denied`.  A step that needs no back end finishes without ever waiting.
+:class:`Denied`.  A step that needs no back end finishes without ever waiting; one that waits
+may be cancelled.  The way from an exchange to the right to send leads through the cred ``Portal``
+alone, so that any realm or checker can take the place of ours.
+
+:meth:`Authenticator.build` raises ConfigError; :meth:`Exchange.step` raises nothing that a
+client or a back end could cause.
+
+RFC 4954.  Postfix counterpart: ``smtpd_sasl_glue.c``, ``xsasl_cyrus_server.c``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from twisted.cred.credentials import ICredentials
+from twisted.cred.error import LoginFailed
+from twisted.cred.portal import Portal
+
+from mtad.auth.auxprop import Auxprop
+from mtad.auth.credentials import AuthSession, Refused, SASLPassword, SASLProven
 from mtad.auth.interfaces import ISubmitter
+from mtad.auth.names import canonical, printable_name
+from mtad.auth.realm import Login
+from mtad.auth.saslauthd import Reactor
+from mtad.auth.setup import read_setup
+from mtad.config.parameters import Parameters
+from mtad.errors import TableError
+from mtad.maillog import MailLog, printable
+from mtad.sasl import encoding, server
+from mtad.sasl import mechanism as sasl
+from mtad.sasl.mechanism import CheckPassword, Property, Reason, SaslFailure, ServerContext, ServerMechanism
 from mtad.wire.reply import Reply
 
+__all__ = ("AuthSession", "Authenticator", "Challenge", "Denied", "Exchange", "Granted")
 
-@dataclass(frozen=True, slots=True)
-class AuthSession:
-    """The connection that an exchange belongs to."""
-
-    client_name: str
-    client_address: str
-    client_port: str
-    server_address: str
-    server_port: str
-    tls: bool
+#: Longest mechanism and longest name in a log line, as in Postfix.
+_LOG_LIMIT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +63,151 @@ class Denied:
     reply: Reply
     log: str
     username: str
+
+
+Outcome = Challenge | Granted | Denied
+
+
+class Authenticator:
+    """What a service's clients authenticate by.
+
+    ``mechanisms`` are all that a client may use, in order; ``options`` what the security options
+    demand, without and with TLS; ``announced`` what is told in EHLO, without and with TLS.
+    """
+
+    def __init__(
+        self,
+        portal: Portal,
+        store: Auxprop,
+        log: MailLog,
+        context: ServerContext,
+        local_domain: bytes,
+        mechanisms: Sequence[ServerMechanism],
+        options: tuple[Property, Property],
+        announced: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+    ) -> None:
+        self.portal = portal
+        self.store = store
+        self.log = log
+        self.context = context
+        self.local_domain = local_domain
+        self._mechanisms = {each.name: each for each in mechanisms}
+        self._options = options
+        self._announced = announced
+
+    @classmethod
+    def build(cls, p: Parameters, reactor: Reactor, log: MailLog) -> Authenticator:
+        """The authenticator that ``p`` and Cyrus' ``smtpd.conf`` ask for; raises ConfigError."""
+        setup = read_setup(p, reactor, log)
+        return cls(
+            setup.portal, setup.store, log, setup.context, setup.local_domain, setup.mechanisms,
+            setup.options, setup.announced,
+        )  # fmt: skip
+
+    def mechanisms(self, tls: bool) -> tuple[bytes, ...]:
+        """The names to announce."""
+        return self._announced[tls]
+
+    def begin(self, mechanism: bytes, session: AuthSession) -> Exchange:
+        """An exchange by ``mechanism`` as the client named it; its first step may find it unknown."""
+        return Exchange(self, mechanism, session)
+
+    def find(self, name: bytes, tls: bool) -> ServerMechanism:
+        """The mechanism of that name; raises :class:`SaslFailure`.  What is announced is no matter."""
+        found = self._mechanisms.get(name.upper())
+        if found is None:
+            raise SaslFailure(Reason.NOMECH, f"Couldn't find mech {printable(name)}")
+        reason = server.refusal(found, self._options[tls])
+        if reason is not None:
+            raise SaslFailure(reason)
+        return found
+
+
+class Exchange:
+    """One AUTH command and what follows it."""
+
+    __slots__ = ("_authenticator", "_name", "_session", "_steps", "_user")
+
+    def __init__(self, authenticator: Authenticator, name: bytes, session: AuthSession) -> None:
+        self._authenticator = authenticator
+        self._name = name
+        self._session = session
+        self._steps: sasl.Steps | None = None
+        self._user: bytes | None = None  # the canonical name, once the client gave it
+
+    @property
+    def mechanism(self) -> str:
+        """The mechanism's name as the client wrote it, for ``sasl_method=``."""
+        return printable(self._name)
+
+    async def step(self, data: bytes | None) -> Outcome:
+        """Go on with a response of the client, in base64; None for AUTH without initial response."""
+        try:
+            return await self._advance(data)
+        except SaslFailure as failure:
+            return self._denied(failure.reason, failure.note)
+        except TableError:
+            return self._denied(Reason.FAIL)
+
+    async def _advance(self, data: bytes | None) -> Outcome:
+        response = _decode(data) if data is not None else None
+        try:
+            if self._steps is None:
+                found = self._authenticator.find(self._name, self._session.tls)
+                self._steps = server.begin(found, self._authenticator.context, response)
+                request = next(self._steps)
+            else:
+                request = self._steps.send(response or b"")
+            while not isinstance(request, sasl.Challenge):
+                self._user = self._canonical(request.user)
+                secrets = await self._authenticator.store.fetch(self._user, request.properties)
+                request = self._steps.send(secrets)
+        except StopIteration as end:
+            return await self._login(end.value)
+        return Challenge(encoding.encode(request.data))
+
+    async def _login(self, result: sasl.Result) -> Outcome:
+        authcid = self._user = self._canonical(result.authcid)
+        authzid = authcid if result.authzid == result.authcid else self._canonical(result.authzid)
+        authenticator = self._authenticator
+        credentials: ICredentials
+        if isinstance(result, CheckPassword):
+            credentials = SASLPassword(authcid, authzid, result.password, self._session)
+        else:
+            credentials = SASLProven(authcid, authzid, self._session)
+        mind = Login(
+            self.mechanism, authenticator.local_domain or authenticator.context.hostname, self._session
+        )
+        try:
+            _, avatar, _ = await authenticator.portal.login(credentials, mind, ISubmitter)
+            return Granted(ISubmitter(avatar))
+        except LoginFailed as failure:
+            refused = failure if isinstance(failure, Refused) else Refused(Reason.BADAUTH)
+            self._user = refused.user or authcid
+            return self._denied(refused.reason, refused.note or result.note)
+
+    def _canonical(self, user: bytes) -> bytes:
+        return canonical(user, self._authenticator.local_domain)
+
+    def _denied(self, reason: Reason, note: str = "") -> Denied:
+        log = self._authenticator.log
+        if note:
+            log.warning(f"SASL authentication failure: {note}")
+        username = printable_name(self._user) if self._user is not None else "(unavailable)"
+        text = reason.text.encode()
+        if reason.temporary:
+            reply = Reply(454, b"Temporary authentication failure: " + text, b"4.7.0")
+        else:
+            reply = Reply(535, b"Error: authentication failed: " + text, b"5.7.8")
+        line = (
+            f"SASL {self.mechanism[:_LOG_LIMIT]} authentication failed: {reason.text}, "
+            f"sasl_username={username[:_LOG_LIMIT]}"
+        )
+        return Denied(reply, line, username)
+
+
+def _decode(data: bytes) -> bytes:
+    try:
+        return encoding.decode(data)
+    except encoding.Malformed as malformed:
+        raise SaslFailure(Reason.INCOMPLETE if malformed.partial else Reason.BADPROT) from None

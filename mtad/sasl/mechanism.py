@@ -109,6 +109,7 @@ class Proven:
 
     authcid: bytes
     authzid: bytes
+    note: str = ""
 
 
 Secrets = Mapping[str, bytes]

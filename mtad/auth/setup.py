@@ -1,0 +1,207 @@
+"""From ``main.cf`` and Cyrus' ``smtpd.conf`` to the parts that authenticate.
+
+:func:`read_setup` raises ConfigError for what can not work or is not supported, and warns of
+what works but should not be so.
+
+``smtpd.conf`` options: ``pwcheck_method``, ``mech_list``, ``auxprop_plugin``, ``sasldb_path``,
+``saslauthd_path``, ``auto_transition``, ``canon_user_plugin``.
+Postfix counterpart: ``xsasl_cyrus_server_init``, ``smtpd_sasl_activate``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.cred.portal import Portal
+
+from mtad.auth.auxprop import Auxprop, AuxpropVerifier, SasldbAuxprop
+from mtad.auth.checkers import AlwaysTrue, PasswordChecker, ProvenChecker, Verifier
+from mtad.auth.realm import SubmissionRealm
+from mtad.auth.saslauthd import Reactor, Saslauthd
+from mtad.config.parameters import Parameters
+from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf
+from mtad.errors import ConfigError
+from mtad.maillog import MailLog
+from mtad.sasl import server
+from mtad.sasl.mechanism import Property, ServerContext, ServerMechanism, parse_options
+from mtad.tables.match import StringList
+
+SASLDB_PATH = "/etc/sasldb2"
+
+#: Where saslauthd's socket is looked for when ``saslauthd_path`` does not say: below
+#: ``queue_directory`` for a Postfix that ran in a chroot, then where the daemon puts it.
+SASLAUTHD_PATHS = ("/var/run/saslauthd/mux", "/run/saslauthd/mux")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The parts of an :class:`~mtad.auth.authenticator.Authenticator`."""
+
+    portal: Portal
+    store: Auxprop
+    context: ServerContext
+    local_domain: bytes
+    mechanisms: tuple[ServerMechanism, ...]
+    options: tuple[Property, Property]  # without TLS, with TLS
+    announced: tuple[tuple[bytes, ...], tuple[bytes, ...]]
+
+
+def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
+    """Read ``smtpd.conf`` and put the parts together; raises ConfigError."""
+    if p["smtpd_sasl_type"] != "cyrus":
+        raise p.error(
+            "smtpd_sasl_type",
+            f"unsupported SASL server implementation: {p['smtpd_sasl_type']}",
+            "set smtpd_sasl_type = cyrus",
+        )
+    path = find_sasl_conf(p)
+    conf = read_sasl_conf(path) if path is not None else SaslConf()
+    _check_conf(conf, log)
+    local_domain = p["smtpd_sasl_local_domain"].encode()
+    hostname = p["myhostname"].encode()
+    store = SasldbAuxprop(_sasldb_path(p, conf), local_domain or hostname, log)
+    verifiers = [_verifier(name, p, conf, reactor, log, store) for name in _methods(conf)]
+    mechanisms = server.select(conf.words("mech_list") or None)
+    options = (_options(p, "smtpd_sasl_security_options"), _options(p, "smtpd_sasl_tls_security_options"))
+    return Setup(
+        Portal(SubmissionRealm(), [PasswordChecker(verifiers), ProvenChecker()]),
+        store,
+        ServerContext(hostname, _unique),
+        local_domain,
+        mechanisms,
+        options,
+        _announced(p, conf, mechanisms, options),
+    )
+
+
+def _unique() -> bytes:
+    return b"%d.%d" % (secrets.randbits(64), time.time())
+
+
+def _check_conf(conf: SaslConf, log: MailLog) -> None:
+    """Refuse what would change who may log in, warn of what merely is not done."""
+    plugin = conf.get("canon_user_plugin", "INTERNAL")
+    if plugin != "INTERNAL":
+        raise ConfigError(
+            f"desired canon_user plugin {plugin} not found", path=conf.path, remedy="remove canon_user_plugin"
+        )
+    for plugin in conf.words("auxprop_plugin"):
+        if plugin != "sasldb":
+            raise ConfigError(
+                f"could not find auxprop plugin {plugin}",
+                path=conf.path,
+                remedy="set auxprop_plugin: sasldb, or pwcheck_method: saslauthd",
+            )
+    if conf.get("auto_transition", "n") not in ("n", "no", "0", "f", "false", "off"):
+        log.warning(f"{conf.path}: auto_transition is not supported: secrets are not copied to sasldb")
+
+
+def _methods(conf: SaslConf) -> Sequence[str]:
+    return [word.lower() for word in conf.words("pwcheck_method")] or ["auxprop"]
+
+
+def _verifier(
+    name: str, p: Parameters, conf: SaslConf, reactor: Reactor, log: MailLog, store: Auxprop
+) -> Verifier:
+    if name == "auxprop":
+        return AuxpropVerifier(store)
+    if name == "saslauthd":
+        service = p["smtpd_sasl_service"].encode()
+        realm = p["smtpd_sasl_local_domain"].encode()
+        return Saslauthd(reactor, log, _saslauthd_paths(p, conf), service, realm)
+    if name == "alwaystrue":
+        log.warning(f"{conf.path}: pwcheck_method alwaystrue: any password is accepted for any name")
+        return AlwaysTrue(log)
+    raise ConfigError(
+        f"unknown password verifier(s) {name}",
+        path=conf.path,
+        remedy="set pwcheck_method to auxprop, saslauthd, or both",
+    )
+
+
+def _saslauthd_paths(p: Parameters, conf: SaslConf) -> Sequence[str]:
+    """The sockets to try.  One that is configured is looked for inside the old chroot too, and no other."""
+    configured = conf.get("saslauthd_path")
+    if configured is not None:
+        return (configured, p["queue_directory"] + os.path.join("/", configured))
+    return (p["queue_directory"] + SASLAUTHD_PATHS[0], *SASLAUTHD_PATHS)
+
+
+def _sasldb_path(p: Parameters, conf: SaslConf) -> str:
+    """The user database where it is configured, or its copy in the old chroot if only that is readable."""
+    path = conf.get("sasldb_path") or SASLDB_PATH
+    inside = p["queue_directory"] + os.path.join("/", path)
+    return inside if not os.access(path, os.R_OK) and os.access(inside, os.R_OK) else path
+
+
+def _options(p: Parameters, name: str) -> Property:
+    try:
+        return parse_options(p.words(name))
+    except ValueError as error:
+        raise p.error(name, f"unknown SASL security option {error}") from None
+
+
+def _announced(
+    p: Parameters,
+    conf: SaslConf,
+    mechanisms: Sequence[ServerMechanism],
+    options: tuple[Property, Property],
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """What EHLO tells without and with TLS; raises ConfigError where it would have nothing to tell."""
+    announced = []
+    parameters = ("smtpd_sasl_security_options", "smtpd_sasl_tls_security_options")
+    for parameter, wanted, used in zip(parameters, options, _sessions(p), strict=True):
+        usable = [each.name for each in server.permitted(mechanisms, wanted)]
+        told = _filtered(p, usable)
+        if used and not usable:
+            raise p.error(
+                parameter,
+                f"no SASL authentication mechanisms: none of '{_join(mechanisms)}' is '{p[parameter]}'",
+                f"relax {parameter}, or change mech_list in {conf.path or 'smtpd.conf'}",
+            )
+        if used and not told:
+            names = b" ".join(usable).decode()
+            raise p.error("smtpd_sasl_mechanism_filter", f"discards all mechanisms in '{names}'")
+        announced.append(told)
+    return announced[0], announced[1]
+
+
+def _join(mechanisms: Sequence[ServerMechanism]) -> str:
+    return b" ".join(each.name for each in mechanisms).decode()
+
+
+def _sessions(p: Parameters) -> tuple[bool, bool]:
+    """Whether clients can authenticate without TLS, and with it."""
+    wrapped = p.flag("smtpd_tls_wrappermode")
+    level = p["smtpd_tls_security_level"] or (
+        "encrypt" if p.flag("smtpd_enforce_tls") else "may" if p.flag("smtpd_use_tls") else "none"
+    )
+    return (
+        level != "encrypt" and not wrapped and not p.flag("smtpd_tls_auth_only"),
+        level != "none" or wrapped,
+    )
+
+
+def _filtered(p: Parameters, names: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Those of ``names`` that ``smtpd_sasl_mechanism_filter`` lets through."""
+    name = "smtpd_sasl_mechanism_filter"
+    patterns = StringList(name, p[name], p.directory)
+    try:
+        return tuple(each for each in names if _at_once(p, name, patterns.matches(each)))
+    finally:
+        patterns.close()
+
+
+def _at_once(p: Parameters, name: str, match: Coroutine[Any, Any, bool]) -> bool:
+    """The result of a look-up that does not wait."""
+    try:
+        match.send(None)
+    except StopIteration as end:
+        return bool(end.value)
+    match.close()
+    raise p.error(name, "a table that has to be waited for can not be used here")
