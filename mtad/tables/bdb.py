@@ -68,7 +68,7 @@ def hash_torek(key: bytes) -> int:
 class PageFile:
     """Pages of a file: from memory, or by ``pread`` when the file is large."""
 
-    def __init__(self, path: str, wait: bool = True) -> None:
+    def __init__(self, path: str, lock: int) -> None:
         self.path = path
         self.state: Identity | None = None
         self._data = b""
@@ -78,7 +78,8 @@ class PageFile:
         except OSError as error:
             raise TableError(f"open database {path}: {error.strerror}") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if lock:
+                fcntl.flock(fd, lock)
             status = os.fstat(fd)
             self.state = identity(status)
             self.size = status.st_size
@@ -382,9 +383,9 @@ class BtreeFile(BdbFile):
         raise self.damaged("leaves in a circle")
 
 
-def open_bdb(path: str, wait: bool = True) -> HashFile | BtreeFile:
-    """Open a hash or btree file.  ``wait``: until nobody writes to it, else :class:`TableError`."""
-    pages = PageFile(path, wait)
+def open_bdb(path: str, lock: int = fcntl.LOCK_SH) -> HashFile | BtreeFile:
+    """Open a hash or btree file.  ``lock`` is for ``flock``; 0 for one who holds the lock."""
+    pages = PageFile(path, lock)
     try:
         meta = pages.bytes_at(0, 512)
         if len(meta) == 512:

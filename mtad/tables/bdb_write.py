@@ -73,15 +73,15 @@ def replacing(path: str, *, mode: int, owner: tuple[int, int] | None) -> Iterato
         except FileNotFoundError:
             pass
         fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
-        with open(fd, "wb") as out:
-            if owner is not None:
-                created = os.fstat(fd)
-                if owner != (created.st_uid, created.st_gid):
-                    os.fchown(fd, *owner)
-            os.fchmod(fd, mode)
+        os.close(fd)
+        with open(temporary, "wb") as out:
+            created = os.fstat(out.fileno())
+            if owner is not None and owner != (created.st_uid, created.st_gid):
+                os.fchown(out.fileno(), *owner)
+            os.fchmod(out.fileno(), mode)
             yield out
             out.flush()
-            os.fsync(fd)
+            os.fsync(out.fileno())
         os.rename(temporary, path)
         temporary = ""
         sync_directory(directory)

@@ -17,6 +17,8 @@ from dataclasses import replace
 
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.tables.berkeley import BerkeleyTable
+from mtad.tables.cdb import CdbTable
+from mtad.tables.lmdb_table import LmdbTable
 from mtad.tables.memory import EnvironmentTable, FailTable, InlineTable, StaticTable, TextHashTable
 from mtad.tables.table import LocalTable, Options, Table, no_warning
 
@@ -32,6 +34,10 @@ def _hash(spec: str, options: Options, name: str) -> Table:
     path = options.path(name)
     if os.path.exists(path + ".db"):
         return BerkeleyTable(spec, options, path + ".db")
+    for kind, opener in (("lmdb", LmdbTable), ("cdb", CdbTable)):
+        if os.path.exists(f"{path}.{kind}"):
+            options.warn(f"{spec}: no index {path}.db, {path}.{kind} is used")
+            return opener(spec, options, f"{path}.{kind}")
     if not os.path.exists(path):
         raise TableError(f"open database {path}.db: No such file or directory")
     options.warn(f"{spec}: no index {path}.db, the text source {path} is used")
@@ -40,6 +46,14 @@ def _hash(spec: str, options: Options, name: str) -> Table:
 
 def _btree(spec: str, options: Options, name: str) -> Table:
     return BerkeleyTable(spec, options, options.path(name) + ".db")
+
+
+def _cdb(spec: str, options: Options, name: str) -> Table:
+    return CdbTable(spec, options, options.path(name) + ".cdb")
+
+
+def _lmdb(spec: str, options: Options, name: str) -> Table:
+    return LmdbTable(spec, options, options.path(name) + ".lmdb")
 
 
 def _environ(spec: str, options: Options, name: str) -> Table:
@@ -57,10 +71,12 @@ def _proxy(spec: str, options: Options, name: str) -> Table:
 
 TYPES: dict[str, Opener] = {
     "btree": _btree,
+    "cdb": _cdb,
     "environ": _environ,
     "fail": _fail,
     "hash": _hash,
     "inline": InlineTable,
+    "lmdb": _lmdb,
     "proxy": _proxy,
     "static": StaticTable,
     "texthash": _texthash,

@@ -36,6 +36,7 @@ class Options:
 
     ``directory`` is what relative file names are relative to; ``duplicates`` says what a text source's
     second entry for a key does: ``warn`` (the first stays), ``ignore`` (the same, silently), ``replace``.
+    ``nulls``: whether index files are asked for keys with a NUL at the end, and for keys without.
     ``value_is_file``: values in text sources name a file whose content, base64, is meant.
     """
 
@@ -43,6 +44,7 @@ class Options:
     fold: bool = True
     utf8: bool = True
     duplicates: str = "warn"
+    nulls: tuple[bool, bool] = (True, True)
     value_is_file: bool = False
     warn: Callable[[str], None] = no_warning
 

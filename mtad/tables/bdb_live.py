@@ -1,0 +1,59 @@
+"""A Berkeley DB file that may change while it is in use.
+
+:class:`LiveBdb` opens the file anew when it changed, which one ``stat`` a lookup tells.  While the file
+is missing or being written, what was read of it before serves on.  Raises
+:class:`~mtad.errors.TableError`.
+
+Postfix counterpart: ``dict_changed(3)``, after which its daemons start anew, and ``dict_db(3)``'s locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+
+from mtad.errors import TableError
+from mtad.tables.bdb import BtreeFile, HashFile, open_bdb
+from mtad.tables.table import state_of
+
+_ATTEMPTS = 3
+
+
+class LiveBdb:
+    """The present content of the file ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file: HashFile | BtreeFile = open_bdb(path)
+
+    def _refresh(self) -> HashFile | BtreeFile:
+        file = self._file
+        state = state_of(self.path)
+        if state is None or state == file.pages.state:
+            return file
+        try:
+            self._file = open_bdb(self.path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except TableError:
+            if not file.pages.steady:
+                raise
+            return file
+        file.close()
+        return self._file
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value for exactly this key."""
+        for _ in range(_ATTEMPTS):
+            file = self._refresh()
+            if file.pages.steady:
+                return file.get(key)
+            with file.pages.reading() as same:
+                if same:
+                    return file.get(key)
+        raise TableError(f"database {self.path}: keeps changing")
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries, in Berkeley DB's own order."""
+        return self._refresh().items()
+
+    def close(self) -> None:
+        self._file.close()

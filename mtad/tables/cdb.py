@@ -1,0 +1,93 @@
+"""``cdb:``: D. J. Bernstein's constant database, read.
+
+Keys and values are as Postfix stores them, with or without a NUL at their end.  The file is read whole
+and again when another one takes its place.  Raises :class:`~mtad.errors.TableError`.
+
+Postfix counterpart: ``dict_cdb(3)``; the format: https://cr.yp.to/cdb/cdb.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+from mtad.errors import TableError
+from mtad.tables.berkeley import warn_if_stale
+from mtad.tables.table import Identity, LocalTable, Options, identity, state_of
+
+_PAIR = struct.Struct("<II")
+_HEADER_SIZE = 2048
+
+
+class CdbTable(LocalTable):
+    """A ``.cdb`` file."""
+
+    def __init__(self, spec: str, options: Options, path: str) -> None:
+        super().__init__(spec, options)
+        self._path = path
+        self._data = b""
+        self._state: Identity | None = None
+        self._with_nul, self._without_nul = options.nulls
+        self._load()
+        warn_if_stale(path, path.removesuffix(".cdb"), options)
+
+    def _load(self) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                state = identity(os.fstat(file.fileno()))
+                self._data = file.read()
+        except OSError as error:
+            raise TableError(f"open database {self._path}: {error.strerror}") from error
+        if len(self._data) < _HEADER_SIZE:
+            raise TableError(f"database {self._path} is damaged: too short")
+        self._state = state
+
+    def get(self, key: bytes) -> bytes | None:
+        state = state_of(self._path)
+        if state is not None and state != self._state:
+            self._load()
+        value = self._find(key + b"\0") if self._with_nul else None
+        if value is not None:
+            self._without_nul = False
+        elif self._without_nul:
+            value = self._find(key)
+            if value is not None:
+                self._with_nul = False
+        return value if value is None else value.partition(b"\0")[0]
+
+    def _find(self, key: bytes) -> bytes | None:
+        code = 5381
+        for byte in key:
+            code = (code * 33 & 0xFFFFFFFF) ^ byte
+        try:
+            table, slots = _PAIR.unpack_from(self._data, 8 * (code & 255))
+            for step in range(slots):
+                slot = (code >> 8) + step
+                found, position = _PAIR.unpack_from(self._data, table + 8 * (slot % slots))
+                if not position:
+                    return None
+                if found == code:
+                    stored, value = self._record(position)
+                    if stored == key:
+                        return value
+        except struct.error as error:
+            raise TableError(f"database {self._path} is damaged") from error
+        return None
+
+    def _record(self, position: int) -> tuple[bytes, bytes]:
+        key_size, size = _PAIR.unpack_from(self._data, position)
+        start = position + 8
+        middle, end = start + key_size, start + key_size + size
+        if end > len(self._data):
+            raise TableError(f"database {self._path} is damaged: record beyond its end")
+        return self._data[start:middle], self._data[middle:end]
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        end = min(_PAIR.unpack_from(self._data, 8 * number)[0] for number in range(256))
+        position = _HEADER_SIZE
+        while position < end:
+            key_size, size = _PAIR.unpack_from(self._data, position)
+            key, value = self._record(position)
+            yield key.partition(b"\0")[0], value.partition(b"\0")[0]
+            position += 8 + key_size + size
