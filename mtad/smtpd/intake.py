@@ -71,7 +71,7 @@ class Intake:
         self._open_spool = spool
         self._headers = HeaderScanner(rules.drop_headers, rules.header_size_limit, self._missing)
         self._parts: list[bytes] = [received]
-        self._taken = 0  # bytes from the client
+        self.taken = 0  # bytes from the client
         self.size = len(received)
         self.spool: BinaryIO | None = None
         self.refusal: Reply | None = None
@@ -81,8 +81,8 @@ class Intake:
         if self.refusal is not None:
             return
         limit = self._rules.message_size_limit
-        self._taken += len(data)
-        if limit and self._taken > limit:
+        self.taken += len(data)
+        if limit and self.taken > limit:
             self._log.warning(f"{self._queue_id}: queue file size limit exceeded")
             self._refuse(TOO_BIG)
             return

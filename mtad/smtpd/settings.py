@@ -6,12 +6,14 @@ Names are Postfix's without their ``smtpd_``; times are seconds, sizes bytes.  R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
+from mtad.net.tls_server import ServerTLS
 from mtad.smtpd.intake import IntakeRules
-from mtad.wire.server import ServerSettings
+from mtad.wire.settings import ServerSettings, forbidden_by_default
 
 _BARE_NEWLINE = {"yes": "normalize", "normalize": "normalize", "no": "no", "reject": "reject", "note": "note"}
 
@@ -21,7 +23,6 @@ class SmtpdSettings:
     """One smtpd service's settings."""
 
     ident: str  # "$syslog_name/smtpd"
-    cleanup_ident: str  # cleanup(8) logs under main.cf's syslog_name
     service: str
     myhostname: str
     mail_name: str
@@ -32,42 +33,24 @@ class SmtpdSettings:
     hard_error_limit: int
     error_sleep_time: int
     junk_command_limit: int
-    recipient_limit: int
     recipient_overshoot_limit: int
     delay_open: bool
     queue_minfree: int
     peername_lookup: bool
     client_port_logging: bool
-    forbid_bare_newline: str  # no, normalize, reject, note
-    forbid_bare_newline_code: int
-    forbid_unauth_pipelining: bool
-    strict_smtputf8: bool
-    sasl_auth: bool
     sasl_authenticated_header: bool
-    broken_sasl_auth_clients: bool
-    tls_auth_only: bool
     tls_received_header: bool
-    tls_loglevel: int
     hide_client_session: bool
     always_add_missing_headers: bool
     long_queue_ids: bool
+    duplicate_filter_limit: int
     intake: IntakeRules
 
 
 def read_settings(p: Parameters, service: str) -> SmtpdSettings:
     """The settings of ``service`` (its name in master.cf), ``p`` with its ``-o`` applied."""
-    mode = p["smtpd_forbid_bare_newline"].strip().lower()
-    if mode not in _BARE_NEWLINE:
-        path, line = p.where("smtpd_forbid_bare_newline")
-        raise ConfigError(
-            f'bad value "{mode}"', path=path, line=line, parameter="smtpd_forbid_bare_newline",
-            remedy="use yes, normalize, reject, note or no",
-        )  # fmt: skip
-    level = p["smtpd_tls_security_level"].strip().lower()
-    wrapper = p.flag("smtpd_tls_wrappermode")
     return SmtpdSettings(
         ident=f"{p['syslog_name']}/smtpd",
-        cleanup_ident=f"{p['syslog_name']}/cleanup",
         service=service,
         myhostname=p["myhostname"],
         mail_name=p["mail_name"],
@@ -78,26 +61,17 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         hard_error_limit=p.number("smtpd_hard_error_limit"),
         error_sleep_time=p.seconds("smtpd_error_sleep_time"),
         junk_command_limit=p.number("smtpd_junk_command_limit"),
-        recipient_limit=p.number("smtpd_recipient_limit"),
         recipient_overshoot_limit=p.number("smtpd_recipient_overshoot_limit"),
         delay_open=p.flag("smtpd_delay_open_until_valid_rcpt"),
         queue_minfree=p.number("queue_minfree"),
         peername_lookup=p.flag("smtpd_peername_lookup"),
         client_port_logging=p.flag("smtpd_client_port_logging"),
-        forbid_bare_newline=_BARE_NEWLINE[mode],
-        forbid_bare_newline_code=p.number("smtpd_forbid_bare_newline_reject_code"),
-        forbid_unauth_pipelining=p.flag("smtpd_forbid_unauth_pipelining"),
-        strict_smtputf8=p.flag("strict_smtputf8"),
-        sasl_auth=p.flag("smtpd_sasl_auth_enable"),
         sasl_authenticated_header=p.flag("smtpd_sasl_authenticated_header"),
-        broken_sasl_auth_clients=p.flag("broken_sasl_auth_clients"),
-        # an enforced level and wrapper mode leave no plaintext AUTH
-        tls_auth_only=p.flag("smtpd_tls_auth_only") or wrapper or level not in ("", "none", "may"),
         tls_received_header=p.flag("smtpd_tls_received_header"),
-        tls_loglevel=p.number("smtpd_tls_loglevel"),
         hide_client_session=p.flag("smtpd_hide_client_session"),
         always_add_missing_headers=p.flag("always_add_missing_headers"),
         long_queue_ids=p.flag("enable_long_queue_ids"),
+        duplicate_filter_limit=p.number("duplicate_filter_limit"),
         intake=IntakeRules(
             myhostname=p["myhostname"],
             message_size_limit=p.number("message_size_limit"),
@@ -110,4 +84,51 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
     )
 
 
-__all__ = ["ServerSettings", "SmtpdSettings", "read_settings"]
+def engine_settings(p: Parameters, tls: ServerTLS) -> ServerSettings:
+    """What the engine goes by."""
+    mode = p["smtpd_forbid_bare_newline"].strip().lower()
+    if mode not in _BARE_NEWLINE:
+        path, line = p.where("smtpd_forbid_bare_newline")
+        raise ConfigError(
+            f'bad value "{mode}"', path=path, line=line, parameter="smtpd_forbid_bare_newline",
+            remedy="use yes, normalize, reject, note or no",
+        )  # fmt: skip
+    required = tls.level == "encrypt"
+    return ServerSettings(
+        hostname=p["myhostname"].encode(),
+        helo_required=p.flag("smtpd_helo_required"),
+        tls_offered=tls.offered and tls.available,
+        tls_required=required,
+        auth_enabled=p.flag("smtpd_sasl_auth_enable"),
+        # an enforced level and wrapper mode leave no AUTH in the clear
+        auth_tls_only=p.flag("smtpd_tls_auth_only") or required,
+        broken_auth_clients=p.flag("broken_sasl_auth_clients"),
+        size_limit=p.number("message_size_limit"),
+        disable_vrfy=p.flag("disable_vrfy_command"),
+        strict_envelopes=p.flag("strict_rfc821_envelopes"),
+        smtputf8=p.flag("smtputf8_enable"),
+        strict_smtputf8=p.flag("strict_smtputf8"),
+        discard=frozenset(word.lower() for word in p.words("smtpd_discard_ehlo_keywords")),
+        forbidden_command=_command_list(p, "smtpd_forbidden_commands", forbidden_by_default),
+        noop_command=_command_list(p, "smtpd_noop_commands", None),
+        line_length_limit=p.number("line_length_limit"),
+        sasl_response_limit=p.number("smtpd_sasl_response_limit"),
+        recipient_limit=p.number("smtpd_recipient_limit"),
+        recipient_overshoot_limit=p.number("smtpd_recipient_overshoot_limit"),
+        bare_newline=_BARE_NEWLINE[mode],
+        bare_newline_code=p.number("smtpd_forbid_bare_newline_reject_code"),
+        forbid_unauth_pipelining=p.flag("smtpd_forbid_unauth_pipelining"),
+    )
+
+
+def _command_list(
+    p: Parameters, name: str, default: Callable[[bytes], bool] | None
+) -> Callable[[bytes], bool]:
+    """A list of command names, as a test.  Tables in it are left to the built-in list."""
+    if default is not None and not p.explicit(name):
+        return default
+    commands = frozenset(word.upper().encode() for word in p.words(name) if ":" not in word)
+    bogus = "regexp:" in p[name] and default is not None
+    if bogus:
+        return lambda verb: verb.upper() in commands or forbidden_by_default(verb)
+    return lambda verb: verb.upper() in commands

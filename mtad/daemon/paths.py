@@ -1,0 +1,112 @@
+"""The directories that mtad keeps its own things in, made with the right owner and mode.
+
+``$queue_directory/pid`` holds the lock that Postfix has too; ``mtad_queue_directory`` (default
+``$queue_directory/mtad``) holds the queue's database, the spool and the control socket, for ``mail_owner``
+alone.  Postfix counterpart: ``post-install create-missing``, ``set-permissions``.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass
+
+from mtad.config.parameters import Parameters
+from mtad.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who the workers run as."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def become(self) -> None:
+        """Give up root for good."""
+        if os.getuid() != 0:
+            return
+        os.initgroups(self.name, self.gid)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+
+
+def owner(p: Parameters) -> Owner:
+    """``mail_owner`` when started by root, else whoever we are.  Raises ConfigError."""
+    if os.geteuid() != 0:
+        uid = os.geteuid()
+        try:
+            return Owner(pwd.getpwuid(uid).pw_name, uid, os.getegid())
+        except KeyError:
+            return Owner(str(uid), uid, os.getegid())
+    name = p["mail_owner"]
+    where, line = p.where("mail_owner")
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(
+            f'unknown user name "{name}"', path=where, line=line, parameter="mail_owner",
+            remedy=f"make the account: adduser --system --group {name}",
+        ) from None  # fmt: skip
+    if entry.pw_uid == 0:
+        raise ConfigError(
+            "the mail system must not run as root", path=where, line=line, parameter="mail_owner"
+        )
+    return Owner(name, entry.pw_uid, entry.pw_gid)
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things are."""
+
+    lock: str  # master.pid
+    queue: str  # mtad_queue_directory
+    control: str
+    spool: str
+    wakeup: str  # datagrams that tell qmgr of new mail
+    outcome: str  # what became of the last reload
+
+
+def paths(p: Parameters) -> Paths:
+    queue = p["mtad_queue_directory"]
+    return Paths(
+        lock=os.path.join(p["queue_directory"], "pid", "master.pid"),
+        queue=queue,
+        control=os.path.join(queue, "control"),
+        spool=os.path.join(queue, "spool"),
+        wakeup=os.path.join(queue, "wakeup"),
+        outcome=os.path.join(queue, "reload"),
+    )
+
+
+def make_directories(p: Parameters, who: Owner) -> Paths:
+    """Make what is missing and put owner and mode right.  Raises ConfigError."""
+    found = paths(p)
+    _directory(p, "queue_directory", p["queue_directory"], 0o755, None)
+    _directory(p, "queue_directory", os.path.dirname(found.lock), 0o755, None)
+    for path in (found.queue, found.spool):
+        _directory(p, "mtad_queue_directory", path, 0o700, who)
+    return found
+
+
+def _directory(p: Parameters, parameter: str, path: str, mode: int, who: Owner | None) -> None:
+    """``who`` None: made where it is missing, and left as it is where it exists."""
+    where, line = p.where(parameter)
+    try:
+        if not os.path.isdir(path):
+            os.makedirs(path, mode)
+            os.chmod(path, mode)
+        elif who is None:
+            return
+        if who is not None:
+            status = os.stat(path)
+            if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (who.uid, who.gid):
+                os.chown(path, who.uid, who.gid)
+            if status.st_mode & 0o777 != mode:
+                os.chmod(path, mode)
+    except OSError as problem:
+        raise ConfigError(
+            f"{path}: {problem.strerror}", path=where, line=line, parameter=parameter,
+            remedy="start mtad as root, or name a directory that this user may write",
+        ) from problem  # fmt: skip

@@ -1,0 +1,356 @@
+"""The SMTP server's shell: bytes, time and TLS around an engine and a session.
+
+:class:`SubmissionProtocol` feeds what arrives to :class:`mtad.wire.server.ServerSession`, lets
+:class:`mtad.smtpd.session.Session` answer its events one after the other, and writes what the engine has
+to say.  It keeps Postfix's time limits and its tarpit, reads no more while an answer is worked on or not
+taken, and logs the beginning and the end of each session.
+
+RFC 5321 sections 3.1, 4.5.3.2; RFC 3207.  Postfix counterpart: ``smtpd_proto()``, ``smtpd_chat.c``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mtad.net.drive import drive
+from mtad.policy.request import Request
+from mtad.smtpd.session import Session
+from mtad.wire import events as ev
+from mtad.wire.reply import Reply
+from mtad.wire.server import ServerSession
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from mtad.smtpd.service import SmtpdService
+
+#: Unread input beyond which we stop reading while an answer is being worked on.
+_BUFFER = 65536
+
+#: Seconds that a client has to take the last reply before it is cut off.
+_LINGER = 5.0
+
+_BUG = Reply(451, b"Error: internal error", b"4.3.0")
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class SubmissionProtocol(Protocol):
+    """One connection.  See the module."""
+
+    def __init__(self, service: SmtpdService) -> None:
+        self.service = service
+        self.session: Session | None = None
+        self._engine: ServerSession | None = None
+        self._early = b""  # what came before there was an engine
+        self._busy = True  # an answer is being worked on
+        self._pumping = False
+        self._choked = False  # the client does not take our replies
+        self._not_reading = False
+        self._handshaking = False
+        self._closing = False
+        self._reason = "lost connection"  # why the session ended, where nobody said QUIT
+        self._timer: IDelayedCall | None = None
+        self._event: ev.Event | None = None
+
+    # -- from Twisted
+
+    def connectionMade(self) -> None:
+        service = self.service
+        service.sessions.add(self)
+        self._timer = service.reactor.callLater(service.settings.timeout, self._timed_out)
+        self.transport.registerProducer(self, True)  # type: ignore[union-attr]
+        drive(self._arrive(), lambda _: None, self._failed)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._timer is not None:
+            self._timer.reset(self.service.settings.timeout)
+        engine = self._engine
+        if engine is None:
+            self._early += data
+            waiting = len(self._early)
+        else:
+            engine.receive(data)
+            if not self._busy:
+                self._pump()
+            waiting = engine.buffered
+        if waiting > _BUFFER and self._busy and not self._not_reading:
+            self._not_reading = True
+            self.transport.pauseProducing()  # type: ignore[union-attr]
+
+    def handshakeCompleted(self) -> None:
+        """TLS is on (IHandshakeListener)."""
+        session, engine, service = self.session, self._engine, self.service
+        assert session is not None and engine is not None
+        self._handshaking = False
+        info = service.tls.describe(self.transport.getHandle())  # type: ignore[union-attr]
+        session.tls_started(info)
+        service.tls.log_established(info, session.client)
+        wrapped = self._event is None
+        engine.tls_started()
+        refusal = service.tls.certificate_refusal(info)
+        if wrapped:
+            drive(self._greet(refusal), lambda _: None, self._failed)
+            return
+        self._event = None
+        self._busy = False
+        if refusal:
+            service.log.info(f"NOQUEUE: abort: TLS from {session.client}: {refusal}")
+            self._write(
+                Reply(421, f"{service.settings.myhostname} Error: {refusal}".encode(), b"4.7.1").encode()
+            )
+            self._close()
+            return
+        self._pump()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.service.sessions.discard(self)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        session = self.session
+        if session is None:
+            return
+        if not self._closing and self._handshaking:
+            self._log_handshake(session, reason)
+        self._log_end(session, early=not self._closing)
+        self._closing = True
+        session.forget()
+
+    # -- back-pressure: we are our transport's producer
+
+    def pauseProducing(self) -> None:
+        self._choked = True
+
+    def resumeProducing(self) -> None:
+        self._choked = False
+        if not self._busy and not self._closing:
+            self._pump()
+
+    def stopProducing(self) -> None:
+        self._choked = True
+
+    # -- beginning
+
+    async def _arrive(self) -> None:
+        service = self.service
+        peer, host = self.transport.getPeer(), self.transport.getHost()  # type: ignore[union-attr]
+        name = await service.peer_name(peer.host)
+        request = Request(
+            client_name=name.name,
+            client_address=name.address,
+            client_port=str(peer.port),
+            reverse_name=name.reverse_name,
+            server_address=host.host,
+            server_port=str(host.port),
+        )
+        if self._closing or self._timer is None:
+            return
+        settings = await service.engine_settings_for(request)
+        engine = self._engine = ServerSession(settings)
+        session = self.session = Session(service, engine, request)
+        engine.transaction.client = session.client
+        for warning in name.warnings:
+            service.log.warning(warning)
+        service.log.info(f"connect from {session.client}")
+        if service.tls.wrapper:
+            self._start_tls()
+        else:
+            await self._greet("")
+
+    async def _greet(self, refusal: str) -> None:
+        session, engine = self.session, self._engine
+        assert session is not None and engine is not None
+        if refusal:
+            text = f"{self.service.settings.myhostname} Error: {refusal}"
+            reply = Reply(421, text.encode(), b"4.7.1")
+        else:
+            reply = await session.begin()
+        if self._early:
+            engine.receive(self._early)
+            self._early = b""
+        engine.greet(reply)
+        self._busy = False
+        self._notes()
+        self._pump()
+
+    # -- the conversation
+
+    def _pump(self) -> None:
+        """Answer what was said, until there is nothing more or an answer takes its time."""
+        session, engine = self.session, self._engine
+        if self._pumping or session is None or engine is None:
+            return
+        self._pumping = True
+        while not (self._busy or self._choked or self._closing or engine.closed):
+            event = engine.next_event()
+            if engine.notes:
+                self._notes()
+            if event is None:
+                break
+            if type(event) is ev.BodyChunk:
+                session.handle(event)
+                continue
+            self._event = event
+            self._busy = True
+            answer = session.handle(event)
+            if type(answer) is Reply:
+                self._answer(answer)
+            elif answer is not None:
+                drive(answer, self._answer, self._failed)  # type: ignore[arg-type]
+        self._pumping = False
+        data = engine.data_to_send()
+        if data and not self._closing:
+            self._write(data)
+        if engine.closed and not self._busy:
+            self._close()
+        elif self._not_reading and not self._busy and not self._closing and engine.buffered <= _BUFFER:
+            self._not_reading = False
+            self.transport.resumeProducing()  # type: ignore[union-attr]
+
+    def _answer(self, reply: Reply | None) -> None:
+        """Give ``reply``, at once or, to a client with too many errors, after a while.
+
+        None: the chunk that BDAT announced may come.
+        """
+        session, service = self.session, self.service
+        if self._closing or session is None:
+            return
+        if session.error_count >= service.settings.soft_error_limit and reply is not None:
+            service.reactor.callLater(service.settings.error_sleep_time, self._say, reply)
+        else:
+            self._say(reply)
+
+    def _say(self, reply: Reply | None) -> None:
+        session, engine = self.session, self._engine
+        if self._closing or session is None or engine is None:
+            return
+        self._busy = False
+        if reply is None:
+            engine.begin_chunk()
+            self._pump()
+            return
+        session.answered(reply)
+        engine.reply(reply)
+        if type(self._event) is ev.StartTLS and reply.code == 220:
+            self._write(engine.data_to_send())
+            self._start_tls()
+            return
+        if session.error_count >= self.service.settings.hard_error_limit and not engine.closed:
+            self._busy = True
+            self._reason = "too many errors"
+            self._write(engine.data_to_send())
+            # the limit is never below the one for delays in practice, so this too takes its time
+            slow = session.error_count >= self.service.settings.soft_error_limit
+            self.service.reactor.callLater(
+                self.service.settings.error_sleep_time if slow else 0,
+                self._hang_up,
+                "Error: too many errors",
+                "4.7.0",
+            )
+            return
+        self._pump()
+
+    def _hang_up(self, text: str, dsn: str) -> None:
+        """Say 421 and end the session."""
+        if self._closing:
+            return
+        reply = Reply(421, f"{self.service.settings.myhostname} {text}".encode(), dsn.encode())
+        self._write(reply.encode())
+        if self.session is not None:
+            self._log_reason(self.session)
+        self._close()
+
+    def _write(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[union-attr]
+
+    def _notes(self) -> None:
+        """Log what the engine noted."""
+        engine = self._engine
+        assert engine is not None
+        for note in engine.notes:
+            if note.startswith("warning: "):
+                self.service.log.warning(note[9:])
+            else:
+                self.service.log.info(note)
+        engine.notes.clear()
+
+    def _start_tls(self) -> None:
+        self._busy = True
+        self._handshaking = True
+        if self._timer is not None:
+            self._timer.reset(self.service.settings.starttls_timeout)
+        self.transport.startTLS(self.service.tls)  # type: ignore[union-attr]
+
+    # -- ends
+
+    def shut_down(self) -> None:
+        """The service stops: end this session as soon as no mail is on its way into the queue."""
+        if self._busy and not self._handshaking:
+            self.service.reactor.callLater(0.1, self.shut_down)
+        elif not self._closing:
+            self._hang_up("Server local error", "4.3.0")
+
+    def _close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        transport = self.transport
+        assert transport is not None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self.service.reactor.callLater(_LINGER, transport.abortConnection)  # type: ignore[attr-defined]
+        transport.unregisterProducer()  # type: ignore[attr-defined]
+        transport.loseConnection()
+
+    def _timed_out(self) -> None:
+        self._reason = "timeout"
+        if self._handshaking or self.session is None:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+        else:
+            self._hang_up("Error: timeout exceeded", "4.4.2")
+
+    def _failed(self, failure: Failure) -> None:
+        """A mistake of ours: the client may try again, the log tells us."""
+        self.service.report_bug(failure)
+        if self.session is None or self._engine is None or self._closing:
+            self.transport.abortConnection()  # type: ignore[union-attr]
+            return
+        self._answer(_BUG)
+
+    def _log_handshake(self, session: Session, reason: Failure) -> None:
+        log = self.service.log
+        if reason.check(SSL.Error):
+            log.info(f"SSL_accept error from {session.client}: -1")
+            for entry in reason.value.args[0] if reason.value.args else ():
+                log.warning(f"TLS library problem: {':'.join(str(part) for part in entry)}")
+        else:
+            log.info(f"SSL_accept error from {session.client}: {self._reason}")
+
+    def _log_end(self, session: Session, early: bool) -> None:
+        if early:
+            self._log_reason(session)
+        engine = self._engine
+        notes = " notes=bare_lf" if engine is not None and engine.saw_bare_newline else ""
+        self.service.log.info(f"disconnect from {session.client} {session.counters}{notes}")
+
+    def _log_reason(self, session: Session) -> None:
+        """``lost connection after DATA (N bytes) from ...`` and the like."""
+        engine = self._engine
+        assert engine is not None
+        where = engine.where.decode()
+        if where == "END-OF-MESSAGE" and self._reason == "lost connection":
+            return
+        queue_id = session.request.queue_id or "NOQUEUE"
+        size = ""
+        if where.endswith(" content"):
+            where = where.removesuffix(" content")
+            size = f" ({engine.body_size} bytes)"
+        self.service.log.info(f"{queue_id}: {self._reason} after {where}{size} from {session.client}")
