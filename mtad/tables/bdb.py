@@ -20,6 +20,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 from mtad.errors import TableError
 from mtad.tables.table import Identity, identity
@@ -189,6 +190,11 @@ class BdbFile:
             left -= used
             number = following
         return b"".join(parts)
+
+    @cached_property
+    def has_nuls(self) -> bool:
+        """Whether keys have a NUL at their end, as the first one has it."""
+        return next((key.endswith(b"\0") for key, _ in self.items()), False)
 
     def get(self, key: bytes) -> bytes | None:
         raise TableError(f"{self.path}: no lookups here")

@@ -10,7 +10,7 @@ Postfix counterpart: ``dict_changed(3)``, after which its daemons start anew, an
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mtad.errors import TableError
 from mtad.tables.bdb import BtreeFile, HashFile, open_bdb
@@ -42,13 +42,24 @@ class LiveBdb:
 
     def get(self, key: bytes) -> bytes | None:
         """The value for exactly this key."""
+        return self._read(lambda file: file.get(key))
+
+    def get_string(self, key: bytes, nulls: tuple[bool, bool]) -> bytes | None:
+        """The value for ``key``, both C strings: stored with a NUL at the end, or without.
+
+        ``nulls`` says which of both to try; where both may be, the file's first key tells.
+        """
+        value = self._read(lambda file: _get_string(file, key, nulls))
+        return value if value is None else value.partition(b"\0")[0]
+
+    def _read(self, ask: Callable[[HashFile | BtreeFile], bytes | None]) -> bytes | None:
         for _ in range(_ATTEMPTS):
             file = self._refresh()
             if file.pages.steady:
-                return file.get(key)
+                return ask(file)
             with file.pages.reading() as same:
                 if same:
-                    return file.get(key)
+                    return ask(file)
         raise TableError(f"database {self.path}: keeps changing")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
@@ -57,3 +68,10 @@ class LiveBdb:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _get_string(file: HashFile | BtreeFile, key: bytes, nulls: tuple[bool, bool]) -> bytes | None:
+    with_nul, without_nul = nulls
+    if with_nul and (not without_nul or file.has_nuls):
+        return file.get(key + b"\0")
+    return file.get(key)

@@ -1,7 +1,7 @@
 """``hash:`` and ``btree:``: Postfix's own tables.
 
-Postfix stores keys and values with or without a NUL at their end, as the platform had it; both are
-tried until the first hit tells which it is (``DICT_FLAG_TRY0NULL``, ``DICT_FLAG_TRY1NULL``).
+Postfix stores keys and values with or without a NUL at their end, as the platform had it
+(``DICT_FLAG_TRY0NULL``, ``DICT_FLAG_TRY1NULL``); both are read.
 
 Postfix counterpart: ``dict_db(3)``.
 """
@@ -24,20 +24,10 @@ class BerkeleyTable(LocalTable):
     def __init__(self, spec: str, options: Options, path: str) -> None:
         super().__init__(spec, options)
         self._db = LiveBdb(path)
-        self._with_nul, self._without_nul = options.nulls
         warn_if_stale(path, path.removesuffix(".db"), options)
 
     def get(self, key: bytes) -> bytes | None:
-        value = None
-        if self._with_nul:
-            value = self._db.get(key + b"\0")
-            if value is not None:
-                self._without_nul = False
-        if value is None and self._without_nul:
-            value = self._db.get(key)
-            if value is not None:
-                self._with_nul = False
-        return value if value is None else value.partition(b"\0")[0]
+        return self._db.get_string(key, self.options.nulls)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         for key, value in self._db.items():
