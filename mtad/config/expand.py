@@ -63,12 +63,12 @@ def expand(text: str, value: Value, is_set: IsSet, depth: int = 0) -> str:
     return "".join(result)
 
 
-def references(text: str) -> set[str]:
-    """All names that ``text`` mentions in any branch; a broken expression mentions none."""
-    found: set[str] = set()
+def references(text: str) -> list[str]:
+    """All names that ``text`` mentions in any branch, up to the first broken expression."""
+    found: list[str] = []
 
     def note(name: str, depth: int) -> str:
-        found.add(name)
+        found.append(name)
         return ""
 
     try:

@@ -72,7 +72,7 @@ def split_assignment(line: str) -> tuple[str, str]:
 def tokens(text: str, separators: str = LIST_SEPARATORS) -> list[str]:
     """``text`` cut at separators outside of braces; the braces stay, and may be unbalanced."""
     if "{" not in text:
-        return _cut_all(text, separators)
+        return cut(text, separators)
     found: list[str] = []
     start, end = 0, len(text)
     while True:
@@ -94,7 +94,8 @@ def tokens(text: str, separators: str = LIST_SEPARATORS) -> list[str]:
         start = stop
 
 
-def _cut_all(text: str, separators: str) -> list[str]:
+def cut(text: str, separators: str) -> list[str]:
+    """``text`` cut at separators; braces mean nothing."""
     for separator in separators[1:]:
         text = text.replace(separator, separators[0])
     return [word for word in text.split(separators[0]) if word]

@@ -129,14 +129,21 @@ class Parameters:
 
     @classmethod
     def load(
-        cls, directory: str, facts: Facts | None = None, overrides: Mapping[str, str] | None = None
+        cls,
+        directory: str,
+        facts: Facts | None = None,
+        overrides: Mapping[str, str] | None = None,
+        process: tuple[str, str] = ("", ""),
     ) -> Parameters:
-        """Read ``directory/main.cf``; ``overrides`` count more than the file."""
+        """Read ``directory/main.cf``; ``overrides`` count more than the file.
+
+        ``process``: what ``$process_name`` and ``$service_name`` are.
+        """
         path = f"{directory}/main.cf"
         warnings: list[str] = []
         settings = _read_settings(path, warnings)
         settings.update({name: Setting(text, "-o", 0) for name, text in (overrides or {}).items()})
-        return cls(settings, directory, facts, warnings)
+        return cls(settings, directory, facts, warnings, process)
 
     @classmethod
     def from_mapping(

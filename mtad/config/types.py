@@ -15,6 +15,7 @@ A type is written in ``parameters.tsv`` as a word and its arguments:
 ``hostname``              a host or domain name
 ``level``                 a compatibility level
 ``raw``                   text in which ``$`` is for somebody else
+``legacy``                text of an old name that a newer parameter's default asks for
 ========================  =====================================================
 
 Each function raises :class:`BadValue`, whose text is Postfix's where Postfix has one, and whose ``remedy``
