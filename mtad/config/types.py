@@ -98,12 +98,10 @@ def seconds(name: str, text: str, of: Type) -> int:
     unit = text[match.end() :][:1] or of.unit if match else ""
     scale = UNITS.get(unit, 0)
     if match is None or len(match.group()) > 40 or not scale:
-        raise BadValue(
-            f"parameter {name}: bad time value or unit: {text}", "specify a number and one of s, m, h, d, w"
-        )
+        raise BadValue(f"bad time value or unit: {text}", "specify a number and one of s, m, h, d, w")
     value = int(match.group(1)) * scale
     if not 0 <= value < _INT_LIMIT:
-        raise BadValue(f"parameter {name}: bad time value or unit: {text}", "specify a smaller time")
+        raise BadValue(f"bad time value or unit: {text}", "specify a smaller time")
     return _in_range(name, value, of)
 
 
@@ -166,7 +164,7 @@ def hostname(text: str) -> None:
 
 def nearest(word: str, names: Iterable[str]) -> str:
     """``did you mean "x"?`` for the known name most like ``word``, or nothing."""
-    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
     return f'did you mean "{found[0]}"?' if found else ""
 
 
