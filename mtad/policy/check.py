@@ -36,7 +36,9 @@ DATA, END_OF_DATA = "Data command", "End-of-data"
 CCERT, SASL_USER = "Client certificate", "SASL login name"
 
 _DSN = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LONGEST = 510
+_DEEPEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,6 @@ class Check:
 
     async def stage(self, rules: Sequence[Rule], name: bytes, kind: str, table: str) -> int:
         """Run one list from the top; never raises :class:`Abort`."""
-        self.reset()
         if not rules:
             return DUNNO
         try:
@@ -117,6 +118,8 @@ class Check:
     async def run(self, rules: Sequence[Rule], scope: Scope) -> int:
         """Run a list in the evaluation at hand: the first OK or REJECT ends it."""
         depth = self.recursion
+        if depth > _DEEPEST:
+            self.misconfigured(f"restriction class {rules[0].name} causes unreasonable recursion")
         self.recursion = depth + 1
         actions = self.request.actions
         status = DUNNO
@@ -189,11 +192,21 @@ class Check:
             self.defer_if_reject = Reason(code, dsn, text)
         return DUNNO
 
-    def permit(self, action: str, kind: str, name: bytes, more: str = "") -> int:
+    async def permit(self, action: str, kind: str, name: bytes, more: str = "") -> int:
         """OK, logged where ``smtpd_log_access_permit_actions`` asks for it."""
-        if self.setup.logged_permits is not None and self.defer_if_permit is None:
-            self.setup.log_permit(self.request, action, kind, name, more)
+        logged = self.setup.logged_permits
+        if logged and self.defer_if_permit is None and await logged.matches(action.encode()):
+            text = f"action={action} for {kind}={printable(name)}{more}"
+            self.setup.log.info(report.line(self.request, "permit", text))
         return OK
+
+    async def permit_client(self, action: str) -> int:
+        """:meth:`permit` for something known of the client."""
+        return (
+            await self.permit(action, CLIENT, self.request.client.encode())
+            if self.setup.logged_permits
+            else OK
+        )
 
     def settle(self, status: int) -> int:
         """At the end of a command: a pending ``defer_if_permit`` turns anything but REJECT into its reply."""
@@ -242,6 +255,3 @@ def _finish(code: int, dsn: bytes, text: bytes) -> bytes:
         return whole if whole.decode().isprintable() else _CONTROL.sub(b" ", whole)
     shown = whole.decode("utf-8", "replace").replace("\ufffd", " ")
     return "".join(c if c.isprintable() else " " for c in shown).encode()
-
-
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")

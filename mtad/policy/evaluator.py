@@ -13,21 +13,22 @@ Postfix counterpart: ``smtpd_check_client()`` ... ``smtpd_check_eod()``.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mtad.policy import check as words
-from mtad.policy.check import DUNNO, REJECT, Check
-from mtad.policy.header_context import HeaderContext
+from mtad.policy.check import DUNNO, OK, REJECT, Check
 from mtad.policy.request import CONNECT, DATA, EHLO, END_OF_MESSAGE, ETRN, HELO, MAIL, RCPT, VRFY, Request
-from mtad.policy.setup import Setup
-from mtad.policy.unlisted import unlisted_recipient, unlisted_sender
+from mtad.policy.setup import Setup, Sleep
+from mtad.policy.unlisted import UNLISTED_RECIPIENT, UNLISTED_SENDER
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
+    from mtad.errors import ConfigError
     from mtad.maillog import MailLog
-    from mtad.rewrite.address import Rewriter
-    from mtad.rewrite.classes import AddressClasses
     from mtad.wire.events import Address
     from mtad.wire.reply import Reply
 
@@ -42,16 +43,36 @@ class Verdict:
 class Evaluator:
     """The restriction lists of one service.
 
-    ``warnings`` are what ``mtad check`` should show; :meth:`Evaluator.findings` gives all errors too.
+    ``sleep`` waits for some seconds (for the restriction ``sleep N``); ``actions`` are the access(5) actions
+    on messages that the caller carries out when it finds them in ``Request.actions``: any of ``BCC``,
+    ``DISCARD``, ``FILTER``, ``HOLD``, ``PREPEND``, ``REDIRECT``.  Tables that give another one are answered
+    ``451 4.3.5``.  ``warnings`` are what ``mtad check`` should show.
     """
 
-    def __init__(self, p: Parameters, log: MailLog, rewriter: Rewriter, classes: AddressClasses) -> None:
-        setup = Setup(p, log, rewriter, classes)
+    def __init__(
+        self,
+        p: Parameters,
+        log: MailLog,
+        rewriter: Rewriter,
+        classes: AddressClasses,
+        *,
+        sleep: Sleep | None = None,
+        actions: Collection[str] = (),
+    ) -> None:
+        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions))
         if setup.errors:
             raise setup.errors[0]
         self._setup = setup
         self.warnings = setup.warnings
-        self._headers = HeaderContext(setup)
+
+    @staticmethod
+    def findings(
+        p: Parameters, log: MailLog, *, sleep: bool = True, actions: Collection[str] = ()
+    ) -> tuple[list[ConfigError], list[str]]:
+        """All errors and warnings that building an evaluator would find."""
+        rewriter, classes = Rewriter(p), AddressClasses(p, own=())
+        setup = Setup(p, log, rewriter, classes, _no_sleep if sleep else None, frozenset(actions))
+        return setup.errors, setup.warnings
 
     # -- one question for each command
 
@@ -108,6 +129,7 @@ class Evaluator:
             await self._client(check) == REJECT or (request.helo and await self._helo(check) == REJECT)
         ):
             return _verdict(check, REJECT)
+        check.reset()
         check.defer_if_permit = request._defer_client or request._defer_helo
         status = await check.stage(setup.etrn, request.etrn_domain, words.ETRN, "check_etrn_access")
         return _verdict(check, check.settle(status))
@@ -123,11 +145,14 @@ class Evaluator:
 
     async def local_headers(self, request: Request) -> bool | Verdict:
         """Whether this client's headers are completed as our own (``local_header_rewrite_clients``)."""
-        return await self._headers.is_local(request, Verdict)
+        check = Check(self._setup, request)
+        status = await self._setup.headers.ask(check)
+        return _verdict(check, status) or status == OK
 
     # -- the stages
 
     async def _client(self, check: Check) -> int:
+        check.reset()
         check.defer_if_permit = None
         request = check.request
         status = DUNNO
@@ -138,6 +163,7 @@ class Evaluator:
         return status
 
     async def _helo(self, check: Check) -> int:
+        check.reset()
         request = check.request
         check.defer_if_permit = request._defer_client
         status = await check.stage(self._setup.helo, request.helo, words.HELO, "check_helo_access")
@@ -149,6 +175,7 @@ class Evaluator:
         sender = request.sender
         if sender is None:
             return DUNNO
+        check.reset()
         check.defer_if_permit = request._defer_client or request._defer_helo
         check.sender_listed = False
         status = await check.stage(setup.sender, sender.text, words.SENDER, "check_sender_access")
@@ -159,7 +186,7 @@ class Evaluator:
             and not check.sender_listed
             and not request.actions.discard
         ):
-            status = await check.stage(unlisted_sender, sender.text, words.SENDER, "")
+            status = await check.stage(UNLISTED_SENDER, sender.text, words.SENDER, "")
         return status
 
     async def _recipient(self, request: Request) -> Verdict | None:
@@ -174,13 +201,16 @@ class Evaluator:
             or await self._sender(check) == REJECT
         ):
             return _verdict(check, REJECT)
+        check.reset()
         check.defer_if_permit = request._defer_sender
         status = DUNNO
         for nth, rules in enumerate(setup.recipient):
             status = await check.stage(rules, recipient.text, words.RECIPIENT, "check_recipient_access")
+            if nth == 1 and status == DUNNO and setup.relay_unset:
+                setup.note_relay_unset(request)
             if status == REJECT:
-                if nth == 0:
-                    setup.note_old_order(request)
+                if nth == 0 and setup.relay_last_by_default:
+                    setup.note_relay_last(request)
                 break
         status = check.settle(status)
         if (
@@ -189,7 +219,7 @@ class Evaluator:
             and not check.recipient_listed
             and not request.actions.discard
         ):
-            status = await check.stage(unlisted_recipient, recipient.text, words.RECIPIENT, "")
+            status = await check.stage(UNLISTED_RECIPIENT, recipient.text, words.RECIPIENT, "")
         return _verdict(check, status)
 
     async def _content(self, request: Request, name: str, kind: str) -> Verdict | None:
@@ -212,3 +242,7 @@ def _verdict(check: Check, status: int) -> Verdict | None:
     if status != REJECT or check.reply is None:
         return None
     return Verdict(check.reply)
+
+
+async def _no_sleep(seconds: float) -> None:
+    """Stands in for waiting where nothing is run."""

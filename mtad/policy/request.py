@@ -54,9 +54,11 @@ class Request:
     client_address: str = "unknown"
     client_port: str = "unknown"
     reverse_name: str = "unknown"  # unverified host name
+    name_temporary: bool = False  # client_name is unknown because a lookup failed for now
+    reverse_temporary: bool = False
     server_address: str = ""
     server_port: str = ""
-    helo: bytes = b""  # empty: no HELO yet
+    helo: bytes = b""  # empty: no HELO yet; of ``<>()\\";@`` and unprintable bytes each one a ``?``
     protocol: str = "SMTP"  # or "ESMTP"
     state: str = CONNECT
     tls: bool = False

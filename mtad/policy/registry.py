@@ -1,0 +1,110 @@
+"""The names of restrictions: what each of them runs.
+
+``PLAIN`` restrictions stand alone; ``TABLES`` take a table and make a rule of it; ``NOT_YET`` are Postfix's
+and not yet mtad's, with the number of arguments they take; ``REMOVED`` were Postfix's once.  Names are
+lower case here; Postfix takes them in any case.
+
+Postfix counterpart: ``mail_params.h``, ``generic_checks()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mtad.policy import access_restrictions as access
+from mtad.policy import restrictions_address as address
+from mtad.policy import restrictions_generic as generic
+from mtad.policy import restrictions_login as login
+from mtad.policy import unlisted
+from mtad.policy.access import AccessTable
+from mtad.policy.check import Run
+
+PLAIN: dict[str, Run] = {
+    "check_recipient_maps": unlisted.reject_unlisted_recipient,
+    "defer": generic.defer,
+    "defer_if_permit": generic.defer_if_permit,
+    "defer_if_reject": generic.defer_if_reject,
+    "defer_unauth_destination": address.defer_unauth_destination,
+    "permit": generic.permit,
+    "permit_auth_destination": address.permit_auth_destination,
+    "permit_inet_interfaces": generic.permit_inet_interfaces,
+    "permit_mynetworks": generic.permit_mynetworks,
+    "permit_sasl_authenticated": login.permit_sasl_authenticated,
+    "permit_tls_all_clientcerts": generic.permit_tls_all_clientcerts,
+    "permit_tls_clientcerts": generic.permit_tls_clientcerts,
+    "reject": generic.reject,
+    "reject_authenticated_sender_login_mismatch": login.reject_authenticated_sender_login_mismatch,
+    "reject_invalid_helo_hostname": address.reject_invalid_helo_hostname,
+    "reject_invalid_hostname": address.reject_invalid_helo_hostname,
+    "reject_known_sender_login_mismatch": login.reject_known_sender_login_mismatch,
+    "reject_multi_recipient_bounce": generic.reject_multi_recipient_bounce,
+    "reject_non_fqdn_helo_hostname": address.reject_non_fqdn_helo_hostname,
+    "reject_non_fqdn_hostname": address.reject_non_fqdn_helo_hostname,
+    "reject_non_fqdn_recipient": address.reject_non_fqdn_recipient,
+    "reject_non_fqdn_sender": address.reject_non_fqdn_sender,
+    "reject_plaintext_session": generic.reject_plaintext_session,
+    "reject_unauth_destination": address.reject_unauth_destination,
+    "reject_unauth_pipelining": generic.reject_unauth_pipelining,
+    "reject_unauthenticated_sender_login_mismatch": login.reject_unauthenticated_sender_login_mismatch,
+    "reject_unknown_client": generic.reject_unknown_client_hostname,
+    "reject_unknown_client_hostname": generic.reject_unknown_client_hostname,
+    "reject_unknown_reverse_client_hostname": generic.reject_unknown_reverse_client_hostname,
+    "reject_unlisted_recipient": unlisted.reject_unlisted_recipient,
+    "reject_unlisted_sender": unlisted.reject_unlisted_sender,
+}
+
+TABLES: dict[str, Callable[[AccessTable], Run]] = {
+    "check_ccert_access": access.check_ccert_access,
+    "check_client_access": access.check_client_access,
+    "check_etrn_access": access.check_etrn_access,
+    "check_helo_access": access.check_helo_access,
+    "check_recipient_access": access.check_recipient_access,
+    "check_reverse_client_hostname_access": access.check_reverse_client_hostname_access,
+    "check_sasl_access": access.check_sasl_access,
+    "check_sender_access": access.check_sender_access,
+}
+
+#: What a bare ``type:table`` may stand for, by the list it is in.
+BARE_TABLES = (
+    "check_client_access",
+    "check_reverse_client_hostname_access",
+    "check_helo_access",
+    "check_sender_access",
+    "check_recipient_access",
+    "check_etrn_access",
+)
+
+#: The built-in restriction class ``reject_sender_login_mismatch``.
+LOGIN_MISMATCH = "reject_authenticated_sender_login_mismatch reject_unauthenticated_sender_login_mismatch"
+
+NOT_YET: dict[str, int] = {
+    **{
+        f"check_{what}_{record}_access": 1
+        for what in ("client", "reverse_client_hostname", "helo", "sender", "recipient")
+        for record in ("a", "mx", "ns")
+    },
+    "check_policy_service": 1,
+    "permit_dnswl_client": 1,
+    "permit_mx_backup": 0,
+    "permit_rhswl_client": 1,
+    "reject_rbl": 1,
+    "reject_rbl_client": 1,
+    "reject_rhsbl_client": 1,
+    "reject_rhsbl_helo": 1,
+    "reject_rhsbl_recipient": 1,
+    "reject_rhsbl_reverse_client": 1,
+    "reject_rhsbl_sender": 1,
+    "reject_unknown_address": 0,
+    "reject_unknown_helo_hostname": 0,
+    "reject_unknown_hostname": 0,
+    "reject_unknown_recipient_domain": 0,
+    "reject_unknown_sender_domain": 0,
+    "reject_unverified_recipient": 0,
+    "reject_unverified_sender": 0,
+}
+
+REMOVED: dict[str, str] = {
+    "check_relay_domains": '"reject_unauth_destination"',
+    "permit_naked_ip_address": '"permit_mynetworks" or "permit_sasl_authenticated"',
+    "reject_maps_rbl": '"reject_rbl_client domain-name"',
+}

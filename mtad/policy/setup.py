@@ -1,0 +1,199 @@
+"""What the evaluator needs of the configuration, read once.
+
+:class:`Setup` holds the compiled lists, reply codes and match lists of one service.  What is wrong is
+collected, not raised: ``errors`` (:class:`~mtad.errors.ConfigError`, the service must not start) and
+``warnings`` (Postfix would start, and answer 451 when it gets there).
+
+Postfix counterpart: ``smtpd_check_init()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from mtad.config.expand import parse_level
+from mtad.errors import ConfigError, MtadError
+from mtad.maillog import MailLog, printable
+from mtad.policy.check import Rule
+from mtad.policy.compiler import FAKE_RELAY, Compiler
+from mtad.policy.header_context import HeaderContext
+from mtad.policy.unlisted import UnlistedTables
+from mtad.rewrite.resolve import Resolver
+from mtad.tables import AddressList, Maps, StringList
+
+if TYPE_CHECKING:
+    from mtad.config.parameters import Parameters
+    from mtad.policy.request import Request
+    from mtad.rewrite.address import Rewriter
+    from mtad.rewrite.classes import AddressClasses
+
+Sleep = Callable[[float], Awaitable[None]]
+
+_CODES = (
+    "access_map_defer_code",
+    "access_map_reject_code",
+    "defer_code",
+    "invalid_hostname_reject_code",
+    "multi_recipient_bounce_reject_code",
+    "non_fqdn_reject_code",
+    "plaintext_reject_code",
+    "reject_code",
+    "relay_domains_reject_code",
+    "unknown_client_reject_code",
+    "unknown_local_recipient_reject_code",
+    "unknown_relay_recipient_reject_code",
+    "unknown_virtual_alias_reject_code",
+    "unknown_virtual_mailbox_reject_code",
+)
+
+
+class Setup:
+    """The configuration of one service's restrictions."""
+
+    def __init__(
+        self,
+        p: Parameters,
+        log: MailLog,
+        rewriter: Rewriter,
+        classes: AddressClasses,
+        sleep: Sleep | None,
+        actions: frozenset[str],
+    ) -> None:
+        self.p = p
+        self.log = log
+        self.rewriter = rewriter
+        self.classes = classes
+        self.sleep = sleep
+        self.actions = actions
+        self.errors: list[ConfigError] = []
+        self.warnings: list[str] = []
+        self.resolver = Resolver(p, rewriter, classes)
+        self._flags(p)
+        parents = {word.lower() for word in p.words("parent_domain_matches_subdomains")}
+        self.access_parents = "smtpd_access_maps" in parents
+        self.mynetworks = AddressList(
+            "mynetworks",
+            p["mynetworks"],
+            p.directory,
+            parent_matches="mynetworks" in parents,
+            warn=log.warning,
+        )
+        self._note("mynetworks", self.mynetworks.problems)
+        self.logged_permits = StringList(
+            "smtpd_log_access_permit_actions",
+            p["smtpd_log_access_permit_actions"],
+            p.directory,
+            warn=log.warning,
+        )
+        self.login_maps = self.maps("smtpd_sender_login_maps")
+        self._relay_certs: Maps | None = None
+        self._unlisted: UnlistedTables | None = None
+        self.headers = HeaderContext(self)
+        self._lists(p)
+        if self.reject_unlisted_recipient or self.reject_unlisted_sender:
+            _ = self.unlisted
+
+    def _flags(self, p: Parameters) -> None:
+        self.codes = {name: p.number(name) for name in _CODES}
+        self.soft_bounce = p.flag("soft_bounce")
+        self.delay_reject = p.flag("smtpd_delay_reject")
+        self.sasl = p.flag("smtpd_sasl_auth_enable")
+        self.ask_cert = p.flag("smtpd_tls_ask_ccert")
+        self.untrusted_routing = p.flag("allow_untrusted_routing")
+        self.null_key = p["smtpd_null_access_lookup_key"].encode()
+        self.delimiter = p["recipient_delimiter"]
+        self.myorigin = p["myorigin"].encode()
+        self.check_listed = "no_unknown_recipient_checks" not in p.words("receive_override_options")
+        self.reject_unlisted_recipient = self.check_listed and p.flag("smtpd_reject_unlisted_recipient")
+        self.reject_unlisted_sender = self.check_listed and p.flag("smtpd_reject_unlisted_sender")
+
+    def _lists(self, p: Parameters) -> None:
+        compiler = self.compiler = Compiler(self)
+        self.client = compiler.parameter("smtpd_client_restrictions")
+        self.helo = compiler.parameter("smtpd_helo_restrictions")
+        self.sender = compiler.parameter("smtpd_sender_restrictions")
+        relay = compiler.parameter("smtpd_relay_restrictions")
+        recipient = compiler.parameter("smtpd_recipient_restrictions")
+        self.data = compiler.parameter("smtpd_data_restrictions", bare_tables=False)
+        self.end_of_data = compiler.parameter("smtpd_end_of_data_restrictions", bare_tables=False)
+        self.etrn = compiler.parameter("smtpd_etrn_restrictions")
+        compiler.require_rejection()
+        level = parse_level(p["compatibility_level"])
+        relay_first = p.flag("smtpd_relay_before_recipient_restrictions")
+        #: below level 1 an unset relay list is empty; say when the later default would have refused
+        self.relay_unset = level < (1, 0, 0) and not p.explicit("smtpd_relay_restrictions")
+        #: below level 3.6 the relay list comes last unless told otherwise; say when that made a difference
+        self.relay_last_by_default = level < (3, 6, 0) and not p.explicit(
+            "smtpd_relay_before_recipient_restrictions"
+        )
+        if self.relay_unset:
+            relay, relay_first = compiler.compile(FAKE_RELAY, "smtpd_relay_restrictions"), False
+        self.recipient: tuple[tuple[Rule, ...], tuple[Rule, ...]] = (
+            (relay, recipient) if relay_first else (recipient, relay)
+        )
+
+    # -- tables
+
+    def maps(self, parameter: str) -> Maps:
+        """The tables of a parameter."""
+        return self.open(self.p[parameter], parameter)
+
+    def open(self, spec: str, parameter: str) -> Maps:
+        """Tables named in a parameter; what can't be opened is noted."""
+        maps = Maps(spec, self.p.directory, title=parameter, warn=self.log.warning)
+        self._note(parameter, maps.problems)
+        return maps
+
+    def _note(self, parameter: str, problems: list[MtadError]) -> None:
+        for problem in problems:
+            if isinstance(problem, ConfigError) and parameter != "mynetworks":
+                path, line = self.p.where(parameter)
+                self.errors.append(
+                    ConfigError(
+                        problem.reason, path=path, line=line, parameter=parameter, remedy=problem.remedy
+                    )
+                )
+            else:
+                self.warnings.append(f"parameter {parameter}: {problem}")
+
+    @property
+    def relay_certs(self) -> Maps:
+        """``relay_clientcerts``, opened when first needed."""
+        if self._relay_certs is None:
+            self._relay_certs = self.maps("relay_clientcerts")
+        return self._relay_certs
+
+    @property
+    def unlisted(self) -> UnlistedTables:
+        """The tables of valid recipients, opened when first needed."""
+        if self._unlisted is None:
+            self._unlisted = UnlistedTables(self)
+        return self._unlisted
+
+    async def find_address(self, maps: Maps, key: bytes) -> bytes | None:
+        """An address in maps, by the order of keys that address tables have."""
+        if not maps:
+            return None
+        return await maps.find_address(key, self.delimiter, self.classes.is_local_domain, self.myorigin)
+
+    # -- notes on old defaults
+
+    def note_relay_unset(self, request: Request) -> None:
+        """Say that the default of level 1 would have refused."""
+        self.log.info(
+            'using backwards-compatible default setting "smtpd_relay_restrictions = (empty)" to avoid '
+            f'"Relay access denied" error for {_parties(request)}'
+        )
+
+    def note_relay_last(self, request: Request) -> None:
+        """Say that the default of level 3.6 would have asked the relay list first."""
+        self.log.info(
+            "using backwards-compatible default setting smtpd_relay_before_recipient_restrictions=no "
+            f"to reject {_parties(request)}"
+        )
+
+
+def _parties(request: Request) -> str:
+    recipient = printable(request.recipient.text) if request.recipient else ""
+    return f'recipient "{recipient}" from client "{request.client}"'

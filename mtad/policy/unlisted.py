@@ -1,0 +1,146 @@
+"""Is there such a user?  ``reject_unlisted_recipient`` and ``reject_unlisted_sender``.
+
+An address passes that any rewriting map knows; else the table of its class must know it:
+``local_recipient_maps``, ``virtual_mailbox_maps``, ``relay_recipient_maps`` (a class without table takes
+every address).  Transports ``error:`` and ``retry:`` of a class refuse with their text.
+
+Postfix counterpart: ``check_rcpt_maps()``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mtad.errors import MtadError
+from mtad.policy import dsn
+from mtad.policy.check import DUNNO, RECIPIENT, SENDER, Check, Rule, Scope
+from mtad.rewrite.classes import DEFAULT, LOCAL, RELAY, VIRTUAL_ALIAS, VIRTUAL_MAILBOX
+from mtad.tables import Maps
+from mtad.wire.events import Address
+
+if TYPE_CHECKING:
+    from mtad.policy.setup import Setup
+    from mtad.rewrite.resolve import Resolution
+
+_ALWAYS_LOCAL = ("postmaster", "mailer-daemon")
+
+
+class UnlistedTables:
+    """The maps that say which addresses exist, and the transports of the classes."""
+
+    def __init__(self, setup: Setup) -> None:
+        p = setup.p
+        self.rewriting = [
+            maps
+            for name in ("recipient_canonical_maps", "canonical_maps", "virtual_alias_maps")
+            if (maps := setup.maps(name))
+        ]
+        self.sender_canonical = setup.maps("sender_canonical_maps")
+        self.relocated = setup.maps("relocated_maps")
+        self.relocated_prefix = p.flag("relocated_prefix_enable")
+        #: class: (maps, reply code, name of the table)
+        self.listed: dict[str, tuple[Maps, int, bytes]] = {
+            LOCAL: (
+                _local_maps(setup),
+                setup.codes["unknown_local_recipient_reject_code"],
+                b"local recipient",
+            ),
+            VIRTUAL_MAILBOX: (
+                setup.maps("virtual_mailbox_maps"),
+                setup.codes["unknown_virtual_mailbox_reject_code"],
+                b"virtual mailbox",
+            ),
+            RELAY: (
+                setup.maps("relay_recipient_maps"),
+                setup.codes["unknown_relay_recipient_reject_code"],
+                b"relay recipient",
+            ),
+        }
+        self.show_table = p.flag("show_user_unknown_table_name")
+        unknown = b"5.1.1 User unknown" + (b" in virtual alias table" if self.show_table else b"")
+        self.transports = {
+            LOCAL: p["local_transport"].encode().partition(b":"),
+            VIRTUAL_ALIAS: (b"error", b":", unknown),
+            VIRTUAL_MAILBOX: p["virtual_transport"].encode().partition(b":"),
+            RELAY: p["relay_transport"].encode().partition(b":"),
+            DEFAULT: p["default_transport"].encode().partition(b":"),
+        }
+        self.system = (p["double_bounce_sender"].lower().encode(), *(n.encode() for n in _ALWAYS_LOCAL))
+
+
+def _local_maps(setup: Setup) -> Maps:
+    """``local_recipient_maps``; a table that can't be opened fails when it is asked, as in Postfix."""
+    p = setup.p
+    maps = Maps(p["local_recipient_maps"], p.directory, title="local_recipient_maps", warn=setup.log.warning)
+    setup.warnings += [f"parameter local_recipient_maps: {problem}" for problem in maps.problems]
+    return maps
+
+
+async def reject_unlisted_recipient(check: Check, scope: Scope) -> int:
+    recipient = check.request.recipient
+    if recipient is None or not recipient.text or not check.setup.check_listed or check.recipient_listed:
+        return DUNNO
+    if not check.warn:
+        check.recipient_listed = True
+    return await _listed(check, recipient, RECIPIENT)
+
+
+async def reject_unlisted_sender(check: Check, scope: Scope) -> int:
+    sender = check.request.sender
+    if sender is None or not sender.text or not check.setup.check_listed or check.sender_listed:
+        return DUNNO
+    if not check.warn:
+        check.sender_listed = True
+    return await _listed(check, sender, SENDER)
+
+
+#: What ``smtpd_reject_unlisted_recipient`` and ``smtpd_reject_unlisted_sender`` run at the end.
+UNLISTED_RECIPIENT = (Rule("reject_unlisted_recipient", reject_unlisted_recipient),)
+UNLISTED_SENDER = (Rule("reject_unlisted_sender", reject_unlisted_sender),)
+
+
+async def _listed(check: Check, address: Address, kind: str) -> int:
+    found = await check.resolve(address)
+    try:
+        return await _search(check, address, found, kind)
+    except MtadError as error:
+        check.lookup_failed(error, address.text)
+
+
+async def _search(check: Check, address: Address, found: Resolution, kind: str) -> int:
+    setup = check.setup
+    tables = setup.unlisted
+    for maps in tables.rewriting:
+        if await setup.find_address(maps, found.key) is not None:
+            return DUNNO
+    if kind == SENDER and await setup.find_address(tables.sender_canonical, found.key) is not None:
+        return DUNNO
+    scope = Scope(address.text, kind, "")
+    transport, _, reason = tables.transports[found.kind]
+    moved = await setup.find_address(tables.relocated, found.key)
+    if moved is not None:
+        transport, reason = b"error", _moved(moved, tables.relocated_prefix)
+    default = b".1.0" if kind == SENDER else b".1.1"
+    if transport in (b"error", b"retry"):
+        hard = transport == b"error"
+        status, text = dsn.split((b"5" if hard else b"4") + default, reason)
+        code = 550 if hard else 450
+        if hard and found.kind == VIRTUAL_ALIAS:
+            code = setup.codes["unknown_virtual_alias_reject_code"]
+        return check.refuse(code, dsn.fit(status, kind, setup.log), scope, text)
+    if found.kind not in tables.listed:
+        return DUNNO
+    maps, code, name = tables.listed[found.kind]
+    if not maps or (found.kind == LOCAL and found.key.rpartition(b"@")[0] in tables.system):
+        return DUNNO
+    if await setup.find_address(maps, found.key) is not None:
+        return DUNNO
+    text = b"User unknown" + (b" in %b table" % name if tables.show_table else b"")
+    return check.refuse(code, b"5" + default, scope, text)
+
+
+def _moved(reply: bytes, prefix: bool) -> bytes:
+    if prefix:
+        return b"5.1.6 User has moved to " + reply
+    status, text = dsn.split(b"", reply)
+    return status + b" " + text if status and text else b"5.2.0 Mailbox is unavailable"

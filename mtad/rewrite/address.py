@@ -1,0 +1,95 @@
+"""Addresses made complete.
+
+:class:`Rewriter` gives an address its full ``user@domain`` form by the rules of the *local* context (all
+envelope addresses, and the headers of clients that ``local_header_rewrite_clients`` names) or of the
+*remote* one (``remote_header_rewrite_domain`` takes the place of ``$myorigin`` and ``$mydomain``; while it is
+empty, headers of remote clients are left alone).  It raises nothing and looks nothing up.
+
+An address is taken apart into local part and domain (None: no ``@``).  Operators (``!``, ``%``) count only
+in a local part that needs no quotes.
+
+Postfix counterpart: ``rewrite_tree()`` in ``trivial-rewrite(8)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mtad.wire.address import from_text, quote
+from mtad.wire.events import Address
+
+if TYPE_CHECKING:
+    from mtad.config.parameters import Parameters
+
+Parts = tuple[bytes, bytes | None]
+
+
+def split(text: bytes) -> Parts:
+    """Local part and domain of an address in internal form."""
+    local, at, domain = text.rpartition(b"@")
+    return (local, domain) if at else (domain, None)
+
+
+class Rewriter:
+    """The rewriting rules of one configuration."""
+
+    def __init__(self, p: Parameters) -> None:
+        self._at_myorigin = p.flag("append_at_myorigin")
+        self._dot_mydomain = p.flag("append_dot_mydomain")
+        self.swap_bangpath = p.flag("swap_bangpath")
+        self.percent_hack = p.flag("allow_percent_hack")
+        self.myorigin = p["myorigin"].encode()
+        self._local = (self.myorigin, p["mydomain"].encode())
+        remote = p["remote_header_rewrite_domain"].encode()
+        self._remote = (remote, remote)
+        #: headers of remote clients are rewritten at all
+        self.rewrites_remote = bool(remote)
+
+    def rewrite(self, address: Address, remote: bool = False) -> Address:
+        """``address`` in complete form; the null address and one that is complete come back as they are."""
+        text = address.text
+        if not text:
+            return address
+        before = split(text)
+        after = self.rewrite_parts(*before, remote)
+        return address if after == before else from_text(_join(*after))
+
+    def rewrite_parts(self, local: bytes, domain: bytes | None, remote: bool = False) -> Parts:
+        """The same on an address in parts."""
+        origin, mydomain = self._remote if remote else self._local
+        if not local and not domain:
+            return b"", None  # a lone @ is the null address
+        if local[:1] == b"@":
+            _, colon, rest = local.partition(b":")  # source route (RFC 5321 section 4.1.1.3)
+            if colon and rest:
+                local = rest
+        if domain is None:
+            local, domain = self.operators(local)
+            if domain is None and self._at_myorigin and origin:
+                domain = origin
+        if domain:
+            if self._dot_mydomain and mydomain and b"." not in domain and b"[" not in domain:
+                domain = domain + b"." + mydomain
+            if domain[-1:] == b"." and len(domain) > 1 and domain[-2:-1] != b".":
+                domain = domain[:-1]
+        return local, domain
+
+    def operators(self, local: bytes) -> Parts:
+        """``site!user`` as ``user@site``, ``user%site`` as ``user@site``, if that is wanted here."""
+        if self.swap_bangpath and b"!" in local:
+            if not needs_quotes(local):
+                site, _, user = local.partition(b"!")
+                return user, site
+        elif self.percent_hack and b"%" in local and not needs_quotes(local):
+            user, _, site = local.rpartition(b"%")
+            return user, site
+        return local, None
+
+
+def needs_quotes(local: bytes) -> bool:
+    """Whether this local part is written as a quoted string (RFC 5322 section 3.2.4)."""
+    return quote(local + b"@") != local + b"@"
+
+
+def _join(local: bytes, domain: bytes | None) -> bytes:
+    return local if domain is None else local + b"@" + domain
