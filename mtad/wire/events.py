@@ -49,6 +49,10 @@ class Refused:
     warning: str = ""
     #: hang up after the reply
     hang_up: bool = False
+    #: counts as an error of the client (Postfix: the command's function returned nonzero)
+    error: bool = True
+    #: a refusal by policy, logged as ``NOQUEUE: reject: VERB from ...``
+    reject: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +144,8 @@ class BodyEnd:
     """The message is complete; ``size`` bytes came out as chunks.
 
     ``chunked``: by BDAT LAST of ``last_chunk`` bytes (the 250 then names the count).
-    ``bare_newline``: lines ended by a lone LF (or a lone CR) were seen; what that means is
-    policy (``smtpd_forbid_bare_newline``).
+    ``bare_newline``: lines ended by a lone LF were seen; what that means is policy
+    (``smtpd_forbid_bare_newline``).
     """
 
     size: int
@@ -154,6 +158,7 @@ class BodyEnd:
 class Vrfy:
     recipient: Address
     line: bytes = b""
+    argument: bytes = b""  # as sent: the text of the 252
 
 
 @dataclass(frozen=True, slots=True)

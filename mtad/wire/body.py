@@ -1,0 +1,168 @@
+"""Message bodies: out of DATA and BDAT, and into DATA.
+
+What comes out of a decoder is strictly lined with CRLF and holds no other CR or LF: a bare LF
+becomes CRLF, a stray CR a blank (what Postfix does with ``cleanup_replace_stray_cr_lf = yes``).  So
+nothing that is sent on can end a message early at a server that reads lines more loosely.
+
+*Only* CR LF ``.`` CR LF ends DATA (RFC 5321 section 4.1.1.4), also as the very first line.  Lines
+are dot-unstuffed; a line ``.`` next to a bare LF is dropped, as Postfix drops it with
+``smtpd_forbid_bare_newline = normalize``.
+
+Nothing here works line by line, and however the input is cut, the output is the same.  A decoder
+keeps at most four bytes back.  Postfix counterpart: ``receive_data_message`` and ``bdat_cmd`` in
+``smtpd.c``, ``smtp_stream.c``, ``cleanup_message.c``.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Input is taken in pieces of this size; no piece of output is larger than twice that.
+PIECE = 32 * 1024 - 8
+
+_END = b"\r\n.\r\n"
+# A line of one dot, taken out with the line end before it.
+_DOT_LINE = re.compile(rb"\r?\n\.(?=\r?\n)")
+
+
+def _clean(body: bytes) -> bool:
+    """Is each CR followed by LF and each LF preceded by CR?"""
+    pairs = body.count(b"\r\n")
+    return body.count(b"\n") == pairs and body.count(b"\r") == pairs
+
+
+class DataDecoder:
+    """The body of DATA, behind the 354.
+
+    ``size`` counts the bytes that came out; ``bare_newline``: a lone LF was seen; ``ended``: the end
+    of data was seen.
+    """
+
+    __slots__ = ("_first", "_held", "bare_newline", "ended", "size")
+
+    def __init__(self) -> None:
+        self._held = b"\r\n"  # as if a line had just ended; never part of the output
+        self._first = True
+        self.size = 0
+        self.bare_newline = False
+        self.ended = False
+
+    def feed(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """Decode a piece of ``data`` from ``at``; gives content and the index of the first byte not used.
+
+        Once ``ended``, the rest of ``data`` is no part of the body.
+        """
+        piece = data[at : at + PIECE]
+        held = self._held
+        block = held + piece
+        end = block.find(_END)
+        if end >= 0:
+            self.ended = True
+            at += end + len(_END) - len(held)
+            body = block[: end + 2]
+        else:
+            at += len(piece)
+            body = self._hold(block)
+        body = body.replace(b"\r\n.", b"\r\n") if _clean(body) else self._repair(body)
+        if self._first and body:
+            self._first = False
+            body = body[2:]
+        self.size += len(body)
+        return body, at
+
+    def _hold(self, block: bytes) -> bytes:
+        """Keep back what could begin an end of data or a line of one dot; gives the rest."""
+        tail = block[-4:]
+        if tail.endswith((b"\n.\n", b"\n.\r\n")):
+            self.bare_newline = True
+            block = _DOT_LINE.sub(b"", block)
+            tail = block[-4:]
+        newline = tail.rfind(b"\n")
+        if newline >= 0 and tail[newline + 1 :] in (b"", b".", b".\r"):
+            start = newline - 1 if tail[newline - 1 : newline] == b"\r" else newline
+            keep = len(tail) - start
+        else:
+            keep = 1 if tail.endswith(b"\r") else 0
+        cut = len(block) - keep
+        self._held = block[cut:]
+        return block[:cut]
+
+    def _repair(self, body: bytes) -> bytes:
+        """Unstuff a body that holds a lone CR or LF, and put blanks and CRLF for them."""
+        if body.count(b"\n") != body.count(b"\r\n"):
+            self.bare_newline = True
+        body = _DOT_LINE.sub(b"", body).replace(b"\r\n", b"\n").replace(b"\r", b" ")
+        return body.replace(b"\n.", b"\n").replace(b"\n", b"\r\n")
+
+
+class ChunkDecoder:
+    """The chunks of BDAT, over all chunks of a message (RFC 3030).
+
+    ``size`` and ``bare_newline`` as with :class:`DataDecoder`.
+    """
+
+    __slots__ = ("_held", "_open_line", "bare_newline", "size")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._open_line = False
+        self.size = 0
+        self.bare_newline = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """Decode a piece of a chunk (at most ``PIECE`` bytes)."""
+        block = self._held + piece if self._held else piece
+        if block.endswith(b"\r"):
+            self._held = b"\r"
+            return self._repair(block[:-1])
+        self._held = b""
+        return self._repair(block)
+
+    def finish(self) -> bytes:
+        """After the last chunk: what was kept back, and the line end that was left out."""
+        rest = self._repair(self._held)
+        self._held = b""
+        if self._open_line:
+            self._open_line = False
+            self.size += 2
+            rest += b"\r\n"
+        return rest
+
+    def _repair(self, body: bytes) -> bytes:
+        if not _clean(body):
+            if body.count(b"\n") != body.count(b"\r\n"):
+                self.bare_newline = True
+            body = body.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
+        if body:
+            self._open_line = not body.endswith(b"\n")
+            self.size += len(body)
+        return body
+
+
+class Stuffer:
+    """Dot-stuffing on the way out (RFC 5321 section 4.5.2).
+
+    A bare CR or LF in the content, which nothing here stores, is made harmless by the same rules
+    as on the way in.
+    """
+
+    __slots__ = ("_decoder", "_line_start")
+
+    def __init__(self) -> None:
+        self._decoder = ChunkDecoder()
+        self._line_start = True
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next piece of content, stuffed."""
+        return self._stuff(self._decoder.feed(chunk))
+
+    def finish(self) -> bytes:
+        """The end: a missing line end, and the terminator, once."""
+        return self._stuff(self._decoder.finish()) + b".\r\n"
+
+    def _stuff(self, body: bytes) -> bytes:
+        if not body:
+            return b""
+        start = b"." if self._line_start and body.startswith(b".") else b""
+        self._line_start = body.endswith(b"\n")
+        return start + body.replace(b"\n.", b"\n..")

@@ -1,0 +1,47 @@
+"""The reply to EHLO: what this server offers, in the order in which Postfix offers it.
+
+RFC 5321 section 4.1.1.1; RFC 1870 (SIZE), 1985 (ETRN), 2034 (ENHANCEDSTATUSCODES), 2920
+(PIPELINING), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 6152 (8BITMIME), 6531
+(SMTPUTF8).  Postfix counterpart: ``ehlo_cmd`` in ``smtpd(8)``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from mtad.wire.reply import Reply
+from mtad.wire.settings import ServerSettings
+
+
+@lru_cache(maxsize=256)
+def ehlo_reply(settings: ServerSettings, tls: bool = False, mechanisms: tuple[bytes, ...] = ()) -> Reply:
+    """The 250 reply of several lines.
+
+    ``mechanisms`` are those announced to this client (none: AUTH is not announced).  Keywords
+    that ``settings.discard`` names are left out.
+    """
+    size = b"SIZE %d" % settings.size_limit if settings.size_limit else b"SIZE"
+    auth = b" ".join(mechanisms)
+    announce_auth = settings.auth_enabled and (tls or not settings.auth_tls_only) and bool(mechanisms)
+    offers: list[tuple[str, bytes, bool]] = [
+        ("pipelining", b"PIPELINING", True),
+        ("size", size, True),
+        ("vrfy", b"VRFY", not settings.disable_vrfy),
+        ("etrn", b"ETRN", True),
+        ("starttls", b"STARTTLS", settings.tls_offered and not tls),
+        ("auth", b"AUTH " + auth, announce_auth),
+        ("auth", b"AUTH=" + auth, announce_auth and settings.broken_auth_clients),
+        ("enhancedstatuscodes", b"ENHANCEDSTATUSCODES", True),
+        ("8bitmime", b"8BITMIME", True),
+        ("dsn", b"DSN", True),
+        ("smtputf8", b"SMTPUTF8", settings.smtputf8),
+        ("chunking", b"CHUNKING", True),
+    ]
+    lines = [line for keyword, line, offered in offers if offered and keyword not in settings.discard]
+    return Reply(250, b"\n".join([settings.hostname, *lines]))
+
+
+@lru_cache(maxsize=64)
+def helo_reply(settings: ServerSettings) -> Reply:
+    """The reply to HELO: the host name alone."""
+    return Reply(250, settings.hostname)
