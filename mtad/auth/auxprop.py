@@ -18,6 +18,7 @@ from mtad.auth.checkers import Verdict
 from mtad.auth.names import split_first
 from mtad.errors import TableError
 from mtad.maillog import MailLog
+from mtad.tables.sasldb import SaslDb
 
 _SALT_SIZE = 16
 
@@ -37,17 +38,14 @@ class SasldbAuxprop:
 
     def __init__(self, path: str, default_realm: bytes, log: MailLog) -> None:
         self._path = path
-        from mtad.tables.sasldb import SaslDb
-
         self._db = SaslDb(path)
         self._default_realm = default_realm
         self._log = log
 
     async def fetch(self, user: bytes, properties: Iterable[str]) -> dict[str, bytes]:
-        try:
-            name, realm = (part.decode() for part in split_first(user, self._default_realm))
-        except UnicodeDecodeError:
-            return {}
+        name, realm = (
+            part.decode("utf-8", "surrogateescape") for part in split_first(user, self._default_realm)
+        )
         found = {}
         try:
             for prop in properties:
@@ -55,9 +53,11 @@ class SasldbAuxprop:
                 if value is not None:
                     found[prop] = value
         except TableError as error:
-            self._log.warning(
-                f"SASL authentication problem: unable to open Berkeley db {self._path}: {error}"
-            )
+            cause = error.__cause__
+            if isinstance(cause, FileNotFoundError):
+                return {}
+            why = cause.strerror if isinstance(cause, OSError) else error
+            self._log.warning(f"SASL authentication problem: unable to open Berkeley db {self._path}: {why}")
             raise
         return found
 

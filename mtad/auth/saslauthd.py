@@ -193,16 +193,17 @@ class Saslauthd:
 
     def _try(self, connection: socket.socket) -> int:
         """Connect to the first path that exists; gives the error number, 0 for none."""
-        code = errno.ENOENT
+        absent = 0
         for path in self._paths:
             try:
                 code = connection.connect_ex(path)
             except OSError:  # longer than a socket's name can be
                 code = errno.ENAMETOOLONG
             if code in (errno.ENOENT, errno.ENAMETOOLONG):
+                absent = absent or code
                 continue
             if code == 0 and path != self._path:
                 self._path = path
                 self._log.info(f"passwords are checked by saslauthd at {path}")
-            break
-        return code
+            return code
+        return absent

@@ -133,7 +133,14 @@ class Server:
         lines.clear()
         self._connection = ctypes.c_void_p()
         status = self._library.sasl_server_new(
-            b"smtp", host.encode(), realm.encode() or None, None, None, None, 0, ctypes.byref(self._connection)
+            b"smtp",
+            host.encode(),
+            realm.encode() or None,
+            None,
+            None,
+            None,
+            0,
+            ctypes.byref(self._connection),
         )
         assert status == OK, text(status)
         _secure(self._connection, security)
