@@ -2,8 +2,8 @@
 
 A :class:`Session` turns the engine's events into replies: it asks the authenticator and the evaluator,
 fills the transaction and hands it to the queue.  ``handle(event)`` gives a :class:`Reply` at once, a
-coroutine that gives one, or None for an event that is not answered.  Sockets, time-outs and TLS
-handshakes are the protocol's.
+coroutine that gives one (None: ``begin_chunk``), or None for an event that is not answered.  Sockets,
+time-outs and TLS handshakes are the protocol's.
 
 Postfix counterpart: the ``*_cmd`` functions of ``smtpd(8)``.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mtad.smtpd.service import SmtpdService
     from mtad.wire.server import ServerSession
 
-Answer = Reply | Coroutine[Any, Any, Reply] | None
+Answer = Reply | Coroutine[Any, Any, Reply | None] | None
 
 OK = Reply(250, b"Ok", b"2.0.0")
 MAIL_OK = Reply(250, b"Ok", b"2.1.0")
@@ -277,12 +277,9 @@ class Session:
         refusal = await self._body_begins()
         return refusal or DATA_GO
 
-    async def _bdat(self, event: ev.Bdat) -> Reply:
-        if event.first:
-            refusal = await self._body_begins()
-            if refusal is not None:
-                return refusal
-        return GO_AHEAD
+    async def _bdat(self, event: ev.Bdat) -> Reply | None:
+        """None: the chunk may come."""
+        return await self._body_begins() if event.first else None
 
     async def _body_begins(self) -> Reply | None:
         request, service, transaction = self.request, self.service, self.transaction
@@ -463,9 +460,6 @@ class Session:
             self.transaction = None
         self.request.reset_mail()
 
-
-#: What ``_bdat`` gives when the chunk may come: not sent, it makes the protocol call ``begin_chunk``.
-GO_AHEAD = Reply(354, b"")
 
 _VERBS: dict[type, bytes] = {
     ev.StartTLS: b"STARTTLS",

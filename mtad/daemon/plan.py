@@ -1,0 +1,86 @@
+"""The whole configuration, read and checked before any of it takes effect.
+
+:func:`make_plan` is what ``check``, ``start`` and ``reload`` share: it raises
+:class:`~mtad.errors.ConfigError` for the first thing that makes the configuration unusable, and gives
+everything worth telling the operator as findings.
+
+Postfix counterpart: what ``master(8)`` and each ``smtpd(8)`` do as they start, and ``postfix check``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from mtad.auth.authenticator import Authenticator
+from mtad.config.lint import Finding, lint
+from mtad.config.master_cf import Service, read_master_cf
+from mtad.config.parameters import Parameters
+from mtad.daemon.paths import Owner, owner
+from mtad.errors import ConfigError
+from mtad.maillog import ListSink, MailLog
+from mtad.net.interfaces import facts
+from mtad.policy.evaluator import Evaluator
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.service import ServicePlan, plan_service
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A configuration that can be taken."""
+
+    p: Parameters
+    owner: Owner
+    services: list[Service]  # all of master.cf
+    smtpd: list[ServicePlan]
+    findings: list[Finding]
+
+
+def read_parameters(directory: str) -> Parameters:
+    """main.cf of ``directory`` with the facts of this host.  Raises ConfigError."""
+    return Parameters.load(directory, facts(Parameters.load(directory)))
+
+
+def is_listener(service: Service) -> bool:
+    """Whether mtad serves this entry of master.cf."""
+    return service.type == "inet" and os.path.basename(service.command) == "smtpd"
+
+
+def make_plan(directory: str) -> Plan:
+    """Read and check the configuration in ``directory``.  Raises ConfigError."""
+    p = read_parameters(directory)
+    warnings: list[str] = []
+    services = read_master_cf(os.path.join(directory, "master.cf"), warnings)
+    findings = [Finding("warning", "", 0, "", text) for text in (*p.warnings, *warnings)]
+    findings += lint(p, services)
+    sink = ListSink()
+    log = MailLog(sink, "check")
+    errors = p.check()
+    if errors:
+        raise errors[0]
+    smtpd = [plan_service(service, p, log) for service in services if is_listener(service)]
+    if not smtpd:
+        raise ConfigError(
+            "no service for mtad: no inet service runs smtpd",
+            path=os.path.join(directory, "master.cf"),
+            remedy="enable the submission and submissions entries",
+        )
+    for plan in smtpd:
+        _try_out(plan, log)
+    seen = {(finding.path, finding.line, finding.text) for finding in findings}
+    for _, _, text in sink.lines:
+        finding = Finding("warning", "", 0, "", text.removeprefix("warning: "))
+        if (finding.path, finding.line, finding.text) not in seen:
+            seen.add((finding.path, finding.line, finding.text))
+            findings.append(finding)
+    return Plan(p, owner(p), services, smtpd, findings)
+
+
+def _try_out(plan: ServicePlan, log: MailLog) -> None:
+    """Build what a worker will build, and let go of it."""
+    evaluator = Evaluator(plan.p, log, Rewriter(plan.p), AddressClasses(plan.p))
+    for warning in evaluator.warnings:
+        log.warning(warning)
+    if plan.p.flag("smtpd_sasl_auth_enable"):
+        Authenticator.build(plan.p, None, log)  # type: ignore[arg-type]

@@ -1,0 +1,192 @@
+"""What a process does: receive mail (:class:`SmtpdRole`), or deliver it (:class:`QmgrRole`).
+
+A role lives in a reactor.  ``start`` makes its objects while the process still has its rights (tables and
+key files that only root may read); ``serve`` goes to work after they were given up and the store was
+opened; ``drain`` ends it without cutting anything short, ``stop`` ends it soon.  Both end in the Deferred
+``ended``.  The master runs each role in processes of its own; ``start-fg --single`` runs both in one.
+
+Postfix counterpart: ``smtpd(8)`` and ``qmgr(8)`` as ``master(8)`` runs them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from mtad.daemon.control import ControlServer
+from mtad.daemon.paths import Paths
+from mtad.daemon.plan import Plan
+from mtad.daemon.readers import DatagramReader
+from mtad.deliver.qmgr import QueueManager
+from mtad.maillog import MailLog, Sink
+from mtad.net.dns import Resolver
+from mtad.net.eager import adopt
+from mtad.queue.ids import QueueIds
+from mtad.queue.message import Message
+from mtad.queue.sqlite import SQLiteStore
+from mtad.smtpd.service import SmtpdService
+
+#: Seconds that ``stop`` waits for what is in hand.
+PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every role is given."""
+
+    plan: Plan
+    paths: Paths
+    sink: Sink
+    reactor: Any
+
+    @property
+    def log(self) -> MailLog:
+        return MailLog(self.sink, self.plan.p["syslog_name"])
+
+    def ids(self) -> QueueIds:
+        return QueueIds(long=self.plan.p.flag("enable_long_queue_ids"))
+
+
+class SmtpdRole:
+    """Serves the smtpd services on listening sockets; ``sockets``: by the service's place in the plan."""
+
+    def __init__(
+        self, around: Surroundings, store: SQLiteStore, sockets: Mapping[int, Sequence[socket.socket]]
+    ) -> None:
+        self._around = around
+        self._store = store
+        self._sockets = sockets
+        self._services: list[SmtpdService] = []
+        self._ports: list[Any] = []
+        self._waking = False
+        self._ending = False
+        self.ended: Deferred[None] = Deferred()
+
+    def start(self) -> None:
+        """Make the services: whatever must be opened with the rights we started with."""
+        around = self._around
+        self._resolver = Resolver(around.reactor)
+        self._ids = around.ids()
+        self._wakeup = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        for plan in around.plan.smtpd:
+            self._services.append(
+                SmtpdService(
+                    plan,
+                    reactor=around.reactor,
+                    store=self._store,
+                    log=around.log,
+                    resolver=self._resolver,
+                    ids=self._ids,
+                    spool_directory=around.paths.spool,
+                    main=around.plan.p,
+                    queued=self._queued,
+                    now=time.time,
+                )
+            )
+
+    def serve(self) -> None:
+        """Accept connections."""
+        around = self._around
+        for place, service in enumerate(self._services):
+            for listener in self._sockets.get(place, ()):
+                self._ports.append(adopt(around.reactor, listener, service))
+
+    def _queued(self, message: Message) -> None:
+        if not self._waking:
+            self._waking = True
+            self._around.reactor.callLater(0, self._wake)
+
+    def _wake(self) -> None:
+        """Tell qmgr.  A datagram that is lost costs it a poll."""
+        self._waking = False
+        try:
+            self._wakeup.sendto(b"I", self._around.paths.wakeup)
+        except OSError:
+            pass
+
+    def drain(self) -> None:
+        """Accept nothing more, let every session come to its end."""
+        self._stop_listening()
+        self._await_end(None)
+
+    def stop(self) -> None:
+        """Accept nothing more, end the sessions."""
+        self._stop_listening()
+        for service in self._services:
+            service.shut_down()
+        self._await_end(self._around.reactor.seconds() + PATIENCE)
+
+    def _stop_listening(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            port.stopListening()
+
+    def _await_end(self, deadline: float | None) -> None:
+        if self._ending:
+            return
+        reactor = self._around.reactor
+        if any(service.sessions for service in self._services) and (
+            deadline is None or reactor.seconds() < deadline
+        ):
+            reactor.callLater(0.05, self._await_end, deadline)
+            return
+        self._ending = True
+        self._wakeup.close()
+        self.ended.callback(None)
+
+
+class QmgrRole:
+    """Delivers the mail and answers the commands that ask about the queue."""
+
+    def __init__(self, around: Surroundings, store: SQLiteStore) -> None:
+        self._around = around
+        self._store = store
+        self.ended: Deferred[None] = Deferred()
+        self._ending = False
+
+    def start(self) -> None:
+        around = self._around
+        # the queue has one manager: wait until the last one is gone
+        self._lock = os.open(os.path.join(around.paths.queue, "qmgr.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchown(self._lock, around.plan.owner.uid, around.plan.owner.gid)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._manager = QueueManager(
+            around.plan.p,
+            self._store,
+            around.reactor,
+            around.log,
+            Resolver(around.reactor),
+            new_id=around.ids().next,
+            services=around.plan.services,
+            clock=time.time,
+        )
+
+    def serve(self) -> None:
+        around = self._around
+        self._reader = DatagramReader(around.reactor, around.paths.wakeup, self._manager.wake)
+        self._control = ControlServer(around, self._manager, self._store)
+        self._control.listen()
+        self._manager.start()
+
+    def drain(self) -> None:
+        """Finish the deliveries in hand."""
+        self._end()
+
+    def stop(self) -> None:
+        """Finish what can be finished soon."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        self._reader.close()
+        self._control.close()
+        self._manager.stop().addBoth(lambda _: self.ended.callback(None))

@@ -1,0 +1,138 @@
+"""One smtpd service of master.cf, ready to serve in this process.
+
+:class:`SmtpdService` is the Twisted factory of its connections and holds what they share: settings, TLS,
+authentication, policy, queue, log.  Its TLS context is made before the fork (:class:`ServicePlan`), so that
+sessions can be resumed in any worker; all else is made here.
+
+Postfix counterpart: one entry of ``master.cf`` and ``smtpd(8)``'s initialisation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from mtad.auth.authenticator import Authenticator
+from mtad.config.master_cf import Service
+from mtad.config.parameters import Parameters
+from mtad.maillog import MailLog
+from mtad.net.dns import Resolver
+from mtad.net.hosts import PeerName, peername
+from mtad.net.tls_server import ServerTLS
+from mtad.policy.evaluator import Evaluator
+from mtad.policy.request import Request
+from mtad.queue.ids import QueueIds
+from mtad.queue.message import Message
+from mtad.queue.store import QueueStore
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.protocol import SubmissionProtocol
+from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
+from mtad.tables.match import AddressList
+from mtad.wire.settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """A service as it will be: its master.cf entry, parameters and TLS context."""
+
+    service: Service
+    p: Parameters
+    settings: SmtpdSettings
+    tls: ServerTLS
+
+
+def plan_service(service: Service, p: Parameters, log: MailLog) -> ServicePlan:
+    """Read what one service needs.  Raises ConfigError."""
+    own = p.for_service(service)
+    settings = read_settings(own, service.name)
+    return ServicePlan(service, own, settings, ServerTLS(own, log.named(settings.ident)))
+
+
+class SmtpdService(Factory):
+    """See the module.  ``queued`` is called with each message that is in the queue."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        plan: ServicePlan,
+        *,
+        reactor: Any,
+        store: QueueStore,
+        log: MailLog,
+        resolver: Resolver,
+        ids: QueueIds,
+        spool_directory: str,
+        main: Parameters,
+        queued: Callable[[Message], None],
+        now: Callable[[], float],
+    ) -> None:
+        p = plan.p
+        self.plan = plan
+        self.settings = plan.settings
+        self.tls = plan.tls
+        self.reactor = reactor
+        self.store = store
+        self.resolver = resolver
+        self.ids = ids
+        self.spool_directory = spool_directory
+        self.queued = queued
+        self.now = now
+        self.log = log.named(plan.settings.ident)
+        # cleanup(8) knows nothing of the service's own syslog_name
+        self.cleanup_log = log.named(f"{main['syslog_name']}/cleanup")
+        self.rewriter = Rewriter(main)
+        self.evaluator = Evaluator(p, self.log, self.rewriter, AddressClasses(p))
+        self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
+        self.authenticator: Authenticator | None = None
+        if self.engine_settings.auth_enabled:
+            self.authenticator = Authenticator.build(p, reactor, self.log)
+        self._lenient_settings = dataclasses.replace(self.engine_settings, bare_newline="no")
+        self._lenient_clients = AddressList(
+            "smtpd_forbid_bare_newline_exclusions", p["smtpd_forbid_bare_newline_exclusions"], p.directory
+        )
+        self.sessions: set[SubmissionProtocol] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:
+        return SubmissionProtocol(self)
+
+    async def peer_name(self, address: str) -> PeerName:
+        """Who ``address`` says it is."""
+        return await peername(self.resolver, address, lookup=self.settings.peername_lookup)
+
+    async def engine_settings_for(self, request: Request) -> ServerSettings:
+        """The engine's settings for this client."""
+        if self.engine_settings.bare_newline == "no":
+            return self.engine_settings
+        excluded = await self._lenient_clients.matches(request.client_name, request.client_address)
+        return self._lenient_settings if excluded else self.engine_settings
+
+    def mechanisms(self, tls: bool) -> tuple[bytes, ...]:
+        """What EHLO announces."""
+        return self.authenticator.mechanisms(tls) if self.authenticator is not None else ()
+
+    def open_spool(self) -> BinaryIO:
+        """A file without a name for the content of a large message."""
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.spool_directory))
+
+    def report_bug(self, failure: Failure) -> None:
+        """Log the traceback of a mistake of ours."""
+        text = "".join(
+            traceback.format_exception(failure.type, failure.value, failure.getTracebackObject())
+        )
+        for part in text.strip().split("\n"):
+            self.log.error(part)
+
+    def shut_down(self) -> None:
+        """End all sessions, each as soon as it has no mail on its way."""
+        for protocol in list(self.sessions):
+            protocol.shut_down()
