@@ -1,0 +1,135 @@
+"""TCP transports that send a reply at once instead of in the reactor's next turn.
+
+Twisted's transports put what is written into a buffer, ask the reactor to tell when the socket can be
+written to, and write then: two ``epoll_ctl`` and a turn of the loop for each reply of some forty bytes.
+:class:`EagerServer` tries ``send`` first and falls back to Twisted's way for what the kernel does not take,
+while something waits in the buffer, while the connection closes and while a pull producer is at work; so
+everything a protocol can see is the same.  ``startTLS`` keeps this below TLS, and leaves out the buffer that
+Twisted puts above TLS, which would again wait for the next turn.
+
+:func:`adopt` serves a listening socket with them, or, by ``eager=False``, with Twisted's own.  This module
+leans on attributes of ``tcp.Server`` that are not quite public; nothing else does.
+
+Postfix counterpart: none; each of its processes writes to one client.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IProtocolFactory, ISSLTransport
+from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import directlyProvides
+
+
+def _send(connection: EagerServer, data: bytes) -> None:
+    """Write to the plain connection, whether or not TLS runs above it."""
+    if (
+        not data
+        or connection._tempDataBuffer
+        or connection.dataBuffer
+        or not connection.connected
+        or connection.disconnecting
+        or connection._aborting
+        or connection._writeDisconnecting
+        or (connection.producer is not None and not connection.streamingProducer)
+    ):
+        FileDescriptor.write(connection, data)
+        return
+    try:
+        sent = connection.socket.send(data)
+    except OSError:
+        sent = 0  # full, or broken: then the reactor finds it so and tells the protocol
+    if sent < len(data):
+        FileDescriptor.write(connection, data[sent:] if sent else data)
+
+
+class _BelowTLS:
+    """What TLS sees as its transport: the connection without TLS."""
+
+    def __init__(self, connection: EagerServer) -> None:
+        self._connection: Any = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def write(self, data: bytes) -> None:
+        _send(self._connection, data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        _send(self._connection, b"".join(iovec))
+
+    def loseConnection(self) -> None:
+        FileDescriptor.loseConnection(self._connection)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        FileDescriptor.registerProducer(self._connection, producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        FileDescriptor.unregisterProducer(self._connection)
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    protocol = TLSMemoryBIOProtocol
+
+
+class EagerServer(tcp.Server):
+    """A server's connection that sends at once."""
+
+    protocol: Any
+    streamingProducer: bool
+
+    def __init__(self, sock: socket.socket, *rest: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().__init__(sock, *rest)
+
+    def write(self, data: bytes) -> None:
+        if not self.TLS:
+            _send(self, data)
+        elif self.connected:
+            self.protocol.write(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
+
+    def startTLS(self, ctx: Any, normal: bool = True) -> None:
+        """Begin TLS; ``ctx`` as for Twisted's ``startTLS``, best a connection creator."""
+        this: Any = self
+        producer = self.producer
+        if producer is not None:
+            this.unregisterProducer()
+        make_layer: Any = TLSMemoryBIOProtocol
+        layer = make_layer(_TLSFactory(ctx, not normal, Factory(), this.reactor), self.protocol, False)
+        self.protocol = layer
+        this.getHandle = layer.getHandle
+        this.getPeerCertificate = layer.getPeerCertificate
+        directlyProvides(self, ISSLTransport)
+        this.TLS = True
+        layer.makeConnection(_BelowTLS(self))
+        if producer is not None:
+            this.registerProducer(producer, self.streamingProducer)
+
+
+class EagerPort(tcp.Port):
+    """A listening port whose connections are :class:`EagerServer`."""
+
+    transport: Any = EagerServer
+
+
+def adopt(
+    reactor: Any, listener: socket.socket, factory: IProtocolFactory, *, eager: bool = True
+) -> tcp.Port:
+    """Accept connections from a listening socket, which other processes may share.
+
+    The port has a descriptor of its own: ``listener`` may be closed, and ``stopListening()`` ends
+    this process's part only.
+    """
+    kind: Any = EagerPort if eager else tcp.Port
+    port: tcp.Port = kind._fromListeningDescriptor(reactor, listener.fileno(), listener.family, factory)
+    port.startListening()
+    return port
