@@ -24,6 +24,7 @@ from mtad.config.master_cf import Service, read_entries
 from mtad.config.names import BUILTIN, SERVICE, USER, Survey, survey
 from mtad.config.parameters import Facts, Parameters, table
 from mtad.errors import ConfigError
+from mtad.net.interfaces import facts
 
 DEFAULT_DIRECTORY = "/etc/postfix"
 
@@ -159,13 +160,14 @@ def _table_types() -> tuple[str, ...]:
 
 
 def _load(request: _Request) -> Parameters:
-    p = Parameters.load(request.directory, _facts(), request.overrides, process=_PROCESS)
+    p = Parameters.load(request.directory, Facts(), request.overrides, process=_PROCESS)
     _warn(p.warnings)
-    return p
+    return _with_networks(p)
 
 
-def _facts() -> Facts:
-    return Facts()
+def _with_networks(p: Parameters) -> Parameters:
+    """The same with the default of mynetworks, for which the host is asked when it is needed."""
+    return p.with_facts(Facts(mynetworks=lambda style: facts(p).mynetworks(style)))
 
 
 def _show_services(request: _Request) -> int:
@@ -193,7 +195,7 @@ def _show_services(request: _Request) -> int:
 def _show_parameters(request: _Request) -> int:
     flags = request.flags
     defaults = "-d" in flags
-    p = Parameters({}, DEFAULT_DIRECTORY, _facts(), process=_PROCESS) if defaults else _load(request)
+    p = _with_networks(Parameters({}, DEFAULT_DIRECTORY, process=_PROCESS)) if defaults else _load(request)
     warnings: list[str] = []
     services = _services(request, warnings)
     found = survey(p, services, defaults_only=defaults)

@@ -153,6 +153,10 @@ class Parameters:
         path = f"{directory}/main.cf"
         return cls({name: Setting(text, path, 0) for name, text in values.items()}, directory, facts)
 
+    def with_facts(self, facts: Facts) -> Parameters:
+        """The same settings, defaults computed from other facts."""
+        return Parameters(self._settings, self.directory, facts, self.warnings, self._process)
+
     def for_service(self, service: Service) -> Parameters:
         """These parameters as ``service`` sees them: with its ``-o`` settings and its ``$service_name``."""
         path = f"{self.directory}/master.cf"
