@@ -93,13 +93,22 @@ class LmdbTable(LocalTable):
         self._environment.close()
 
 
-def write_lmdb(path: str, items: Iterable[tuple[bytes, bytes]], *, mode: int = 0o644) -> None:
-    """Make ``path`` an LMDB file of ``items``; an existing file's owner and mode are kept."""
+def write_lmdb(
+    path: str,
+    items: Iterable[tuple[bytes, bytes]],
+    *,
+    mode: int = 0o644,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Make ``path`` an LMDB file of ``items``.
+
+    ``mode`` and ``owner`` (user and group ID) are for a new file; an existing one keeps its own.
+    """
     lmdb = _package()
     entries = dict(items)
     content = sum(len(key) + len(value) + _ENTRY_ROOM for key, value in entries.items())
     map_size = max(_MAP_SIZE, 4 * content)
-    with replacing(path, mode=mode, owner=None) as out:
+    with replacing(path, mode=mode, owner=owner) as out:
         try:
             environment = lmdb.open(out.name, subdir=False, map_size=map_size, lock=False, sync=False)
             try:

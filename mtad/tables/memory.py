@@ -17,7 +17,8 @@ from mtad.errors import ConfigError, TableError
 from mtad.tables.source import (
     extract_braces,
     file_value,
-    read_source,
+    parse_source,
+    read_text,
     split_list,
     split_name_value,
     to_bytes,
@@ -28,12 +29,11 @@ from mtad.tables.table import Identity, LocalTable, Options, fold, identity, sta
 def load_source(path: str, options: Options) -> dict[bytes, bytes]:
     """The text source ``path`` as a dictionary; duplicate keys as ``options`` says."""
     entries: dict[bytes, bytes] = {}
-    for line, key, value in read_source(path, options):
-        if options.fold:
-            key = fold(key)
+    for line, name, value in parse_source(read_text(path), path, options, " -- ignoring this line"):
+        key = fold(name) if options.fold else name
         if key in entries and options.duplicates != "replace":
             if options.duplicates == "warn":
-                shown = key.decode("utf-8", "replace")
+                shown = name.decode("utf-8", "surrogateescape")
                 options.warn(f'{path}, line {line}: duplicate entry: "{shown}"')
             continue
         entries[key] = value

@@ -38,7 +38,7 @@ def _hash(spec: str, options: Options, name: str) -> Table:
         if os.path.exists(f"{path}.{kind}"):
             options.warn(f"{spec}: no index {path}.db, {path}.{kind} is used")
             return opener(spec, options, f"{path}.{kind}")
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         raise TableError(f"open database {path}.db: No such file or directory")
     options.warn(f"{spec}: no index {path}.db, the text source {path} is used")
     return TextHashTable(spec, options, path)

@@ -38,21 +38,20 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def read_source(path: str, options: Options) -> Iterator[tuple[int, bytes, bytes]]:
-    """The entries of the file ``path``."""
-    return parse_source(read_text(path), path, options)
+def parse_source(
+    text: str, path: str, options: Options, verdict: str = ""
+) -> Iterator[tuple[int, bytes, bytes]]:
+    """The entries of ``text``, keys not folded, duplicates and all; warnings go to ``options.warn``.
 
-
-def parse_source(text: str, path: str, options: Options) -> Iterator[tuple[int, bytes, bytes]]:
-    """The entries of ``text``, keys not folded, duplicates and all; warnings go to ``options.warn``."""
+    ``verdict`` ends the warning about a line that has no value.
+    """
     warnings: list[str] = []
     for number, line in logical_lines(text, path, warnings):
         while warnings:
             options.warn(warnings.pop(0))
         where = f"{path}, line {number}"
         if options.utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
-            shown = to_bytes(line).decode("utf-8", "replace")
-            options.warn(f'{where}: non-UTF-8 input "{shown}" -- ignoring this line')
+            options.warn(f'{where}: non-UTF-8 input "{line}" -- ignoring this line')
             continue
         match = _KEY.match(line)
         end = match.end() if match else 0
@@ -61,7 +60,7 @@ def parse_source(text: str, path: str, options: Options) -> Iterator[tuple[int, 
             continue
         key, value = line[:end], line[end:].strip(_SPACE)
         if not key or not value:
-            options.warn(f"{where}: expected format: key whitespace value")
+            options.warn(f"{where}: expected format: key whitespace value{verdict}")
             continue
         if key.endswith(":"):
             options.warn(f'{where}: record is in "key: value" format; is this an alias file?')

@@ -49,7 +49,7 @@ class Options:
     warn: Callable[[str], None] = no_warning
 
     def path(self, name: str) -> str:
-        return name if name.startswith("/") else os.path.join(self.directory, name)
+        return name if self.directory == "." else os.path.join(self.directory, name)
 
 
 class Table(Protocol):
@@ -98,7 +98,7 @@ class LocalTable(ABC):
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries, in the table's own order, where the type can tell them (``postmap -s``)."""
-        raise TableError(f"{self.spec}: this type of table can't be listed")
+        raise TableError(f"table {self.spec}: sequence operation is not supported")
 
     def close(self) -> None:  # noqa: B027
         """Most have nothing to let go of."""

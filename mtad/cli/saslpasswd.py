@@ -1,0 +1,106 @@
+"""``mtad saslpasswd``: make, change and remove users of sasldb2, as ``saslpasswd2(8)`` does.
+
+``mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER``.  The password is asked for twice, or
+read from standard input with ``-p`` and where there is no terminal.  ``USER`` may be ``user@realm``; else the
+realm is ``-u``, else ``$myhostname``, which is where the server looks when a login has none.  The file
+is ``-f``, else ``sasldb_path`` of the SASL configuration of ``APP`` (the server's own by default), else
+``/etc/sasldb2``.
+
+Exit codes: 0; 1 for bad usage and for a file that can't be read or written; 7 for a password or a user
+name that can't be one, and for two passwords that differ.
+"""
+
+from __future__ import annotations
+
+import getopt
+import getpass
+import sys
+
+from mtad.cli.directory import load_parameters
+from mtad.config.sasl_conf import find_sasl_conf, read_sasl_conf
+from mtad.errors import ConfigError, TableError
+from mtad.tables.sasldb import DEFAULT_PATH, SaslDb
+
+USAGE = """\
+usage: mtad saslpasswd [-c [-p] [-n]] [-d] [-a appname] [-f sasldb] [-u DOM] userid
+\t-p\tpipe mode -- no prompt, password read on stdin
+\t-c\tcreate -- make the account
+\t-d\tdisable -- delete the account
+\t-n\tno userPassword -- don't set plaintext userPassword property
+\t-f sasldb\tuse given file as sasldb
+\t-a appname\tuse appname as application name
+\t-u DOM\tuse DOM for user domain"""
+
+FAILED, BAD_PARAMETER = 1, 7
+_PASSWORD_LIMIT = 1024
+
+
+class _Refused(Exception):
+    """Ends the command with this exit code and message."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def main(argv: list[str]) -> int:
+    """Run the command on ``argv`` (without its name); the exit code."""
+    try:
+        _run(argv)
+    except _Refused as problem:
+        print(f"saslpasswd: {problem}", file=sys.stderr)
+        return problem.code
+    except (ConfigError, TableError) as error:
+        print(f"saslpasswd: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _run(argv: list[str]) -> None:
+    try:
+        flags, rest = getopt.getopt(argv, "pcdnf:u:a:")
+    except getopt.GetoptError as error:
+        raise _Refused(FAILED, f"{error}\n{USAGE}") from error
+    given = dict(flags)
+    if len(rest) != 1 or ("-c" in given and "-d" in given):
+        raise _Refused(FAILED, USAGE)
+    application = given.get("-a")
+    if application is not None and "/" in application:
+        raise _Refused(FAILED, "appname must not contain /")
+    user, at, realm = rest[0].partition("@")
+    if not at:
+        realm = given["-u"] if "-u" in given else load_parameters()["myhostname"]
+    if not user or not realm:
+        raise _Refused(BAD_PARAMETER, "invalid parameter supplied")
+    db = SaslDb(given.get("-f") or _configured_path(application))
+    if "-d" in given:
+        db.delete(user, realm)
+        return
+    password = _password("-p" in given or not sys.stdin.isatty())
+    if "-n" not in given:
+        db.set(user, realm, password)
+
+
+def _configured_path(application: str | None) -> str:
+    p = load_parameters(overrides={"smtpd_sasl_path": application} if application else None)
+    path = find_sasl_conf(p)
+    if path is None:
+        return DEFAULT_PATH
+    return read_sasl_conf(path).get("sasldb_path") or DEFAULT_PATH
+
+
+def _password(pipe: bool) -> bytes:
+    if pipe:
+        password = sys.stdin.buffer.read(_PASSWORD_LIMIT + 2).removesuffix(b"\n")
+    else:
+        first = getpass.getpass("Password: ")
+        if getpass.getpass("Again (for verification): ") != first:
+            raise _Refused(BAD_PARAMETER, "passwords don't match; aborting")
+        password = first.encode("utf-8", "surrogateescape")
+    if not password or b"\0" in password:
+        raise _Refused(BAD_PARAMETER, "invalid parameter supplied: no password, or a NUL in it")
+    if len(password) > _PASSWORD_LIMIT:
+        raise _Refused(
+            BAD_PARAMETER, f"invalid parameter supplied: password longer than {_PASSWORD_LIMIT} bytes"
+        )
+    return password
