@@ -65,7 +65,8 @@ class _BelowTLS:
         _send(self._connection, b"".join(iovec))
 
     def loseConnection(self) -> None:
-        FileDescriptor.loseConnection(self._connection)
+        lose: Any = FileDescriptor.loseConnection
+        lose(self._connection)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         FileDescriptor.registerProducer(self._connection, producer, streaming)

@@ -1,16 +1,14 @@
 """Who is the client?  Its verified name, or ``unknown``.
 
-:class:`PeerNames` looks the address up in /etc/hosts, then in the DNS, and then the name found the other
-way round: only a name that leads back to the address counts.  What is found in /etc/hosts, or was found a
-while ago, comes without waiting.  Nothing is raised: a lookup that fails gives ``unknown`` and a status.
+:func:`peername` looks the address up in /etc/hosts, then in the DNS, and then the name found the other way
+round: only a name that leads back to the address counts.  What is in /etc/hosts or in the resolver's cache
+comes without waiting.  Nothing is raised: a lookup that fails gives ``unknown`` and a status.
 
 RFC 8601 section 2.7.3 (iprev) describes the same check.  Postfix counterpart: ``smtpd_peer.c``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_address
@@ -19,11 +17,6 @@ from mtad.net.dns import DnsError, Resolver, valid_hostname
 from mtad.net.hosts_file import canonical
 
 UNKNOWN = "unknown"
-
-#: Bounds of the memory: addresses, and how long a finding, and a failure that may pass, is believed
-CACHE_LIMIT = 2000
-LIFETIME = 60
-FAILURE_LIFETIME = 5
 
 
 class PeerStatus(IntEnum):
@@ -65,8 +58,11 @@ def client_address(address: str) -> str:
     return address if mapped is None else str(mapped)
 
 
-async def peername(resolver: Resolver, address: str) -> PeerName:
-    """The names of ``address``, looked up now."""
+async def peername(resolver: Resolver, address: str, *, lookup: bool = True) -> PeerName:
+    """The names of a client.  Without ``lookup`` (``smtpd_peername_lookup``) it has none."""
+    address = client_address(address)
+    if not lookup:
+        return _failed(address, PeerStatus.UNKNOWN)
     host = canonical(address)
     name = resolver.hosts.name(host)
     if name is None:
@@ -88,28 +84,3 @@ async def peername(resolver: Resolver, address: str) -> PeerName:
             return PeerName(address, name, name, PeerStatus.OK, PeerStatus.OK)
     warning = f"hostname {name} does not resolve to address {address}{reason}"
     return PeerName(address, UNKNOWN, name, status, PeerStatus.OK, warning)
-
-
-class PeerNames:
-    """:func:`peername` with a memory."""
-
-    def __init__(self, resolver: Resolver, clock: Callable[[], float]) -> None:
-        self._resolver = resolver
-        self._clock = clock
-        self._known: OrderedDict[str, tuple[float, PeerName]] = OrderedDict()
-
-    async def lookup(self, address: str) -> PeerName:
-        """The names of ``address``, as they are or were within the last minute."""
-        found = self._known.get(address)
-        now = self._clock()
-        if found is not None and found[0] > now:
-            return found[1]
-        if self._resolver.hosts.name(address) is not None:
-            return await peername(self._resolver, address)
-        result = await peername(self._resolver, address)
-        passing = PeerStatus.TEMPORARY in (result.status, result.reverse_status)
-        self._known[address] = (now + (FAILURE_LIFETIME if passing else LIFETIME), result)
-        self._known.move_to_end(address)
-        if len(self._known) > CACHE_LIMIT:
-            self._known.popitem(last=False)
-        return result
