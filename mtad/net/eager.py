@@ -22,7 +22,7 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocolFactory, ISSLTransport
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import directlyProvides
 
@@ -75,8 +75,25 @@ class _BelowTLS:
         FileDescriptor.unregisterProducer(self._connection)
 
 
+class _TLSLayer(TLSMemoryBIOProtocol):
+    """Twisted's TLS between a connection and its protocol.
+
+    It does without an aggregate of small writes, and does not take over the interfaces of its transport
+    one by one: the protocol's transport is the connection, which has them.
+    """
+
+    def makeConnection(self, transport: Any) -> None:
+        self._tlsConnection: Any = self.factory._creatorCallable(self)
+        self._appSendBuffer: list[bytes] = []
+        make: Any = Protocol.makeConnection
+        make(self, transport)
+        self.factory.registerProtocol(self)
+        begin: Any = self._checkHandshakeStatus
+        begin()
+
+
 class _TLSFactory(TLSMemoryBIOFactory):
-    protocol = TLSMemoryBIOProtocol
+    protocol = _TLSLayer
 
 
 class EagerServer(tcp.Server):
@@ -104,7 +121,7 @@ class EagerServer(tcp.Server):
         producer = self.producer
         if producer is not None:
             this.unregisterProducer()
-        make_layer: Any = TLSMemoryBIOProtocol
+        make_layer: Any = _TLSLayer
         layer = make_layer(_TLSFactory(ctx, not normal, Factory(), this.reactor), self.protocol, False)
         self.protocol = layer
         this.getHandle = layer.getHandle
