@@ -56,7 +56,7 @@ class Master:
     def __init__(self, directory: str, *, single: bool = False, started: Callable[[str], None]) -> None:
         """``single``: all roles in one process.  ``started`` is called once: with nothing when we serve, or
         with the reason why not."""
-        self._directory = directory
+        self._directory = os.path.abspath(directory)
         self._single = single
         self._started: Callable[[str], None] | None = started
         self._notifier = Notifier()
@@ -84,9 +84,7 @@ class Master:
         self._log = program_log(plan.p, self._sink, "master")
         self._listeners = Listeners().change(plan.smtpd)
         self._signals()
-        self._log.info(
-            f"daemon started -- version {mtad.POSTFIX_VERSION}, configuration {os.path.abspath(self._directory)}"
-        )
+        self._log.info(f"daemon started -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
         gc.collect()
         gc.freeze()
         self._launch_all()
@@ -155,7 +153,7 @@ class Master:
         if self._single:
             return [("qmgr", "smtpd")]
         workers = self._plan.p.number("mtad_smtpd_workers") or os.cpu_count() or 1
-        return [("qmgr",)] + [("smtpd",)] * workers
+        return [("qmgr",), *[("smtpd",)] * workers]
 
     def _launch_all(self) -> None:
         self._generation += 1
@@ -253,9 +251,7 @@ class Master:
 
     def _reload_now(self) -> None:
         self._notifier.reloading()
-        self._log.info(
-            f"reload -- version {mtad.POSTFIX_VERSION}, configuration {os.path.abspath(self._directory)}"
-        )
+        self._log.info(f"reload -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
         try:
             plan = make_plan(self._directory)
             if plan.p["queue_directory"] != self._plan.p["queue_directory"]:
@@ -274,7 +270,7 @@ class Master:
         self._replace.clear()
         # the queue has one manager: the old one starts to finish now, the new one waits for its lock
         for child in self._children.values():
-            if "qmgr" in child.roles and not child.leaving and not self._single:
+            if "qmgr" in child.roles and not child.leaving:
                 child.leaving = True
                 os.kill(child.pid, signal.SIGHUP)
         self._launch_all()

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 
 from mtad.auth.authenticator import Authenticator
-from mtad.config.lint import Finding, lint
+from mtad.config.lint import ERROR, WARNING, Finding, lint
 from mtad.config.master_cf import Service, read_master_cf
 from mtad.config.parameters import Parameters
 from mtad.daemon.paths import Owner, owner
@@ -47,18 +47,41 @@ def is_listener(service: Service) -> bool:
     return service.type == "inet" and os.path.basename(service.command) == "smtpd"
 
 
+def inspect(directory: str) -> list[Finding]:
+    """Everything worth telling about the configuration, what makes it unusable included."""
+    try:
+        return make_plan(directory).findings
+    except ConfigError as problem:
+        fatal = Finding(ERROR, problem.path, problem.line, problem.parameter, _reason(problem))
+    try:
+        p = read_parameters(directory)
+        warnings: list[str] = []
+        services = read_master_cf(os.path.join(directory, "master.cf"), warnings)
+        rest = lint(p, services, warnings)
+    except ConfigError:
+        rest = []
+    same = [each for each in rest if each.severity == ERROR and each.text == fatal.text]
+    return rest if same else [fatal, *rest]
+
+
+def _reason(problem: ConfigError) -> str:
+    return f"{problem.reason} ({problem.remedy})" if problem.remedy else problem.reason
+
+
 def make_plan(directory: str) -> Plan:
     """Read and check the configuration in ``directory``.  Raises ConfigError."""
     p = read_parameters(directory)
     warnings: list[str] = []
     services = read_master_cf(os.path.join(directory, "master.cf"), warnings)
-    findings = [Finding("warning", "", 0, "", text) for text in (*p.warnings, *warnings)]
-    findings += lint(p, services)
+    findings = lint(p, services, warnings)
     sink = ListSink()
     log = MailLog(sink, "check")
     errors = p.check()
     if errors:
         raise errors[0]
+    bad = next((finding for finding in findings if finding.severity == ERROR), None)
+    if bad is not None:
+        raise ConfigError(bad.text, path=bad.path, line=bad.line, parameter=bad.parameter)
     smtpd = [plan_service(service, p, log) for service in services if is_listener(service)]
     if not smtpd:
         raise ConfigError(
@@ -70,7 +93,7 @@ def make_plan(directory: str) -> Plan:
         _try_out(plan, log)
     seen = {(finding.path, finding.line, finding.text) for finding in findings}
     for _, _, text in sink.lines:
-        finding = Finding("warning", "", 0, "", text.removeprefix("warning: "))
+        finding = Finding(WARNING, "", 0, "", text.removeprefix("warning: "))
         if (finding.path, finding.line, finding.text) not in seen:
             seen.add((finding.path, finding.line, finding.text))
             findings.append(finding)

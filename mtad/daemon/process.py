@@ -36,7 +36,7 @@ Sockets = Mapping[int, Sequence[socket.socket]]
 def run_child(
     roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, sockets: Sockets, ready: int, life: int
 ) -> None:
-    """Be a child with ``roles`` (``smtpd``, ``qmgr``); write to ``ready`` when serving; end when ``life`` does."""
+    """Be a child with ``roles`` (``smtpd``, ``qmgr``); write to ``ready`` when serving; end with ``life``."""
     status = 1
     try:
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):

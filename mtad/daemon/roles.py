@@ -28,6 +28,7 @@ from mtad.deliver.qmgr import QueueManager
 from mtad.maillog import MailLog, Sink
 from mtad.net.dns import Resolver
 from mtad.net.eager import adopt
+from mtad.net.hosts import PeerNames
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
 from mtad.queue.sqlite import SQLiteStore
@@ -72,8 +73,8 @@ class SmtpdRole:
     def start(self) -> None:
         """Make the services: whatever must be opened with the rights we started with."""
         around = self._around
-        self._resolver = Resolver(around.reactor)
-        self._ids = around.ids()
+        names = PeerNames(Resolver(around.reactor), around.reactor.seconds)
+        ids = around.ids()
         self._wakeup = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         for plan in around.plan.smtpd:
             self._services.append(
@@ -82,8 +83,8 @@ class SmtpdRole:
                     reactor=around.reactor,
                     store=self._store,
                     log=around.log,
-                    resolver=self._resolver,
-                    ids=self._ids,
+                    names=names,
+                    ids=ids,
                     spool_directory=around.paths.spool,
                     main=around.plan.p,
                     queued=self._queued,
@@ -162,7 +163,7 @@ class QmgrRole:
             self._store,
             around.reactor,
             around.log,
-            Resolver(around.reactor),
+            Resolver.build(around.plan.p, around.reactor),
             new_id=around.ids().next,
             services=around.plan.services,
             clock=time.time,
@@ -189,4 +190,8 @@ class QmgrRole:
         self._ending = True
         self._reader.close()
         self._control.close()
-        self._manager.stop().addBoth(lambda _: self.ended.callback(None))
+        self._manager.stop().addBoth(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        os.close(self._lock)
+        self.ended.callback(None)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mtad.net.listen import Endpoint, endpoints, open_endpoint
+from mtad.net.listen import Endpoint, endpoints, open_socket
 from mtad.smtpd.service import ServicePlan
 
 
@@ -35,7 +35,7 @@ class Listeners:
                 for endpoint in endpoints(plan.service, plan.p):
                     listener = self.open.get(endpoint) or found.open.get(endpoint)
                     if listener is None:
-                        listener = open_endpoint(endpoint, plan.service, plan.p)
+                        listener = open_socket(endpoint, plan.service, plan.p)
                         fresh.append(listener)
                     found.open[endpoint] = listener
                     found.by_service.setdefault(place, []).append(listener)

@@ -10,7 +10,7 @@ RFC 5321 sections 3.1, 4.5.3.2; RFC 3207.  Postfix counterpart: ``smtpd_proto()`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mtad.net.drive import drive
+from mtad.net.hosts import PeerStatus
 from mtad.policy.request import Request
 from mtad.smtpd.session import Session
 from mtad.wire import events as ev
@@ -43,6 +44,8 @@ _BUG = Reply(451, b"Error: internal error", b"4.3.0")
 class SubmissionProtocol(Protocol):
     """One connection.  See the module."""
 
+    transport: Any
+
     def __init__(self, service: SmtpdService) -> None:
         self.service = service
         self.session: Session | None = None
@@ -64,7 +67,7 @@ class SubmissionProtocol(Protocol):
         service = self.service
         service.sessions.add(self)
         self._timer = service.reactor.callLater(service.settings.timeout, self._timed_out)
-        self.transport.registerProducer(self, True)  # type: ignore[union-attr]
+        self.transport.registerProducer(self, True)
         drive(self._arrive(), lambda _: None, self._failed)
 
     def dataReceived(self, data: bytes) -> None:
@@ -83,14 +86,14 @@ class SubmissionProtocol(Protocol):
             waiting = engine.buffered
         if waiting > _BUFFER and self._busy and not self._not_reading:
             self._not_reading = True
-            self.transport.pauseProducing()  # type: ignore[union-attr]
+            self.transport.pauseProducing()
 
     def handshakeCompleted(self) -> None:
         """TLS is on (IHandshakeListener)."""
         session, engine, service = self.session, self._engine, self.service
         assert session is not None and engine is not None
         self._handshaking = False
-        info = service.tls.describe(self.transport.getHandle())  # type: ignore[union-attr]
+        info = service.tls.describe(self.transport.getHandle())
         session.tls_started(info)
         service.tls.log_established(info, session.client)
         wrapped = self._event is None
@@ -141,24 +144,26 @@ class SubmissionProtocol(Protocol):
 
     async def _arrive(self) -> None:
         service = self.service
-        peer, host = self.transport.getPeer(), self.transport.getHost()  # type: ignore[union-attr]
+        peer, host = self.transport.getPeer(), self.transport.getHost()
         name = await service.peer_name(peer.host)
         request = Request(
             client_name=name.name,
             client_address=name.address,
             client_port=str(peer.port),
             reverse_name=name.reverse_name,
+            name_temporary=name.status == PeerStatus.TEMPORARY,
+            reverse_temporary=name.reverse_status == PeerStatus.TEMPORARY,
             server_address=host.host,
             server_port=str(host.port),
         )
         if self._closing or self._timer is None:
             return
         settings = await service.engine_settings_for(request)
-        engine = self._engine = ServerSession(settings)
-        session = self.session = Session(service, engine, request)
-        engine.transaction.client = session.client
-        for warning in name.warnings:
-            service.log.warning(warning)
+        client = f"{request.client}:{peer.port}" if service.settings.client_port_logging else request.client
+        engine = self._engine = ServerSession(settings, client)
+        session = self.session = Session(service, engine, request, client)
+        if name.warning:
+            service.log.warning(name.warning)
         service.log.info(f"connect from {session.client}")
         if service.tls.wrapper:
             self._start_tls()
@@ -196,14 +201,14 @@ class SubmissionProtocol(Protocol):
             if event is None:
                 break
             if type(event) is ev.BodyChunk:
-                session.handle(event)
+                session.chunk(event.data)
                 continue
             self._event = event
             self._busy = True
             answer = session.handle(event)
             if type(answer) is Reply:
                 self._answer(answer)
-            elif answer is not None:
+            else:
                 drive(answer, self._answer, self._failed)  # type: ignore[arg-type]
         self._pumping = False
         data = engine.data_to_send()
@@ -213,7 +218,7 @@ class SubmissionProtocol(Protocol):
             self._close()
         elif self._not_reading and not self._busy and not self._closing and engine.buffered <= _BUFFER:
             self._not_reading = False
-            self.transport.resumeProducing()  # type: ignore[union-attr]
+            self.transport.resumeProducing()
 
     def _answer(self, reply: Reply | None) -> None:
         """Give ``reply``, at once or, to a client with too many errors, after a while.
@@ -269,7 +274,7 @@ class SubmissionProtocol(Protocol):
         self._close()
 
     def _write(self, data: bytes) -> None:
-        self.transport.write(data)  # type: ignore[union-attr]
+        self.transport.write(data)
 
     def _notes(self) -> None:
         """Log what the engine noted."""
@@ -287,7 +292,7 @@ class SubmissionProtocol(Protocol):
         self._handshaking = True
         if self._timer is not None:
             self._timer.reset(self.service.settings.starttls_timeout)
-        self.transport.startTLS(self.service.tls)  # type: ignore[union-attr]
+        self.transport.startTLS(self.service.tls)
 
     # -- ends
 
@@ -306,14 +311,14 @@ class SubmissionProtocol(Protocol):
         assert transport is not None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = self.service.reactor.callLater(_LINGER, transport.abortConnection)  # type: ignore[attr-defined]
-        transport.unregisterProducer()  # type: ignore[attr-defined]
+        self._timer = self.service.reactor.callLater(_LINGER, transport.abortConnection)
+        transport.unregisterProducer()
         transport.loseConnection()
 
     def _timed_out(self) -> None:
         self._reason = "timeout"
         if self._handshaking or self.session is None:
-            self.transport.abortConnection()  # type: ignore[union-attr]
+            self.transport.abortConnection()
         else:
             self._hang_up("Error: timeout exceeded", "4.4.2")
 
@@ -321,15 +326,16 @@ class SubmissionProtocol(Protocol):
         """A mistake of ours: the client may try again, the log tells us."""
         self.service.report_bug(failure)
         if self.session is None or self._engine is None or self._closing:
-            self.transport.abortConnection()  # type: ignore[union-attr]
+            self.transport.abortConnection()
             return
         self._answer(_BUG)
 
     def _log_handshake(self, session: Session, reason: Failure) -> None:
         log = self.service.log
-        if reason.check(SSL.Error):
+        problem = reason.value
+        if isinstance(problem, SSL.Error):
             log.info(f"SSL_accept error from {session.client}: -1")
-            for entry in reason.value.args[0] if reason.value.args else ():
+            for entry in problem.args[0] if problem.args else ():
                 log.warning(f"TLS library problem: {':'.join(str(part) for part in entry)}")
         else:
             log.info(f"SSL_accept error from {session.client}: {self._reason}")

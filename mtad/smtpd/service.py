@@ -24,8 +24,7 @@ from mtad.auth.authenticator import Authenticator
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog
-from mtad.net.dns import Resolver
-from mtad.net.hosts import PeerName, peername
+from mtad.net.hosts import PeerName, PeerNames, client_address
 from mtad.net.tls_server import ServerTLS
 from mtad.policy.evaluator import Evaluator
 from mtad.policy.request import Request
@@ -69,7 +68,7 @@ class SmtpdService(Factory):
         reactor: Any,
         store: QueueStore,
         log: MailLog,
-        resolver: Resolver,
+        names: PeerNames,
         ids: QueueIds,
         spool_directory: str,
         main: Parameters,
@@ -82,7 +81,7 @@ class SmtpdService(Factory):
         self.tls = plan.tls
         self.reactor = reactor
         self.store = store
-        self.resolver = resolver
+        self._names = names
         self.ids = ids
         self.spool_directory = spool_directory
         self.queued = queued
@@ -107,13 +106,14 @@ class SmtpdService(Factory):
 
     async def peer_name(self, address: str) -> PeerName:
         """Who ``address`` says it is."""
-        return await peername(self.resolver, address, lookup=self.settings.peername_lookup)
+        address = client_address(address)
+        return await self._names.lookup(address) if self.settings.peername_lookup else PeerName(address)
 
     async def engine_settings_for(self, request: Request) -> ServerSettings:
         """The engine's settings for this client."""
         if self.engine_settings.bare_newline == "no":
             return self.engine_settings
-        excluded = await self._lenient_clients.matches(request.client_name, request.client_address)
+        excluded = await self._lenient_clients.matches(request.client_address, request.client_name)
         return self._lenient_settings if excluded else self.engine_settings
 
     def mechanisms(self, tls: bool) -> tuple[bytes, ...]:
@@ -126,9 +126,7 @@ class SmtpdService(Factory):
 
     def report_bug(self, failure: Failure) -> None:
         """Log the traceback of a mistake of ours."""
-        text = "".join(
-            traceback.format_exception(failure.type, failure.value, failure.getTracebackObject())
-        )
+        text = "".join(traceback.format_exception(failure.type, failure.value, failure.getTracebackObject()))
         for part in text.strip().split("\n"):
             self.log.error(part)
 

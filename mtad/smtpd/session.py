@@ -2,7 +2,7 @@
 
 A :class:`Session` turns the engine's events into replies: it asks the authenticator and the evaluator,
 fills the transaction and hands it to the queue.  ``handle(event)`` gives a :class:`Reply` at once, a
-coroutine that gives one (None: ``begin_chunk``), or None for an event that is not answered.  Sockets,
+coroutine that gives one (None: ``begin_chunk``); ``chunk`` takes the pieces of a body.  Sockets,
 time-outs and TLS handshakes are the protocol's.
 
 Postfix counterpart: the ``*_cmd`` functions of ``smtpd(8)``.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mtad.smtpd.service import SmtpdService
     from mtad.wire.server import ServerSession
 
-Answer = Reply | Coroutine[Any, Any, Reply | None] | None
+Answer = Reply | Coroutine[Any, Any, Reply | None]
 
 OK = Reply(250, b"Ok", b"2.0.0")
 MAIL_OK = Reply(250, b"Ok", b"2.1.0")
@@ -57,11 +57,13 @@ class Session:
     """One client's session, from its connection to its end."""
 
     __slots__ = (
-        "auth", "counters", "engine", "error_count", "junk_count", "log", "request", "service", "tls",
+        "auth", "client", "counters", "engine", "error_count", "junk_count", "log", "request", "service", "tls",
         "transaction", "verb",
     )  # fmt: skip
 
-    def __init__(self, service: SmtpdService, engine: ServerSession, request: Request) -> None:
+    def __init__(self, service: SmtpdService, engine: ServerSession, request: Request, client: str) -> None:
+        """``client``: ``name[address]``, with the port where that is to be logged."""
+        self.client = client
         self.service = service
         self.engine = engine
         self.request = request
@@ -73,13 +75,6 @@ class Session:
         self.auth: Exchange | None = None
         self.transaction: Transaction | None = None
         self.verb = b""  # the command in hand
-
-    @property
-    def client(self) -> str:
-        """``name[address]``, with the port where that is asked for."""
-        if self.service.settings.client_port_logging:
-            return f"{self.request.client}:{self.request.client_port}"
-        return self.request.client
 
     # -- from the protocol
 
@@ -94,8 +89,6 @@ class Session:
     def handle(self, event: ev.Event) -> Answer:
         """The reply to ``event``, in one of the forms that the module names."""
         kind = type(event)
-        if kind is ev.BodyChunk:
-            return self._chunk(event)  # type: ignore[arg-type]
         verb = _VERBS.get(kind)
         if verb is not None:
             self.verb = verb
@@ -340,10 +333,11 @@ class Session:
             hide_client=settings.hide_client_session,
         )
 
-    def _chunk(self, event: ev.BodyChunk) -> None:
+    def chunk(self, data: bytes) -> None:
+        """A piece of the message, which is not answered."""
         transaction = self.transaction
         if transaction is not None and transaction.intake is not None:
-            transaction.intake.feed(event.data)
+            transaction.intake.feed(data)
 
     def _bdat_end(self, event: ev.BdatEnd) -> Reply:
         transaction = self.transaction
@@ -378,7 +372,7 @@ class Session:
         content = intake.finish()
         if intake.refusal is not None:
             return intake.refusal
-        message = transaction.message(service.rewriter, service.duplicate_filter_limit)
+        message = transaction.message(service.rewriter, service.settings.duplicate_filter_limit)
         message.content, message.spool, message.size = content, intake.spool, intake.size
         if intake.eight_bit and not message.body:
             message.body = b"8BITMIME"

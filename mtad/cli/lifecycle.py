@@ -1,0 +1,212 @@
+"""Start, stop, reload, check, status, abort, flush: the commands of ``postfix(1)``.
+
+Each returns an exit status: 0 done, 1 failed (with one ``mtad: fatal:`` line on standard error that says
+why).  Warnings about the configuration go to standard error too.
+
+Postfix counterpart: ``postfix(1)``, ``postfix-script``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mtad.config.directory import config_directory
+from mtad.config.lint import ERROR, Finding
+from mtad.config.parameters import Parameters
+from mtad.daemon.lock import AlreadyRunning, holder, program_of
+from mtad.daemon.logs import open_sink, program_log
+from mtad.daemon.paths import make_directories, paths
+from mtad.daemon.plan import Plan, inspect, make_plan, read_parameters
+from mtad.errors import ConfigError
+
+#: Seconds that ``stop`` and ``reload`` wait for the master.
+_PATIENCE = 30.0
+_STEP = 0.02
+
+
+def run(command: str, option: str | None, arguments: Sequence[str], verbose: int = 0) -> int:
+    """Carry out ``command``; ``option`` is what ``-c`` said."""
+    directory = config_directory(option)
+    try:
+        return _COMMANDS[command](directory, arguments)
+    except ConfigError as problem:
+        return _fatal(str(problem))
+
+
+def _fatal(text: str) -> int:
+    sys.stderr.write(f"mtad: fatal: {text}\n")
+    return 1
+
+
+def _tell(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        sys.stderr.write(f"mtad: {finding.severity}: {finding}\n")
+
+
+def _checked(directory: str) -> Plan:
+    """The plan, its findings told.  Raises ConfigError."""
+    plan = make_plan(directory)
+    _tell(plan.findings)
+    return plan
+
+
+def _script_log(p: Parameters, text: str) -> None:
+    program_log(p, open_sink(p), "postfix-script").info(text)
+
+
+def _check(directory: str, arguments: Sequence[str]) -> int:
+    findings = inspect(directory)
+    if "--json" in arguments:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _tell(findings)
+    return 1 if any(finding.severity == ERROR for finding in findings) else 0
+
+
+def _start(directory: str, arguments: Sequence[str]) -> int:
+    plan = _checked(directory)
+    _refuse_if_running(plan)
+    read, write = os.pipe()
+    if os.fork():
+        os.close(write)
+        with os.fdopen(read) as reports:
+            report = reports.read()
+        return 0 if report == "ok" else _fatal(report or "the master ended without a word")
+    os.close(read)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.chdir("/")
+
+    def started(problem: str) -> None:
+        os.write(write, problem.encode() or b"ok")
+        os.close(write)
+
+    os._exit(_serve(directory, "--single" in arguments, started, plan))
+
+
+def _start_fg(directory: str, arguments: Sequence[str]) -> int:
+    plan = _checked(directory)
+    _refuse_if_running(plan)
+
+    def started(problem: str) -> None:
+        if problem:
+            _fatal(problem)
+
+    return _serve(directory, "--single" in arguments, started, plan)
+
+
+def _serve(directory: str, single: bool, started: Callable[[str], None], plan: Plan) -> int:
+    from mtad.daemon.master import Master
+
+    try:
+        _script_log(plan.p, "starting the Postfix mail system")
+        return Master(directory, single=single, started=started).run()
+    except ConfigError as problem:
+        started(str(problem))
+        return 1
+
+
+def _refuse_if_running(plan: Plan) -> None:
+    lock = make_directories(plan.p, plan.owner).lock
+    pid = holder(lock)
+    if pid:
+        raise AlreadyRunning(lock, pid, program_of(pid))
+
+
+def _running(directory: str) -> tuple[Parameters, int]:
+    """The parameters and the pid of the mtad that runs on them.  Raises ConfigError."""
+    p = read_parameters(directory)
+    pid = holder(paths(p).lock)
+    if not pid:
+        raise ConfigError("the mail system is not running")
+    program = program_of(pid)
+    if program != "mtad":
+        raise ConfigError(f"{program} (PID {pid}) runs on this configuration, not mtad")
+    return p, pid
+
+
+def _status(directory: str, arguments: Sequence[str]) -> int:
+    _, pid = _running(directory)
+    sys.stderr.write(f"mtad: the mail system is running: PID: {pid}\n")
+    return 0
+
+
+def _stop(directory: str, arguments: Sequence[str]) -> int:
+    p, pid = _running(directory)
+    _script_log(p, "stopping the Postfix mail system")
+    os.kill(pid, signal.SIGTERM)
+    lock = paths(p).lock
+    return 0 if _wait(lambda: holder(lock) != pid) else _abort(directory, arguments)
+
+
+def _abort(directory: str, arguments: Sequence[str]) -> int:
+    p, pid = _running(directory)
+    _script_log(p, "aborting the Postfix mail system")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(pid, signal.SIGKILL)
+    for child in children:
+        try:
+            os.kill(int(child), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    lock = paths(p).lock
+    return 0 if _wait(lambda: holder(lock) != pid) else _fatal(f"PID {pid} does not end")
+
+
+def _reload(directory: str, arguments: Sequence[str]) -> int:
+    _, pid = _running(directory)
+    plan = _checked(directory)
+    outcome = paths(plan.p).outcome
+    before = _stamp(outcome)
+    _script_log(plan.p, "refreshing the Postfix mail system")
+    os.kill(pid, signal.SIGHUP)
+    if not _wait(lambda: _stamp(outcome) != before):
+        return _fatal("the master did not answer")
+    problem = Path(outcome).read_text()
+    return _fatal(problem) if problem else 0
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _flush(directory: str, arguments: Sequence[str]) -> int:
+    from mtad.cli.control import ask
+
+    p, _ = _running(directory)
+    answer = ask(paths(p).control, {"command": "flush"}, 10.0)
+    return 0 if answer.get("ok") else _fatal(str(answer.get("error")))
+
+
+def _wait(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_STEP)
+    return True
+
+
+_COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
+    "start": _start,
+    "start-fg": _start_fg,
+    "stop": _stop,
+    "abort": _abort,
+    "reload": _reload,
+    "flush": _flush,
+    "check": _check,
+    "status": _status,
+}

@@ -1,0 +1,81 @@
+"""``mtad``: one program, the commands of Postfix as its subcommands.
+
+``mtad [-c DIR] [-Dv] COMMAND`` with the commands of ``postfix(1)``, and ``mtad TOOL ...`` with the other
+tools under their own names and options.  Exit status as there: 0 done, 1 failed, 64 usage.
+
+Postfix counterpart: ``postfix(1)``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+import mtad
+
+#: Tools with options of their own, by the module that has their ``main(argv)``.
+TOOLS = ("postconf", "postmap", "postqueue", "saslpasswd", "sink", "demo")
+
+#: Commands of postfix(1).
+COMMANDS = ("start", "start-fg", "stop", "abort", "reload", "flush", "check", "status")
+
+USAGE = """\
+usage: mtad [-c config_dir] [-Dv] command
+
+  start           start the mail system
+  start-fg        the same, in the foreground (--single: in one process)
+  stop            stop it, mail in hand first
+  abort           stop it at once
+  reload          check the configuration, then take it; no session is cut
+  flush           try all deferred mail now
+  check [--json]  check the configuration
+  status          is it running?
+
+tools: mtad postconf | postmap | postqueue | saslpasswd | sink | demo  (try them with --help)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    directory = ""
+    verbose = 0
+    while words and words[0].startswith("-"):
+        word = words.pop(0)
+        if word in ("-h", "--help"):
+            sys.stdout.write(USAGE)
+            return 0
+        if word in ("-V", "--version"):
+            print(f"mtad {mtad.__version__} (Postfix {mtad.POSTFIX_VERSION})")
+            return 0
+        if word == "-c" and words:
+            directory = words.pop(0)
+        elif word.startswith("-c") and len(word) > 2:
+            directory = word[2:]
+        elif set(word[1:]) <= {"v", "D"}:
+            verbose += word.count("v")
+        else:
+            return _usage(f"unknown option {word}")
+    if not words:
+        return _usage("no command")
+    name, *rest = words
+    if name in TOOLS:
+        if directory:
+            rest = ["-c", directory, *rest]
+        tool: Callable[[list[str]], int] = import_module(f"mtad.cli.{name}").main
+        return tool(rest)
+    if name in COMMANDS:
+        from mtad.cli import lifecycle
+
+        return lifecycle.run(name, directory or None, rest, verbose)
+    return _usage(f"unknown command {name}")
+
+
+def _usage(problem: str) -> int:
+    sys.stderr.write(f"mtad: fatal: {problem}\n{USAGE}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
