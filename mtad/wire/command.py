@@ -115,6 +115,12 @@ def xtext_encode(value: bytes) -> bytes:
     return re.sub(rb"[^!-*,-<>-~]", lambda m: b"+%02X" % m.group()[0], value)
 
 
+def utf8_xtext_encode(value: bytes) -> bytes:
+    r"""Encode UTF-8 in the ``utf-8`` address form: all but plain ASCII as ``\x{HEX}``."""
+    text = value.decode("utf-8", "replace")
+    return re.sub(r"[^!-*,-<>-\[\]-~]", lambda m: f"\\x{{{ord(m.group()):X}}}", text).encode("ascii")
+
+
 def utf8_xtext_decode(value: bytes) -> bytes | None:
     r"""Decode the ``utf-8`` address form ``\x{HEX}`` (RFC 6533 section 3)."""
     bad = False
