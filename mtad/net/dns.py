@@ -136,11 +136,12 @@ def reverse_name(address: str) -> str:
 
 
 def to_ascii(name: str) -> str:
-    """A domain name in ASCII form (RFC 5890); unchanged where it has none."""
+    """A domain name, or ``.domain``, in ASCII form (RFC 5890); unchanged where it has none."""
     if name.isascii():
         return name
+    dot = "." if name.startswith(".") else ""
     try:
-        return name.encode("idna").decode("ascii")
+        return dot + name.removeprefix(".").encode("idna").decode("ascii")
     except UnicodeError:
         return name
 

@@ -16,7 +16,6 @@ RFC 3207, RFC 6125 section 6.4, RFC 8314.  Postfix counterpart: ``tls_client.c``
 
 from __future__ import annotations
 
-import hmac
 import re
 import time
 from collections import OrderedDict
@@ -35,6 +34,7 @@ from mtad.errors import ConfigError
 from mtad.maillog import MailLog
 from mtad.net import ciphers, openssl
 from mtad.net.certificates import load_pairs
+from mtad.net.dns import to_ascii
 from mtad.net.tls_context import Logging, new_context
 from mtad.net.tls_info import TLSInfo, describe, log_summary
 
@@ -111,39 +111,39 @@ def main_policy(p: Parameters, level: str | None = None) -> Policy:
 
 
 def certificate_names(certificate: x509.Certificate) -> list[str]:
-    """The DNS names that a certificate is for: its subjectAltNames, or else its common names."""
+    """What a certificate is for: its subjectAltNames, with common names where it has no DNS name."""
+    names: list[str] = []
+    addresses: list[str] = []
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names = extension.value.get_values_for_type(x509.DNSName)
+        addresses = [str(address) for address in extension.value.get_values_for_type(x509.IPAddress)]
     except (x509.ExtensionNotFound, ValueError):
-        names = []
-    if names:
-        return list(names)
-    return [
-        attribute.value
-        for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        if isinstance(attribute.value, str)
-    ]
+        pass
+    if not names:
+        found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        names = [attribute.value for attribute in found if isinstance(attribute.value, str)]
+    return names + addresses
 
 
-def name_matches(presented: str, wanted: str, multiple_labels: bool) -> bool:
+def name_matches(presented: str, wanted: str) -> bool:
     """Does a certificate's name fit ``wanted``?  RFC 6125 section 6.4.
 
-    ``.example.com`` wants any name below it.  ``*`` may be the whole leftmost label of a presented name and
-    stands for one label, or where ``multiple_labels`` (``tls_wildcard_matches_multiple_labels``) for several.
+    ``.example.com`` wants any name below it.  ``*`` may be the whole leftmost label of a presented name with
+    two more labels at least, and stands for one label.
     """
     presented, wanted = presented.lower().rstrip("."), wanted.lower().rstrip(".")
     if not presented or "\0" in presented:
         return False
     if wanted.startswith("."):
-        return "*" not in presented and presented.endswith(wanted) and len(presented) > len(wanted)
+        return presented.endswith(wanted) and len(presented) > len(wanted)
     if not presented.startswith("*."):
         return presented == wanted
     suffix = presented[1:]
     if "*" in suffix or suffix.count(".") < 2 or not wanted.endswith(suffix):
         return False
     stands_for = wanted[: -len(suffix)]
-    return bool(stands_for) and (multiple_labels or "." not in stands_for)
+    return bool(stands_for) and "." not in stands_for
 
 
 class ClientTLS:
@@ -161,7 +161,6 @@ class ClientTLS:
         self._session_life = p.seconds("smtp_tls_session_cache_timeout")
         self.logging = Logging.parse(p, "smtp_tls_loglevel", log)
         self.digest = p["smtp_tls_fingerprint_digest"]
-        self.multiple_labels = p.flag("tls_wildcard_matches_multiple_labels")
         self.policy = main_policy(p)
         if self.policy.must_match and not self.policy.match:
             raise ConfigError(
@@ -260,7 +259,7 @@ class Handshake:
         if self._tls.logging.summary:
             openssl.watch(connection)
         if self._sni:
-            connection.set_tlsext_host_name(_ascii(self._sni).encode("ascii", "replace")[:255])
+            connection.set_tlsext_host_name(to_ascii(self._sni).encode("ascii", "replace")[:255])
         session = self._tls.session(self._key)
         if session is not None:
             connection.set_session(session)
@@ -286,19 +285,16 @@ class Handshake:
 
     def _matches(self, connection: SSL.Connection, info: TLSInfo) -> bool:
         if self._policy.level == "fingerprint":
-            wanted = [word.upper() for text in self._policy.match for word in text.split("|")]
-            ours = (info.fingerprint, info.key_fingerprint)
-            return any(print_ and hmac.compare_digest(print_, word) for print_ in ours for word in wanted)
+            wanted = {word.upper() for text in self._policy.match for word in text.split("|") if word}
+            return not wanted.isdisjoint((info.fingerprint, info.key_fingerprint))
         if not info.trusted:
             return False
         certificate = connection.get_peer_certificate(as_cryptography=True)
         if not isinstance(certificate, x509.Certificate):
             return False
         presented = certificate_names(certificate)
-        wanted = [_ascii(name) for name in self._wanted_names()]
-        return any(
-            name_matches(name, want, self._tls.multiple_labels) for want in wanted for name in presented
-        )
+        names = [to_ascii(name) for name in self._wanted_names()]
+        return any(name_matches(name, wanted) for wanted in names for name in presented)
 
     def _wanted_names(self) -> Iterable[str]:
         special = {"nexthop": self._nexthop, "dot-nexthop": f".{self._nexthop}", "hostname": self._host}
@@ -315,14 +311,3 @@ class Handshake:
         session = connection.get_session()
         if session is not None:
             self._tls.keep_session(self._key, session)
-
-
-def _ascii(name: str) -> str:
-    """A domain in its ASCII form, as certificates and SNI have it (RFC 5890)."""
-    if name.isascii():
-        return name
-    dot = "." if name.startswith(".") else ""
-    try:
-        return dot + name.removeprefix(".").encode("idna").decode("ascii")
-    except UnicodeError:
-        return name
