@@ -25,7 +25,7 @@ from mtad.auth.realm import SubmissionRealm
 from mtad.auth.saslauthd import Reactor, Saslauthd
 from mtad.config.parameters import Parameters
 from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf
-from mtad.errors import ConfigError
+from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog
 from mtad.sasl import server
 from mtad.sasl.mechanism import Property, ServerContext, ServerMechanism, parse_options
@@ -64,9 +64,11 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     _check_conf(conf, log)
     local_domain = p["smtpd_sasl_local_domain"].encode()
     hostname = p["myhostname"].encode()
-    store = SasldbAuxprop(_sasldb_path(p, conf), local_domain or hostname, log)
-    verifiers = [_verifier(name, p, conf, reactor, log, store) for name in _methods(conf)]
     mechanisms = server.select(conf.words("mech_list") or None)
+    database = _sasldb_path(p, conf)
+    _check_database(database, conf, mechanisms, log)
+    store = SasldbAuxprop(database, local_domain or hostname, log)
+    verifiers = [_verifier(name, p, conf, reactor, log, store) for name in _methods(conf)]
     options = (_options(p, "smtpd_sasl_security_options"), _options(p, "smtpd_sasl_tls_security_options"))
     return Setup(
         Portal(SubmissionRealm(), [PasswordChecker(verifiers), ProvenChecker()]),
@@ -139,6 +141,18 @@ def _sasldb_path(p: Parameters, conf: SaslConf) -> str:
     return inside if not os.access(path, os.R_OK) and os.access(inside, os.R_OK) else path
 
 
+def _check_database(path: str, conf: SaslConf, mechanisms: Sequence[ServerMechanism], log: MailLog) -> None:
+    """Warn when something is to be looked up in a user database that is not there."""
+    if os.access(path, os.R_OK):
+        return
+    users = [each.name.decode() for each in mechanisms if Property.NOPLAINTEXT in each.properties]
+    if "auxprop" in _methods(conf):
+        users.insert(0, "pwcheck_method auxprop")
+    if users:
+        state = "can not be read" if os.path.exists(path) else "does not exist"
+        log.warning(f"user database {path} {state}: no login will succeed by {', '.join(users)}")
+
+
 def _options(p: Parameters, name: str) -> Property:
     try:
         return parse_options(p.words(name))
@@ -193,6 +207,8 @@ def _filtered(p: Parameters, names: Sequence[bytes]) -> tuple[bytes, ...]:
     patterns = StringList(name, p[name], p.directory)
     try:
         return tuple(each for each in names if _at_once(p, name, patterns.matches(each)))
+    except TableError as error:
+        raise p.error(name, f"SASL mechanism filter failed: {error}") from error
     finally:
         patterns.close()
 

@@ -38,7 +38,8 @@ def _plain(context: ServerContext, initial: bytes | None) -> Steps:
     if len(parts) == 2:
         raise SaslFailure(Reason.BADPROT, "Can only find author/en (no password)")
     if len(parts) > 3:
-        raise SaslFailure(Reason.BADPROT, "Got more data than we were expecting in the PLAIN plugin")
+        # libsasl ends this note with a newline, which logs show as "?".
+        raise SaslFailure(Reason.BADPROT, "Got more data than we were expecting in the PLAIN plugin?")
     authzid, authcid, password = parts
     return CheckPassword(authcid, authzid or authcid, password, "Password verification failed")
 

@@ -245,7 +245,11 @@ def test_no_database_is_no_user_and_a_broken_one_is_temporary(
     build: Build, sink: ListSink, tmp_path: Path
 ) -> None:
     response = plain(b"alice", b"secret")
-    absent = build({"sasldb_path": str(tmp_path / "none")})
+    none = tmp_path / "none"
+    absent = build({"sasldb_path": str(none)})
+    assert warnings(sink) == [
+        f"user database {none} does not exist: no login will succeed by pwcheck_method auxprop, CRAM-MD5"
+    ]
     assert denial(login(absent, b"PLAIN", response)) == ("535 authentication failure", "alice")
     broken = tmp_path / "broken"
     broken.write_bytes(b"hello" * 1000)
@@ -293,6 +297,7 @@ def test_alwaystrue_is_warned_of(build: Build, sink: ListSink) -> None:
             {"smtpd_sasl_security_options": "noplaintext"},
             "no SASL authentication mech",
         ),
+        ({}, {"smtpd_sasl_mechanism_filter": "hash:/nonexistent/x"}, "SASL mechanism filter failed"),
         ({}, {"smtpd_sasl_mechanism_filter": "none"}, "discards all mechanisms in 'CRAM-MD5 PLAIN LOGIN'"),
     ],
 )

@@ -1,0 +1,216 @@
+"""AUTH dialogues with Postfix and with our exchanges: the same replies and the same log lines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import postfix
+import pytest
+from twisted.internet.epollreactor import EPollReactor
+
+from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
+from mtad.config.parameters import Parameters
+from mtad.maillog import ListSink, MailLog
+from mtad.tables.sasldb import SaslDb
+
+pytestmark = pytest.mark.skipif(not postfix.AVAILABLE, reason=postfix.WHY_NOT)
+
+SESSION = AuthSession("localhost", "127.0.0.1", "4000", "127.0.0.1", "587", False)
+
+
+def b(text: bytes) -> str:
+    return b64encode(text).decode()
+
+
+#: service: (main.cf values, smtpd.conf file's name)
+SERVICES: dict[str, dict[str, str]] = {
+    "auxprop": {"smtpd_sasl_path": "auxprop"},
+    "realm": {"smtpd_sasl_path": "auxprop", "smtpd_sasl_local_domain": "example.com"},
+    "noplain": {"smtpd_sasl_path": "all", "smtpd_sasl_security_options": "noplaintext, noanonymous"},
+    "down": {"smtpd_sasl_path": "down"},
+    "filter": {"smtpd_sasl_path": "auxprop", "smtpd_sasl_mechanism_filter": "login"},
+}
+
+DIALOGUES: list[tuple[str, list[str]]] = [
+    ("auxprop", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0alice\0bad")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"alice\0alice\0secret")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"bob\0alice\0secret")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0nobody\0x")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0alice@mail.example.com\0secret")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0bob@example.com\0pass word")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0\0x")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0alice\0")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"alice")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0alice")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"a\0b\0c\0d")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0al\xffice\0x")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0al\tice\0x")]),
+    ("auxprop", ["AUTH PLAIN " + b(b"\0" + b"u" * 120 + b"\0x")]),
+    ("auxprop", ["AUTH PLAIN ="]),
+    ("auxprop", ["AUTH PLAIN AGFs=aWNl"]),
+    ("auxprop", ["AUTH PLAIN AGFsaWNl*"]),
+    ("auxprop", ["AUTH plain " + b(b"\0alice\0secret")]),
+    ("auxprop", ["AUTH plain " + b(b"\0alice\0bad")]),
+    ("auxprop", ["AUTH PLAIN", b(b"\0alice\0secret")]),
+    ("auxprop", ["AUTH PLAIN", b(b"\0alice\0bad")]),
+    ("auxprop", ["AUTH PLAIN", ""]),
+    ("auxprop", ["AUTH PLAIN", "="]),
+    ("auxprop", ["AUTH LOGIN", b(b"alice"), b(b"secret")]),
+    ("auxprop", ["AUTH LOGIN", b(b"alice"), b(b"bad")]),
+    ("auxprop", ["AUTH LOGIN " + b(b"alice"), b(b"secret")]),
+    ("auxprop", ["AUTH LOGIN", "", ""]),
+    ("auxprop", ["AUTH LOGIN", "!", ""]),
+    ("auxprop", ["AUTH LOGIN", b(b"alice"), b(b"x" * 1100)]),
+    ("auxprop", ["AUTH CRAM-MD5 " + b(b"alice")]),
+    ("auxprop", ["AUTH EXTERNAL ="]),
+    ("auxprop", ["AUTH NOSUCH"]),
+    ("auxprop", ["AUTH " + "X" * 150]),
+    ("realm", ["AUTH PLAIN " + b(b"\0bob\0pass word")]),
+    ("realm", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
+    ("realm", ["AUTH LOGIN", b(b"bob"), b(b"bad")]),
+    ("noplain", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
+    ("noplain", ["AUTH LOGIN"]),
+    ("down", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
+    ("down", ["AUTH LOGIN", b(b"alice"), b(b"secret")]),
+    ("filter", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
+]
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postfix.Postfix]:
+    conf = {
+        "auxprop": "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: plain login\n",
+        "all": "auxprop_plugin: sasldb\nmech_list: cram-md5 plain login\n",
+        "down": "pwcheck_method: saslauthd\nsaslauthd_path: /nonexistent/mux\nmech_list: plain login\n",
+    }
+    files = {f"sasl/{name}.conf": f"{text}sasldb_path: {{dir}}/sasldb2\n" for name, text in conf.items()}
+    main_cf = {
+        "smtpd_sasl_auth_enable": "yes",
+        "cyrus_sasl_config_path": "{dir}/sasl",
+        "smtpd_error_sleep_time": "0",
+        "smtpd_hard_error_limit": "1000",
+    }
+    server = postfix.Postfix(main_cf, list(SERVICES.items()), files)
+    db = SaslDb(str(server.directory / "sasldb2"))
+    db.set("alice", "mail.example.com", b"secret")
+    db.set("bob", "example.com", b"pass word")
+    shutil.chown(server.directory / "sasldb2", "postfix")
+    with server:
+        yield server
+
+
+class Wire:
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), 20)
+        self.file = self.socket.makefile("rb")
+
+    def reply(self) -> list[str]:
+        lines = []
+        while not lines or lines[-1][3:4] == "-":
+            lines.append(self.file.readline().decode("utf-8", "replace").rstrip("\r\n"))
+        return lines
+
+    def command(self, line: str) -> list[str]:
+        self.socket.sendall(line.encode() + b"\r\n")
+        return self.reply()
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+
+def log_lines(text: str) -> list[str]:
+    """The lines about SASL, without time, program and client."""
+    found = re.findall(r"warning: (?:localhost\[127\.0\.0\.1\]: |unknown\[127\.0\.0\.1\]: )?(SASL .*)", text)
+    # Postfix names the user since 3.9 only
+    return [re.sub(r", sasl_username=.*", "", line) for line in found]
+
+
+def ask_postfix(oracle: postfix.Postfix, service: str, lines: list[str]) -> tuple[list[str], list[str]]:
+    before = len(oracle.log())
+    wire = Wire(oracle.ports[service])
+    try:
+        wire.reply()
+        wire.command("EHLO client.test")
+        replies = []
+        for line in lines:
+            replies += wire.command(line)
+            if not replies[-1].startswith("334"):
+                break
+        wire.command("QUIT")
+    finally:
+        wire.close()
+    deadline = time.monotonic() + 5
+    while "disconnect from" not in oracle.log()[before:] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return replies, log_lines(oracle.log()[before:])
+
+
+def authenticator(oracle: postfix.Postfix, service: str, sink: ListSink) -> Authenticator:
+    p = Parameters.load(str(oracle.directory), overrides=SERVICES[service])
+    return Authenticator.build(p, EPollReactor(), MailLog(sink, "x"))
+
+
+def ask_ours(oracle: postfix.Postfix, service: str, lines: list[str]) -> tuple[list[str], list[str]]:
+    sink = ListSink()
+    _, name, *initial = lines[0].split(" ")
+    exchange = authenticator(oracle, service, sink).begin(name.encode(), SESSION)
+    replies = []
+    for data in [initial[0].encode() if initial else None, *(line.encode() for line in lines[1:])]:
+        outcome = _run(exchange.step(data))
+        if isinstance(outcome, Challenge):
+            replies.append(f"334 {outcome.data.decode()}")
+        elif isinstance(outcome, Granted):
+            replies.append("235 2.7.0 Authentication successful")
+            break
+        else:
+            assert isinstance(outcome, Denied)
+            replies.append(outcome.reply.encode().decode().rstrip("\r\n"))
+            MailLog(sink, "x").warning(outcome.log)
+            break
+    return replies, log_lines("\n".join(text for _, _, text in sink.lines))
+
+
+def _run(coroutine: Any) -> Any:
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
+
+
+@pytest.mark.parametrize(("service", "lines"), DIALOGUES)
+def test_dialogue(oracle: postfix.Postfix, service: str, lines: list[str]) -> None:
+    assert ask_ours(oracle, service, lines) == ask_postfix(oracle, service, lines)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_announcement(oracle: postfix.Postfix, service: str) -> None:
+    wire = Wire(oracle.ports[service])
+    try:
+        wire.reply()
+        announced = [line[4:] for line in wire.command("EHLO client.test") if line[4:].startswith("AUTH ")]
+        wire.command("QUIT")
+    finally:
+        wire.close()
+    names = authenticator(oracle, service, ListSink()).mechanisms(False)
+    assert announced == ["AUTH " + b" ".join(names).decode()]
+
+
+def test_an_unreadable_database_is_a_temporary_failure(oracle: postfix.Postfix) -> None:
+    path = Path(oracle.directory / "sasldb2")
+    content = path.read_bytes()
+    path.write_bytes(b"hello" * 2000)
+    try:
+        replies, _ = ask_postfix(oracle, "auxprop", ["AUTH PLAIN " + b(b"\0alice\0secret")])
+        assert ask_ours(oracle, "auxprop", ["AUTH PLAIN " + b(b"\0alice\0secret")])[0] == replies
+    finally:
+        path.write_bytes(content)
