@@ -19,6 +19,7 @@ from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denie
 from mtad.auth.interfaces import ISASLPassword, ISubmitter
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink
+from mtad.tables.sasldb import SaslDb
 
 B64 = base64.b64encode
 
@@ -324,3 +325,40 @@ def test_nothing_to_announce_without_tls_is_fine_where_nobody_asks(build: Build)
 def test_passwords_stay_out_of_logs_and_values(build: Build, sink: ListSink) -> None:
     outcome = login(build, b"PLAIN", plain(b"alice", b"hunter2"))
     assert "hunter2" not in repr(outcome) + repr(sink.lines)
+
+
+def test_salted_secrets(build: Build, tmp_path: Path) -> None:
+    """``cmusaslsecretPLAIN``, as old versions of saslpasswd wrote it, counts beside ``userPassword``."""
+    path = str(tmp_path / "old")
+    salt = bytes(range(1, 17))
+    value = salt + b"\0" + hashlib.md5(salt + b"sasldb" + b"older").digest()
+    SaslDb(path).set("alice", "mail.test", value, "cmusaslsecretPLAIN")
+    SaslDb(path).set("bob", "mail.test", b"newer")
+    SaslDb(path).set("bob", "mail.test", value, "cmusaslsecretPLAIN")
+    SaslDb(path).set("eve", "mail.test", b"short", "cmusaslsecretPLAIN")
+    authenticator = build({"sasldb_path": path})
+    for user, password in ((b"alice", b"older"), (b"bob", b"older"), (b"bob", b"newer")):
+        assert isinstance(login(authenticator, b"PLAIN", plain(user, password)), Granted)
+    for user, password in ((b"alice", b"newer"), (b"alice", b""), (b"eve", b"short"), (b"eve", b"older")):
+        reason, _ = denial(login(authenticator, b"PLAIN", plain(user, password)))
+        assert reason == "535 authentication failure"
+
+
+def test_an_empty_stored_password_lets_nobody_in(build: Build, tmp_path: Path) -> None:
+    path = str(tmp_path / "empty")
+    SaslDb(path).set("alice", "mail.test", b"")
+    outcome = login(build({"sasldb_path": path}), b"PLAIN", plain(b"alice", b""))
+    assert denial(outcome)[0] == "535 authentication failure"
+
+
+def test_auto_transition_is_warned_of(build: Build, sink: ListSink) -> None:
+    build({"auto_transition": "yes"})
+    assert "auto_transition is not supported" in warnings(sink)[0]
+
+
+def test_the_old_chroot_may_hold_the_database(build: Build, tmp_path: Path) -> None:
+    inside = tmp_path / "spool" / "nonexistent-here"
+    inside.mkdir(parents=True)
+    SaslDb(str(inside / "sasldb2")).set("alice", "mail.test", b"other")
+    authenticator = build({"sasldb_path": "/nonexistent-here/sasldb2"})
+    assert isinstance(login(authenticator, b"PLAIN", plain(b"alice", b"other")), Granted)
