@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mtad.config.directory import config_directory
+from mtad.cli.directory import config_directory
 from mtad.config.lint import ERROR, Finding
 from mtad.config.parameters import Parameters
 from mtad.daemon.lock import AlreadyRunning, holder, program_of
