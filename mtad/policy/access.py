@@ -135,7 +135,7 @@ async def apply(check: Check, table: AccessTable, value: bytes, datum: bytes, sc
     if action is not None:
         return await _act(check, table, action, text, datum, scope)
     if value.isdigit() or command in (b"OK", b"RELAY"):
-        return await check.permit(printable(word), scope.kind, scope.name, f" from {table.spec}")
+        return await check.permit(printable(word), scope.kind, scope.name, f"from {table.spec}")
     if len(word) == 3 and word.isdigit() and word[:1] in b"45" and text:
         code, text = dsn.split(word[:1] + b".7.1", text)
         return _refuse(check, int(word), code, scope, text)
@@ -192,7 +192,7 @@ async def _act(
         return DUNNO
     entry = f'access table {table.spec} entry "{printable(datum)}"'
     if run(check, entry, text, scope) and name == "DISCARD":
-        return await check.permit(name, scope.kind, scope.name, f" from {table.spec}")
+        return await check.permit(name, scope.kind, scope.name, f"from {table.spec}")
     return DUNNO
 
 

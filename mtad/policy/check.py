@@ -37,7 +37,7 @@ CCERT, SASL_USER = "Client certificate", "SASL login name"
 
 _DSN = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_LONGEST = 510
+_LONGEST = 510  # RFC 5321 section 4.5.3.1.5, without CRLF; Postfix means to cut here, and doesn't
 _DEEPEST = 100
 
 
@@ -196,7 +196,7 @@ class Check:
         """OK, logged where ``smtpd_log_access_permit_actions`` asks for it."""
         logged = self.setup.logged_permits
         if logged and self.defer_if_permit is None and await logged.matches(action.encode()):
-            text = f"action={action} for {kind}={printable(name)}{more}"
+            text = f"action={action} for {kind}={printable(name)} {more}"
             self.setup.log.info(report.line(self.request, "permit", text))
         return OK
 

@@ -68,7 +68,7 @@ class Setup:
         self.actions = actions
         self.errors: list[ConfigError] = []
         self.warnings: list[str] = []
-        self.resolver = Resolver(p, rewriter, classes)
+        self.resolver = Resolver(rewriter, classes)
         self._flags(p)
         parents = {word.lower() for word in p.words("parent_domain_matches_subdomains")}
         self.access_parents = "smtpd_access_maps" in parents

@@ -57,13 +57,16 @@ class UnlistedTables:
             ),
         }
         self.show_table = p.flag("show_user_unknown_table_name")
-        unknown = b"5.1.1 User unknown" + (b" in virtual alias table" if self.show_table else b"")
+        main = setup.rewriter.p
+        unknown = b"5.1.1 User unknown"
+        if main.flag("show_user_unknown_table_name"):
+            unknown += b" in virtual alias table"
         self.transports = {
-            LOCAL: p["local_transport"].encode().partition(b":"),
+            LOCAL: main["local_transport"].encode().partition(b":"),
             VIRTUAL_ALIAS: (b"error", b":", unknown),
-            VIRTUAL_MAILBOX: p["virtual_transport"].encode().partition(b":"),
-            RELAY: p["relay_transport"].encode().partition(b":"),
-            DEFAULT: p["default_transport"].encode().partition(b":"),
+            VIRTUAL_MAILBOX: main["virtual_transport"].encode().partition(b":"),
+            RELAY: main["relay_transport"].encode().partition(b":"),
+            DEFAULT: main["default_transport"].encode().partition(b":"),
         }
         self.system = (p["double_bounce_sender"].lower().encode(), *(n.encode() for n in _ALWAYS_LOCAL))
 

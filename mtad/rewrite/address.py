@@ -31,9 +31,10 @@ def split(text: bytes) -> Parts:
 
 
 class Rewriter:
-    """The rewriting rules of one configuration."""
+    """The rewriting rules of one configuration: main.cf itself, without the ``-o`` of any service."""
 
     def __init__(self, p: Parameters) -> None:
+        self.p = p
         self._at_myorigin = p.flag("append_at_myorigin")
         self._dot_mydomain = p.flag("append_dot_mydomain")
         self.swap_bangpath = p.flag("swap_bangpath")
@@ -57,8 +58,8 @@ class Rewriter:
     def rewrite_parts(self, local: bytes, domain: bytes | None, remote: bool = False) -> Parts:
         """The same on an address in parts."""
         origin, mydomain = self._remote if remote else self._local
-        if not local and not domain:
-            return b"", None  # a lone @ is the null address
+        if not local and domain is None:
+            return local, domain
         if local[:1] == b"@":
             _, colon, rest = local.partition(b":")  # source route (RFC 5321 section 4.1.1.3)
             if colon and rest:

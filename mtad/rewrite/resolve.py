@@ -20,7 +20,6 @@ from mtad.rewrite.hostnames import literal_address, valid_address, valid_domain
 from mtad.tables.table import fold, is_utf8
 
 if TYPE_CHECKING:
-    from mtad.config.parameters import Parameters
     from mtad.wire.events import Address
 
 
@@ -44,7 +43,8 @@ class Resolution:
 class Resolver:
     """The resolving rules of one configuration."""
 
-    def __init__(self, p: Parameters, rewriter: Rewriter, classes: AddressClasses) -> None:
+    def __init__(self, rewriter: Rewriter, classes: AddressClasses) -> None:
+        p = rewriter.p
         self._rewriter = rewriter
         self._classes = classes
         self._null_domain = p.flag("resolve_null_domain")
@@ -60,7 +60,10 @@ class Resolver:
         text = address.text
         local, domain = self._rewriter.rewrite_parts(*split(text)) if text else (b"", None)
         local, domain, kind = await self._strip(local, domain, len(text) + 100)
-        valid, domain = self._check(local, domain)
+        valid = self._valid(local, domain)
+        if not valid and self._numeric_domain and valid_address(domain):
+            valid, domain = True, b"[" + domain + b"]"
+            kind = self._classes.known(domain) or await self._classes.classify_domain(domain)
         text = local + b"@" + domain
         if not valid or (not self._dash and text[:1] == b"-"):
             return Resolution(text, fold(text), domain, DEFAULT, False, True)
@@ -119,17 +122,13 @@ class Resolver:
                 site, _, user = local.partition(b"!")
         return None if site is None else rewriter.rewrite_parts(user, site)
 
-    def _check(self, local: bytes, domain: bytes) -> tuple[bool, bytes]:
-        """Whether these parts can be delivered to, and the domain as it then reads."""
+    def _valid(self, local: bytes, domain: bytes) -> bool:
+        """Whether these parts can be delivered to."""
         if domain[:1] == b"[":
-            return literal_address(domain) is not None, domain
+            return literal_address(domain) is not None
         if self._utf8 and not (local.isascii() and domain.isascii()) and not is_utf8(local + domain):
-            return False, domain
-        if valid_domain(domain, self._utf8):
-            return True, domain
-        if self._numeric_domain and valid_address(domain):
-            return True, b"[" + domain + b"]"
-        return False, domain
+            return False
+        return valid_domain(domain, self._utf8)
 
 
 def _without_dot(domain: bytes) -> bytes:

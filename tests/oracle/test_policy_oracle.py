@@ -1,0 +1,307 @@
+"""The installed Postfix's smtpd(8) and our evaluator, asked the same questions.
+
+Each case is a service with restriction lists of its own; the client is made up by XCLIENT.  Compared are the
+replies to MAIL, RCPT and DATA and the lines about them in the log (without what only later versions write).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from postfix import AVAILABLE, WHY_NOT, Postfix
+
+from mtad.config.parameters import Parameters
+from mtad.maillog import ListSink, MailLog
+from mtad.policy.evaluator import Evaluator
+from mtad.policy.request import Request
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
+from mtad.wire.address import parse_path
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+
+MAIN = {
+    "compatibility_level": "3.6",
+    "myhostname": "mail.example.com",
+    "mydestination": "local.example, localhost",
+    "local_recipient_maps": "inline:{{known=x}}",
+    "virtual_alias_domains": "alias.example",
+    "virtual_alias_maps": "inline:{{there@alias.example=x}}",
+    "virtual_mailbox_domains": "box.example",
+    "virtual_mailbox_maps": "inline:{{user@box.example=x}}",
+    "relay_domains": "relay.example",
+    "relay_recipient_maps": "inline:{{user@relay.example=x}}",
+    "mynetworks": "10.0.0.0/8",
+    "inet_interfaces": "127.0.0.1",
+    "smtpd_authorized_xclient_hosts": "127.0.0.1",
+    "smtpd_sasl_auth_enable": "yes",
+    "recipient_delimiter": "+",
+    "smtpd_recipient_restrictions": "reject_unauth_destination",
+    "smtpd_peername_lookup": "no",
+    "smtpd_error_sleep_time": "0",
+    "smtpd_delay_open_until_valid_rcpt": "yes",
+    "in_class": "check_sender_access inline:{{bad@s.example=REJECT by class}}",
+    "smtpd_restriction_classes": "in_class",
+    "smtpd_sender_login_maps": "inline:{{alice@local.example=alice}, {bob@s.example={bob, alice2}}, "
+    "{@owned.example=alice}}",
+}
+
+ACCESS = (
+    "inline:{{reject.example=REJECT}, {why.example=REJECT 5.1.8 not you}, {c550.example=550 5.2.1 No such}, "
+    "{c521.example=521 gone}, {c450.example=450 later}, {c299.example=299 what}, {c550e.example=550}, "
+    "{defer.example=DEFER}, {ok.example=OK}, {dunno.example=DUNNO}, {dip.example=DEFER_IF_PERMIT 4.7.9 maybe}, "
+    "{dir.example=DEFER_IF_REJECT}, {list.example={reject_non_fqdn_sender, reject}}, {num.example=1234}, "
+    "{class.example=in_class}, {map.example=hash:/x}, {unk.example=no_such_thing}, {warn.example=WARN look}, "
+    "{info.example=INFO here}, {full@u.example=REJECT full}, {user@=REJECT local part}, "
+    "{u.example=REJECT domain}, {x512.example=550 5.1.2 a}, "
+    "{wdip.example={warn_if_reject defer_if_permit}}, {deep.example={check}}, {<>=REJECT null}}"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A service and what is said to it."""
+
+    name: str
+    settings: Mapping[str, str]
+    sender: str = "<a@s.example>"
+    recipients: tuple[str, ...] = ("<r@remote.example>",)
+    helo: str = "client.example.net"
+    client: Mapping[str, str] = field(
+        default_factory=lambda: {"NAME": "client.example.net", "ADDR": "192.0.2.9"}
+    )
+
+
+def rcpt(name: str, text: str, *recipients: str, **more: Any) -> Case:
+    settings = {
+        "smtpd_relay_restrictions": "check_client_access static:OK, reject",
+        "smtpd_recipient_restrictions": text,
+    }
+    settings |= more.pop("settings", {})
+    return Case(name, settings, recipients=recipients or ("<r@remote.example>",), **more)
+
+
+ALICE = {"NAME": "client.example.net", "ADDR": "192.0.2.9", "LOGIN": "alice"}
+INSIDE = {"NAME": "inside.example.net", "ADDR": "10.1.2.3"}
+EVERYWHERE = ("<known@local.example>", "<nobody@local.example>", "<there@alias.example>", "<no@alias.example>",
+              "<user@box.example>", "<USER+x@Box.example>", "<no@box.example>", "<user@relay.example>",
+              "<no@relay.example>", "<x@remote.example>", "<x%remote.example@local.example>",
+              "<postmaster>", "<known>", "<@a,@b:x@remote.example>", '<"x@remote.example"@relay.example>',
+              "<x!y@relay.example>", "<postmaster@local.example>", "<root@[127.0.0.1]>")  # fmt: skip
+ACCESS_DOMAINS = re.findall(r"[{ ]([a-z0-9]+\.example)=", ACCESS)
+LOGIN = "reject_sender_login_mismatch, reject_unauth_destination"
+
+CASES = [
+    rcpt("auth_destination", "reject_unauth_destination", *EVERYWHERE),
+    rcpt("defer_destination", "defer_unauth_destination", *EVERYWHERE[:10]),
+    rcpt("permit_destination", "permit_auth_destination, reject", *EVERYWHERE[:12]),
+    rcpt("codes", "reject_unauth_destination", settings={"relay_domains_reject_code": "521"}),
+    rcpt("bad_code", "reject_unauth_destination", settings={"relay_domains_reject_code": "299"}),
+    rcpt("soft", "reject_unauth_destination", settings={"soft_bounce": "yes"}),
+    rcpt("order", "reject", settings={"smtpd_relay_restrictions": "defer_unauth_destination"}),
+    rcpt("order_back", "reject", settings={"smtpd_relay_restrictions": "defer_unauth_destination",
+                                           "smtpd_relay_before_recipient_restrictions": "no"}),
+    rcpt("networks", "permit_mynetworks, reject", client=INSIDE),
+    rcpt("networks_not", "permit_mynetworks, reject"),
+    rcpt("sasl", "permit_sasl_authenticated, reject", client=ALICE),
+    rcpt("defer", "defer, permit"),
+    rcpt("defer_if_permit", "defer_if_permit, permit_mynetworks, reject", client=INSIDE),
+    rcpt("defer_if_permit_not", "defer_if_permit, reject"),
+    rcpt("defer_if_reject", "defer_if_reject, reject"),
+    rcpt("both", "defer_if_reject, defer_if_permit, reject, permit"),
+    rcpt("warn", "warn_if_reject reject, warn_if_reject reject_unauth_destination, defer"),
+    rcpt("warn_class", "warn_if_reject in_class, reject_unauth_destination", sender="<bad@s.example>"),
+    rcpt("class", "in_class, reject", sender="<bad@s.example>"),
+    rcpt("warn_defer", "warn_if_reject defer_if_permit, reject"),
+    rcpt("unknown", "no_such_restriction, reject"),
+    rcpt("no_argument", "check_sender_access, reject"),
+    rcpt("warn_unknown", "warn_if_reject no_such_restriction, reject"),
+    rcpt("plaintext", "reject_plaintext_session, reject"),
+    rcpt("fqdn_rcpt", "reject_non_fqdn_recipient, reject", "<x@host>", "<x>", "<x@a.b.>", "<x@[1.2.3.4]>"),
+    rcpt("fqdn_sender", "reject_non_fqdn_sender, reject", sender="<x@host>"),
+    rcpt("fqdn_null", "reject_non_fqdn_sender, reject", sender="<>"),
+    rcpt("unlisted_sender", "reject_unlisted_sender, permit", sender="<no@local.example>"),
+    rcpt("unlisted_sender_auto", "permit", sender="<no@alias.example>",
+         settings={"smtpd_reject_unlisted_sender": "yes"}),
+    rcpt("unlisted_off", "permit", *EVERYWHERE[:4], settings={"smtpd_reject_unlisted_recipient": "no"}),
+    rcpt("unlisted_hidden", "permit", *EVERYWHERE[:9], settings={"show_user_unknown_table_name": "no"}),
+    rcpt("unlisted_error", "permit", "<x@local.example>", "<x@relay.example>", "<x@remote.example>",
+         settings={"local_transport": "error:5.7.0 local mail is off", "relay_transport": "retry:not now",
+                   "default_transport": "error:no way"}),
+    rcpt("override", "permit", *EVERYWHERE[:4],
+         settings={"receive_override_options": "no_unknown_recipient_checks"}),
+    *(rcpt(f"rcpt_access_{n}", f"check_recipient_access {ACCESS}, permit", f"<u@{d}>", f"<u@sub.{d}>")
+      for n, d in enumerate(ACCESS_DOMAINS)),
+    *(Case(f"from_access_{n}", {"smtpd_sender_restrictions": f"check_sender_access {ACCESS}"},
+           sender=f"<u@{d}>", recipients=("<known@local.example>",)) for n, d in enumerate(ACCESS_DOMAINS)),
+    *(Case(f"helo_access_{n}", {"smtpd_helo_restrictions": ACCESS}, helo=f"h.{d}",
+           recipients=("<known@local.example>",)) for n, d in enumerate(ACCESS_DOMAINS)),
+    *(Case(f"client_access_{n}", {"smtpd_client_restrictions": ACCESS},
+           client={"NAME": f"h.{d}", "ADDR": "192.0.2.9"}, recipients=("<known@local.example>",))
+      for n, d in enumerate(ACCESS_DOMAINS)),
+    rcpt("access_keys", f"check_recipient_access {ACCESS}, permit", "<full@u.example>", "<full+x@u.example>",
+         "<other@u.example>", "<user@remote.example>", "<user+x@remote.example>", "<User+x@x.u.example>"),
+    Case("access_null", {"smtpd_sender_restrictions": f"check_sender_access {ACCESS}"}, sender="<>"),
+    Case("access_address", {"smtpd_client_restrictions": "check_client_access inline:{{192.0=REJECT net}}"}),
+    Case("access_sasl", {"smtpd_client_restrictions": "check_sasl_access inline:{{alice=REJECT 5.1.1 go}}"},
+         client=ALICE),
+    Case("access_broken", {"smtpd_sender_restrictions": "check_sender_access fail:1.2.3.4"}),
+    Case("access_broken_warn", {"smtpd_sender_restrictions": "warn_if_reject check_sender_access fail:x"}),
+    Case("networks_broken", {"mynetworks": "fail:x", "smtpd_relay_restrictions": "permit_mynetworks, reject"}),
+    Case("login_broken", {"smtpd_sender_login_maps": "fail:x", "smtpd_relay_restrictions": LOGIN}, client=ALICE),
+    Case("listed_broken", {"virtual_alias_maps": "fail:x"}, recipients=("<known@local.example>",)),
+    *(Case(f"login_{n}_{who}", {"smtpd_sender_restrictions": text}, sender=sender,
+           recipients=("<known@local.example>",), client=client)
+      for who, client in (("in", ALICE), ("out", INSIDE))
+      for n, (text, sender) in enumerate(
+          (t, s)
+          for t in ("reject_sender_login_mismatch", "reject_known_sender_login_mismatch",
+                    "reject_authenticated_sender_login_mismatch",
+                    "reject_unauthenticated_sender_login_mismatch")
+          for s in ("<alice@local.example>", "<ALICE+x@Local.example>", "<bob@s.example>", "<x@owned.example>",
+                    "<nobody@s.example>", "<>", "<alice>"))),
+    Case("login_empty", {"smtpd_sender_restrictions": LOGIN, "smtpd_sender_login_maps": ""}, client=ALICE),
+    *(Case(f"helo_{n}", {"smtpd_helo_restrictions": "reject_invalid_helo_hostname, reject_non_fqdn_helo_hostname"},
+           helo=helo, recipients=("<known@local.example>",))
+      for n, helo in enumerate(("a_b.c", "host", "a.b.", "-a.b", "[1.2.3.4]", "[1.2.3]", "1.2.3.4", "a..b",
+                                "[IPv6:::1]", "a@b.c", "[1.2.3.4", "x" * 64 + ".com"))),
+    Case("delayed", {"smtpd_client_restrictions": "reject"}),
+    Case("delayed_helo", {"smtpd_helo_restrictions": "defer"}),
+    Case("at_mail", {"smtpd_sender_restrictions": "reject", "smtpd_delay_reject": "no"}),
+    Case("carried", {"smtpd_client_restrictions": "defer_if_permit", "smtpd_delay_reject": "no",
+                     "smtpd_relay_restrictions": "check_client_access static:OK, reject",
+                     "smtpd_recipient_restrictions": "defer_if_reject, permit"}),
+    Case("data", {"smtpd_data_restrictions": "reject"}, recipients=("<known@local.example>",)),
+    Case("data_many", {"smtpd_data_restrictions": "warn_if_reject reject, defer_if_permit"},
+         recipients=("<known@local.example>", "<user@box.example>")),
+    Case("data_table", {"smtpd_data_restrictions": "inline:{{x=y}}"}, recipients=("<known@local.example>",)),
+    Case("bounce", {"smtpd_data_restrictions": "reject_multi_recipient_bounce"}, sender="<>",
+         recipients=("<known@local.example>", "<user@box.example>")),
+    Case("permits", {"smtpd_log_access_permit_actions": "permit_mynetworks, ok, permit_auth_destination",
+                     "smtpd_relay_restrictions": "permit_mynetworks, reject",
+                     "smtpd_recipient_restrictions": "check_recipient_access inline:{{remote.example=OK}}"},
+         client=INSIDE),
+    Case("ignored", {"smtpd_relay_restrictions": "permit_mynetworks, reject, permit",
+                     "smtpd_client_restrictions": "permit, reject"}),
+]  # fmt: skip
+
+
+class Dialogue:
+    """One SMTP session with the real thing."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._file = self._socket.makefile("rb")
+        self.read()
+
+    def read(self) -> str:
+        while True:
+            line = self._file.readline().decode("utf-8", "replace").rstrip("\r\n")
+            if line[3:4] != "-":
+                return line
+
+    def say(self, line: str) -> str:
+        self._socket.sendall(line.encode() + b"\r\n")
+        return self.read()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def postfix() -> Iterator[Postfix]:
+    services = [(case.name, {**case.settings, "syslog_name": f"postfix/{case.name}"}) for case in CASES]
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in CASES]  # all at once, so that none is double
+    ports = {case.name: probe.getsockname()[1] for case, probe in zip(CASES, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    with Postfix(MAIN, services=services, ports=ports) as running:
+        yield running
+
+
+def theirs(postfix: Postfix, case: Case) -> list[str]:
+    talk = Dialogue(postfix.ports[case.name])
+    replies = []
+    try:
+        talk.say("XCLIENT " + " ".join(f"{name}={value}" for name, value in case.client.items()))
+        talk.say(f"EHLO {case.helo}")
+        replies.append(talk.say(f"MAIL FROM:{case.sender}"))
+        if replies[-1].startswith("2"):
+            replies += [talk.say(f"RCPT TO:{recipient}") for recipient in case.recipients]
+            if any(reply.startswith("2") for reply in replies[1:]):
+                replies.append(talk.say("DATA"))
+    except OSError:
+        pass
+    finally:
+        talk.close()
+    return [reply for reply in replies if reply and not reply.startswith(("2", "3"))]
+
+
+def ours(case: Case, sink: ListSink) -> list[str]:
+    p = Parameters.from_mapping({**MAIN, **case.settings})
+    log = MailLog(sink, "x")
+    main = Parameters.from_mapping(MAIN)
+    evaluator = Evaluator(p, log, Rewriter(main), AddressClasses(main, own=["127.0.0.1"]))
+    sink.lines.clear()
+    request = Request(case.client["NAME"], case.client["ADDR"], protocol="ESMTP")
+    request.sasl_username = case.client.get("LOGIN", "")
+    request.sasl_method = "PLAIN" if request.sasl_username else ""
+    replies = []
+
+    def ask(question: Any) -> Any:
+        try:
+            question.send(None)
+        except StopIteration as stop:
+            if stop.value is not None:
+                replies.append(stop.value.reply.encode().decode().rstrip("\r\n"))
+            return stop.value
+        raise AssertionError("it waits")
+
+    ask(evaluator.connect(request))
+    request.helo = re.sub(r'[ <>()\\";@]', "?", case.helo).encode()
+    ask(evaluator.helo(request))
+    request.sender = parse_path(case.sender.encode(), allow_empty=True)
+    if ask(evaluator.mail(request)):
+        return replies
+    for recipient in case.recipients:
+        request.recipient = parse_path(recipient.encode())
+        assert request.recipient is not None
+        verdict = ask(evaluator.rcpt(request))
+        if verdict is None:
+            request.recipient_count += 1
+            request.queue_id = "NOQUEUE"
+        elif verdict.reply.hangs_up:
+            return replies
+    if request.recipient_count:
+        ask(evaluator.data(request))
+    return replies
+
+
+def about(text: str) -> str:
+    text = re.sub(r"^[0-9A-F]{8,}(?=: [a-z_]+:)", "NOQUEUE", text)
+    return re.sub(r" sasl_(method|username)=\S+", "", text)
+
+
+WORTH = re.compile(r"NOQUEUE: |warning: (unknown|restriction|access|do not|define|SMTP|DSN|specify)|mapping")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_same(postfix: Postfix, case: Case) -> None:
+    sink = ListSink()
+    said = ours(case, sink)
+    assert theirs(postfix, case) == said
+    mark = f"postfix/{case.name}/smtpd["
+    lines: list[str] = []
+    for _ in range(500):  # until the log has the end of the session
+        lines = [line.split("]: ", 1)[1] for line in postfix.log().splitlines() if mark in line]
+        if lines and lines[-1].startswith(f"disconnect from {case.client['NAME']}"):
+            break
+        time.sleep(0.01)
+    logged = [text for line in lines if WORTH.match(text := about(line)) and "client=" not in text]
+    assert logged == [text for _, _, line in sink.lines if WORTH.match(text := about(line))]
