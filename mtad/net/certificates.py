@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
@@ -143,7 +143,7 @@ def _use(context: SSL.Context, pair: Pair, parameter: str) -> None:
         file.flush()
         try:
             context.use_certificate_chain_file(file.name)
-            context.use_privatekey(crypto.PKey.from_cryptography_key(pair.key))  # type: ignore[arg-type]
+            context.use_privatekey(pair.key)  # type: ignore[arg-type]
             context.check_privatekey()
         except (SSL.Error, TypeError) as error:
             raise ConfigError(

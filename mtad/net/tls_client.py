@@ -306,7 +306,8 @@ class Handshake:
     def keep(self, connection: SSL.Connection) -> None:
         """Keep the session for the next connection.
 
-        To be called when the connection has done its work: TLS 1.3 sends tickets after the handshake.
+        To be called when the connection has done its work, before it is closed: TLS 1.3 sends tickets after
+        the handshake.  A connection that is not closed in order (``loseConnection``) spoils its session.
         """
         session = connection.get_session()
         if session is not None:
