@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 import re
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,6 +19,7 @@ from ipaddress import ip_address
 from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
 from mtad.net.dns import DnsError, Resolver
+from mtad.net.interfaces import protocols
 
 _HOSTNAME = re.compile(r"(?!-)[^\s:\[\]/@<>,]{1,255}")
 _SMTP_PORT = 25
@@ -66,33 +66,11 @@ class Host:
         return f"{self.name}[{self.address}]:{self.port}"
 
 
-def port_number(name: str, known: dict[str, int]) -> int:
-    """A port by number, by ``known_tcp_ports`` or by the system's services; ValueError when unknown."""
-    if name.isascii() and name.isdigit():
-        number = int(name) if len(name) < 6 else 0
-        if 0 < number < 65536:
-            return number
-        raise ValueError(f"bad port number: {name}")
-    if name in known:
-        return known[name]
-    try:
-        return socket.getservbyname(name, "tcp")
-    except OSError as error:
-        raise ValueError(f"unknown service: {name}/tcp") from error
+def parse_destination(text: str, default_port: str, port_of: Callable[[str], int | None]) -> Destination:
+    """Read one element of a next hop; ``port_of`` gives the number of a port or service.
 
-
-def known_ports(words: Sequence[str]) -> dict[str, int]:
-    """The table that ``known_tcp_ports`` (``a=1, b=c=2``) describes."""
-    table: dict[str, int] = {}
-    for word in words:
-        *names, number = (part.strip() for part in word.split("="))
-        if number.isascii() and number.isdigit():
-            table.update((name, int(number)) for name in names)
-    return table
-
-
-def parse_destination(text: str, default_port: str, known: dict[str, int]) -> Destination:
-    """Read one element of a next hop.  HopError (temporary: it is the operator's to mend) when malformed."""
+    Raises HopError (temporary: it is the operator's to mend) when it is malformed.
+    """
     written = text.strip()
     literal = written.startswith("[")
     if literal:
@@ -107,11 +85,10 @@ def parse_destination(text: str, default_port: str, known: dict[str, int]) -> De
     if not problem and not (_HOSTNAME.fullmatch(host) or (literal and is_address(host))):
         problem = "valid hostname or network address required"
     if not problem:
-        try:
-            number = port_number(port or default_port, known)
+        number = port_of(port or default_port)
+        if number is not None:
             return Destination(written, host, number, literal or is_address(host))
-        except ValueError as error:
-            problem = str(error)
+        problem = f"unknown service: {port or default_port}/tcp"
     raise HopError("4.3.5", f"{problem} in server description: {written}", temporary=True)
 
 
@@ -139,8 +116,7 @@ class HostFinder:
         self._resolver = resolver
         self._own = own_addresses
         self._rng = rng or random.Random()
-        protocols = p.words("inet_protocols")
-        self._protocols: tuple[str, ...] = ("ipv4", "ipv6") if "all" in protocols else tuple(protocols)
+        self._protocols = protocols(p)
         self._prefer = p["smtp_address_preference"]
         self._shuffle = p.flag("smtp_randomize_addresses")
         self._ignore_mx_error = p.flag("ignore_mx_lookup_error")
@@ -161,9 +137,6 @@ class HostFinder:
             records = []
         if not records:
             return self._ordered(await self._by_names(destination, [(0, destination.host)]))
-        if all(name in ("", ".") for _, name in records):  # RFC 7505
-            text = f"Domain {destination.host} does not accept mail (nullMX)"
-            raise HopError("5.1.0", text, temporary=False)
         hosts = self._ordered(await self._by_names(destination, records))
         return self._without_loop(destination, hosts) if destination.port == _SMTP_PORT else hosts
 

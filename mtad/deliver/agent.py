@@ -1,0 +1,289 @@
+"""Delivering over SMTP: one agent per transport.
+
+:meth:`Agent.deliver` uses an idle session where there is one; otherwise it goes through the hosts of the
+next hop, and through ``smtp_fallback_relay`` when none could be reached, until each recipient is delivered,
+refused for good, or out of hosts.  It logs an outcome line per recipient and raises nothing but mistakes.
+
+RFC 5321 section 5.1.  Postfix counterpart: ``smtp_connect.c``, ``smtp_trouble.c``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from mtad.config.master_cf import Service
+from mtad.config.parameters import Parameters
+from mtad.deliver.connection import Connection
+from mtad.deliver.connector import Connector, SessionFailure
+from mtad.deliver.credentials import Login, PasswordMaps
+from mtad.deliver.job import Job, Result
+from mtad.deliver.nexthop import HopError, Host, HostFinder, parse_destination
+from mtad.deliver.pool import Pool
+from mtad.deliver.report import log_outcomes
+from mtad.deliver.settings import SmtpSettings
+from mtad.deliver.transaction import Transaction
+from mtad.errors import ConfigError, TableError
+from mtad.maillog import MailLog
+from mtad.net.dns import Resolver
+from mtad.net.interfaces import own_addresses
+from mtad.net.listen import port_number
+from mtad.net.tls import ClientTLS, Policy, main_policy
+from mtad.queue.message import Outcome, Recipient
+from mtad.queue.store import QueueStore
+
+#: Programs of master.cf whose services this agent stands for.
+_PROGRAM = "smtp"
+#: The transports there are without a master.cf.
+_USUAL = ("smtp", "relay")
+
+
+class _Attempt:
+    """A delivery under way: who is still to be served, and what came of the others."""
+
+    __slots__ = ("failure", "job", "key", "pending", "result")
+
+    def __init__(self, job: Job, key: Hashable) -> None:
+        self.job = job
+        self.key = key
+        self.pending: list[Recipient] = job.recipients
+        self.result = Result()
+        self.failure: SessionFailure | None = None
+
+
+class Agent:
+    """The deliveries of one transport.  ``p`` are the parameters of its service."""
+
+    def __init__(
+        self,
+        p: Parameters,
+        store: QueueStore,
+        reactor: Any,
+        log: MailLog,
+        resolver: Resolver,
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._log = log
+        self._settings = settings = SmtpSettings.of(p)
+        self._passwords = PasswordMaps(p)
+        self._finder = HostFinder(p, resolver, lambda: frozenset(own_addresses(p)), rng)
+        tls = ClientTLS(p, log)
+        self._policy = tls.policy
+        self._plain = main_policy(p, "none")
+        self._fallback_age = p.seconds("minimal_backoff_time")
+        self._port_of = lambda name: port_number(name, p)
+        self._relayhosts = frozenset(p.words("relayhost"))
+        self._connector = Connector(settings, p, tls, reactor, log, clock)
+        self._pool = Pool(settings, clock)
+        self._sessions: set[Connection] = set()
+
+    def close_idle(self) -> None:
+        """End the sessions that nobody uses."""
+        self._pool.close()
+
+    def abort(self) -> None:
+        """End all sessions, whatever they do."""
+        self._pool.close()
+        for connection in list(self._sessions):
+            connection.abort()
+
+    async def deliver(self, job: Job) -> Result:
+        """Make a delivery."""
+        nexthop = job.route.nexthop
+        key: Hashable = (nexthop, job.message.sender) if self._passwords.by_sender else nexthop
+        attempt = _Attempt(job, key)
+        job.stamps.begun = job.stamps.connected = self._clock()
+        connection = self._pool.take(key)
+        while connection is not None and not await self._use(connection, attempt):
+            connection = self._pool.take(key)  # the server had hung up meanwhile
+        if attempt.pending:
+            await self._by_hosts(attempt)
+        return attempt.result
+
+    async def _by_hosts(self, attempt: _Attempt) -> None:
+        """Go through the hosts until nobody is left to serve."""
+        elements = [*split_nexthop(attempt.job.route.nexthop), *self._settings.fallback]
+        for number, element in enumerate(elements, 1):
+            hosts = await self._find(attempt, element)
+            await self._try_hosts(attempt, hosts, number == len(elements))
+            failure = attempt.failure
+            if not attempt.pending or (failure is not None and not failure.temporary):
+                break
+        if attempt.pending:
+            self._fail(attempt)
+
+    async def _find(self, attempt: _Attempt, element: str) -> list[Host]:
+        """The addresses to try for one next hop, none when there is a failure."""
+        settings = self._settings
+        try:
+            destination = parse_destination(element, settings.default_port, self._port_of)
+            hosts = await self._finder.find(destination)
+        except HopError as error:
+            dsn, temporary = error.dsn, error.temporary
+            if not temporary and element in self._relayhosts:
+                self._log.warning("relayhost configuration problem")
+                dsn, temporary = "4.3.5", True
+            elif not temporary and element in settings.fallback:
+                self._log.warning("smtp_fallback_relay configuration problem")
+                dsn, temporary = "4.3.5", True
+            attempt.failure = SessionFailure(dsn, error.text, temporary=temporary)
+            return []
+        return hosts[: settings.address_limit or None]
+
+    async def _try_hosts(self, attempt: _Attempt, hosts: Sequence[Host], last_site: bool) -> None:
+        sessions = 0
+        for number, host in enumerate(hosts, 1):
+            last = last_site and number == len(hosts)
+            try:
+                connection = await self._open(attempt, host)
+            except SessionFailure as failure:
+                attempt.failure = failure
+                attempt.job.stamps.connected = self._clock()
+                if not failure.temporary:
+                    return
+                if failure.connected and not last:
+                    self._log.info(f"{attempt.job.message.queue_id}: {failure.text}")
+                continue
+            sessions += 1
+            connection.last = last or (last_site and sessions == self._settings.session_limit)
+            attempt.job.stamps.connected = self._clock()
+            await self._use(connection, attempt)
+            if not attempt.pending or sessions == self._settings.session_limit:
+                return
+
+    async def _open(self, attempt: _Attempt, host: Host) -> Connection:
+        """A session with ``host``; raises SessionFailure."""
+        message = attempt.job.message
+        login: Login | None = None
+        policy = self._policy
+        if self._passwords:
+            try:
+                login = await self._passwords.find(message.sender, host.name, host.destination.text)
+            except TableError as error:
+                self._log.warning(str(error))
+                raise SessionFailure("4.3.0", "SASL password lookup failure", temporary=True) from error
+        try:
+            return await self._connect(host, policy, login)
+        except SessionFailure as failure:
+            waited = attempt.job.stamps.active - message.arrival
+            if not failure.tls or policy.level != "may" or login or waited < self._fallback_age:
+                raise
+            self._log.info(f"{message.queue_id}: {failure.text}")
+            return await self._connect(host, self._plain, login)
+
+    async def _connect(self, host: Host, policy: Policy, login: Login | None) -> Connection:
+        try:
+            connection = await self._connector.open(host, policy, login, self._sessions)
+        except ConfigError as error:
+            self._log.warning(str(error))
+            raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True) from error
+        return connection
+
+    async def _use(self, connection: Connection, attempt: _Attempt) -> bool:
+        """Send the message to whoever is pending.  False when an idle session turned out to be dead."""
+        job = attempt.job
+        transaction = Transaction(
+            connection, self._settings, job.message, attempt.pending, self._store, self._log
+        )
+        await transaction.run()
+        if transaction.stale:
+            return False
+        job.stamps.done = self._clock()
+        outcomes = self._sorted(connection, attempt, transaction.outcomes)
+        log_outcomes(
+            self._log,
+            job.message.queue_id,
+            outcomes,
+            job.stamps,
+            self._settings.delay_digits,
+            connection.uses,
+            connection.tls_label,
+        )
+        result = attempt.result
+        result.outcomes += outcomes
+        if transaction.unreached is None:
+            result.unreached = None
+        elif connection.last:
+            result.unreached = transaction.unreached
+        if not connection.session.extensions.dsn:
+            result.relayed += [outcome for outcome in outcomes if outcome.status == "sent"]
+        self._pool.give(attempt.key, connection, job.route.nexthop)
+        return True
+
+    def _sorted(self, connection: Connection, attempt: _Attempt, outcomes: list[Outcome]) -> list[Outcome]:
+        """The outcomes that count; the recipients of the others stay pending for the next host."""
+        if self._settings.soft_bounce:
+            for outcome in outcomes:
+                if outcome.status == "bounced":
+                    outcome.status, outcome.dsn = "deferred", f"4{outcome.dsn[1:]}"
+        attempt.pending = []
+        if connection.last or all(outcome.status != "deferred" for outcome in outcomes):
+            return outcomes
+        kept: list[Outcome] = []
+        for outcome in outcomes:
+            if outcome.status == "deferred":
+                self._log.info(f"{attempt.job.message.queue_id}: {outcome.reason}")
+                attempt.pending.append(outcome.recipient)
+                attempt.failure = SessionFailure(
+                    outcome.dsn,
+                    outcome.reason,
+                    temporary=True,
+                    relay=outcome.relay,
+                    diagnostic=outcome.diagnostic,
+                    remote_mta=outcome.remote_mta,
+                )
+            else:
+                kept.append(outcome)
+        return kept
+
+    def _fail(self, attempt: _Attempt) -> None:
+        """The same failure for all that are still pending."""
+        failure = attempt.failure or SessionFailure("4.4.4", "no host to try", temporary=True)
+        job = attempt.job
+        temporary = failure.temporary or self._settings.soft_bounce
+        dsn = failure.dsn if temporary == failure.temporary else f"4{failure.dsn[1:]}"
+        status = "deferred" if temporary else "bounced"
+        job.stamps.done = self._clock()
+        outcomes = [
+            Outcome(
+                recipient, status, dsn, failure.text, failure.relay, failure.diagnostic, failure.remote_mta
+            )
+            for recipient in attempt.pending
+        ]
+        digits = self._settings.delay_digits
+        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits)
+        attempt.result.outcomes += outcomes
+        if temporary and not any(outcome.status == "sent" for outcome in attempt.result.outcomes):
+            attempt.result.unreached = (dsn, failure.text)
+        attempt.pending = []
+
+
+def split_nexthop(nexthop: str) -> list[str]:
+    """The elements of a next hop, which may be a list."""
+    return nexthop.replace(",", " ").split()
+
+
+def make_agents(
+    p: Parameters,
+    services: Sequence[Service],
+    store: QueueStore,
+    reactor: Any,
+    log: MailLog,
+    resolver: Resolver,
+    rng: random.Random,
+    clock: Callable[[], float],
+) -> dict[str, Agent]:
+    """An agent for each service of master.cf that runs smtp(8); without services, the usual two."""
+    parameters: dict[str, Parameters] = dict.fromkeys(_USUAL, p) if not services else {}
+    for service in services:
+        if service.type == "unix" and service.command.rpartition("/")[2] == _PROGRAM:
+            parameters[service.name] = p.for_service(service)
+    agents: dict[str, Agent] = {}
+    for name, own in parameters.items():
+        named = log.named(f"{own['syslog_name']}/smtp")
+        agents[name] = Agent(own, store, reactor, named, resolver, rng, clock)
+    return agents

@@ -1,0 +1,271 @@
+"""One SMTP session with a server: the Twisted protocol around :class:`~mtad.wire.client.ClientSession`.
+
+A :class:`Connection` feeds the engine, sends what it has to say, and keeps time: each stage of the session
+has its own timeout.  :meth:`Connection.next_event` gives the engine's events and raises
+:class:`ConnectionBroken`, with Postfix's words, when the server is gone or silent.  The body of a message is
+sent by :meth:`Connection.send_body` at the speed at which the server takes it.
+
+Postfix counterpart: ``smtp_chat.c``, ``smtp_stream.c``, ``smtp_session.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mtad.deliver.nexthop import Host
+from mtad.deliver.settings import Timeouts
+from mtad.errors import MtadError
+from mtad.net.tls import Handshake, TLSInfo
+from mtad.wire.client import ClientSession
+from mtad.wire.client_events import ClientEvent
+
+#: Seconds for a server to take our QUIT and to close TLS.
+_FAREWELL = 10
+
+
+class ConnectionBroken(MtadError):
+    """The server is gone or does not answer; ``text`` says at which stage."""
+
+    dsn = "4.4.2"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+
+class HandshakeFailed(MtadError):
+    """TLS could not be set up; ``text`` is OpenSSL's reason."""
+
+    dsn = "4.7.5"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+
+def _stage_timeouts(timeouts: Timeouts) -> dict[str, int]:
+    return {
+        "receiving the initial server greeting": timeouts.helo,
+        "performing the STARTTLS handshake": timeouts.starttls,
+        "sending MAIL FROM": timeouts.mail,
+        "sending RCPT TO": timeouts.rcpt,
+        "sending DATA command": timeouts.data_init,
+        "sending message body": timeouts.data_xfer,
+        "sending end of data -- message may be sent more than once": timeouts.data_done,
+        "sending final RSET": timeouts.rset,
+        "sending RSET probe": timeouts.rset,
+        "sending QUIT": timeouts.quit,
+    }
+
+
+@implementer(IPushProducer, IHandshakeListener)
+class Connection(Protocol):
+    """See the module.  ``last``: no other host is tried after this one; ``uses``: messages carried."""
+
+    transport: Any
+
+    def __init__(self, host: Host, session: ClientSession, timeouts: Timeouts, reactor: Any) -> None:
+        self.host = host
+        self.session = session
+        self.uses = 0
+        self.last = False
+        self.opened = 0.0
+        self.tls: TLSInfo | None = None
+        self.tls_label = ""  # for log lines: "tls=may, "
+        self.made: Callable[[], None] | None = None  # called when the connection is there
+        self.closed: Callable[[], None] | None = None  # called once when it is gone
+        self._timeouts = _stage_timeouts(timeouts)
+        self._patience = timeouts.helo
+        self._reactor = reactor
+        self._timer: IDelayedCall | None = None
+        self._waiter: Deferred[None] | None = None
+        self._broken: MtadError | None = None
+        self._handshake: Handshake | None = None
+        self._shaking = False
+        self._paused = False
+        self._spoke = False  # bytes came in
+        self._quitting = False
+        self._gone: Callable[[], None] | None = None  # set while idle
+
+    # -- for those who use it
+
+    @property
+    def usable(self) -> bool:
+        """Whether another transaction may begin."""
+        return self._broken is None and self.session.ready
+
+    async def next_event(self) -> ClientEvent | None:
+        """The engine's next event; None when the session is closed and has no more."""
+        session = self.session
+        while (event := session.next_event()) is None:
+            self.flush()
+            if session.closed:
+                return None
+            await self._wait(self._timeouts.get(session.stage, self._patience))
+        return event
+
+    def flush(self) -> None:
+        """Send what the engine has to say."""
+        data = self.session.data_to_send()
+        if data and self._broken is None:
+            self.transport.write(data)
+
+    async def send_body(self, chunks: Iterable[bytes]) -> None:
+        """Send a message whole; returns early when the server answers before its end."""
+        session = self.session
+        iterator = iter(chunks)
+        chunk = next(iterator, b"")
+        ahead = next(iterator, None)
+        if ahead is None:  # the usual case: small, one write
+            session.send_body(chunk)
+            session.end_body()
+            return
+        self._spoke = False
+        self.transport.registerProducer(self, True)
+        try:
+            while True:
+                session.send_body(chunk)
+                self.flush()
+                if self._paused:
+                    await self._wait(self._timeouts["sending message body"])
+                if self._broken is not None or self._spoke:
+                    return
+                if ahead is None:
+                    session.end_body()
+                    return
+                chunk, ahead = ahead, next(iterator, None)
+        finally:
+            if self._broken is None:
+                self.transport.unregisterProducer()
+
+    async def start_tls(self, handshake: Handshake, limit: int) -> TLSInfo:
+        """Do a TLS handshake; raises HandshakeFailed."""
+        self._handshake = handshake
+        self._shaking = True
+        self.transport.startTLS(handshake)
+        while self._shaking:
+            await self._wait(limit)
+        self.tls = handshake.finish(self.transport.getHandle())
+        return self.tls
+
+    def quit(self) -> None:
+        """End the session in good manners; its answer is not waited for."""
+        if self._broken is None and not self._quitting:
+            self._quitting = True
+            self._gone = None
+            if self.session.ready:
+                self.session.quit()
+                self.flush()
+            if self._handshake is not None and self.tls is not None:
+                self._handshake.keep(self.transport.getHandle())
+            self._arm(_FAREWELL)
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        if self._broken is None and self.transport is not None:
+            self.transport.abortConnection()
+
+    def idle(self, seconds: float, gone: Callable[[], None]) -> None:
+        """Wait for the next message; ``gone`` is called when the session ends before that."""
+        self._gone = gone
+        self._arm(seconds)
+
+    def busy(self) -> None:
+        """The next message is there."""
+        self._gone = None
+
+    # -- time
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(seconds)
+        else:
+            self._timer = self._reactor.callLater(seconds, self._timed_out)
+
+    async def _wait(self, limit: float) -> None:
+        """Wait for something to happen; raises what broke the connection before."""
+        if self._broken is not None:
+            raise self._broken
+        self._arm(limit)
+        self._waiter = waiter = Deferred[None]()
+        await waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.callback(None)
+
+    def _timed_out(self) -> None:
+        if self._gone is not None:
+            gone = self._gone
+            self.quit()
+            gone()
+        elif self._quitting:
+            self.transport.abortConnection()
+        elif self._waiter is not None:
+            stage = _worded(self.session.stage)
+            if self._shaking:
+                self._broken = HandshakeFailed("Connection timed out")
+            else:
+                self._broken = ConnectionBroken(f"conversation with {self.host.pair} timed out while {stage}")
+            self.transport.abortConnection()
+            self._wake()
+
+    # -- what Twisted calls
+
+    def connectionMade(self) -> None:
+        if self.made is not None:
+            self.made()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.session.receive(data)
+        self._spoke = True
+        if self._gone is not None:  # an idle server has nothing to say but good bye
+            gone = self._gone
+            self.quit()
+            gone()
+            return
+        self._wake()
+
+    def handshakeCompleted(self) -> None:
+        self._shaking = False
+        self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._broken is None:
+            if self._shaking:
+                self._broken = HandshakeFailed(reason.getErrorMessage())
+            else:
+                stage = _worded(self.session.stage)
+                self._broken = ConnectionBroken(f"lost connection with {self.host.pair} while {stage}")
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
+        if self.closed is not None:
+            self.closed()
+        self._wake()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._wake()
+
+    def stopProducing(self) -> None:
+        self._paused = False
+
+
+def _worded(stage: str) -> str:
+    """Postfix takes the login for a part of the handshake."""
+    return "performing the EHLO handshake" if stage == "performing the AUTH exchange" else stage

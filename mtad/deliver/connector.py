@@ -1,0 +1,346 @@
+"""From a host to a session that is ready for mail: connect, greeting, EHLO, STARTTLS, AUTH.
+
+:meth:`Connector.open` raises :class:`SessionFailure` with the status and the words that Postfix would have.
+
+RFC 5321 section 3.1, RFC 3207, RFC 4954, RFC 8314.  Postfix counterpart: ``smtp_connect_sock``,
+``smtp_helo``, ``smtp_start_tls``, ``smtp_sasl_authenticate``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IConnector
+from twisted.internet.protocol import ClientFactory
+from twisted.python.failure import Failure
+
+from mtad.config.parameters import Parameters
+from mtad.deliver.connection import Connection, ConnectionBroken, HandshakeFailed
+from mtad.deliver.credentials import Login
+from mtad.deliver.nexthop import Host
+from mtad.deliver.settings import SmtpSettings
+from mtad.errors import MtadError
+from mtad.maillog import MailLog, printable
+from mtad.net.tls import ClientTLS, Policy
+from mtad.sasl.client import Client, choose
+from mtad.sasl.encoding import Malformed, decode, encode
+from mtad.sasl.mechanism import SaslFailure
+from mtad.tables import StringList
+from mtad.wire.client import ClientSession
+from mtad.wire.client_events import (
+    AuthAnswer,
+    Challenge,
+    ClientSettings,
+    Greeting,
+    HelloRefused,
+    ProtocolError,
+    Ready,
+    StartTLSAnswer,
+)
+from mtad.wire.server_reply import ServerReply
+
+
+class SessionFailure(MtadError):
+    """No session.  ``relay`` and what follows it are as in :class:`~mtad.queue.message.Outcome`.
+
+    ``tls``: the TLS handshake failed, so that one without TLS may do.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        text: str,
+        *,
+        temporary: bool,
+        relay: str = "none",
+        diagnostic: str = "",
+        remote_mta: str = "",
+        tls: bool = False,
+    ) -> None:
+        self.dsn = dsn
+        self.text = text
+        self.temporary = temporary
+        self.relay = relay
+        self.diagnostic = diagnostic
+        self.remote_mta = remote_mta
+        self.tls = tls
+        super().__init__(text)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there was a connection at all."""
+        return self.relay != "none"
+
+
+class _Factory(ClientFactory):
+    """Makes one connection."""
+
+    noisy = False
+
+    def __init__(self, connection: Connection, done: Deferred[None]) -> None:
+        self._connection = connection
+        self._done = done
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:
+        self._connection.made = lambda: self._done.callback(None)
+        return self._connection
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        self._done.errback(reason)
+
+
+class Connector:
+    """Opens sessions by the rules of one transport."""
+
+    def __init__(
+        self,
+        settings: SmtpSettings,
+        p: Parameters,
+        tls: ClientTLS,
+        reactor: Any,
+        log: MailLog,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._tls = tls
+        self._reactor = reactor
+        self._log = log
+        self._clock = clock
+        name = "smtp_sasl_mechanism_filter"
+        self._filter = StringList(name, p[name], p.directory) if p[name] else None
+        self._client_settings = ClientSettings(
+            helo_name=settings.helo_name,
+            always_ehlo=settings.always_ehlo,
+            never_ehlo=settings.never_ehlo,
+            discard=settings.discard_keywords,
+            dummy_mail_auth=settings.dummy_mail_auth,
+            quote_envelope=settings.quote_envelope,
+        )
+
+    async def open(
+        self, host: Host, policy: Policy, login: Login | None, registry: set[Connection]
+    ) -> Connection:
+        """A session with ``host``, which is in ``registry`` as long as it lives."""
+        if self._settings.wrappermode and not policy.required:
+            self._log.warning(
+                'smtp_tls_wrappermode requires "smtp_tls_security_level = encrypt" (or stronger)'
+            )
+            raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True)
+        session = ClientSession(self._client_settings, tls=self._settings.wrappermode)
+        connection = Connection(host, session, self._settings.timeouts, self._reactor)
+        await self._connect(connection)
+        connection.opened = self._clock()
+        registry.add(connection)
+        connection.closed = lambda: registry.discard(connection)
+        try:
+            await self._prepare(connection, policy, login)
+        except ConnectionBroken as broken:
+            connection.abort()
+            raise SessionFailure(broken.dsn, broken.text, temporary=True, relay=host.relay) from broken
+        except SessionFailure:
+            connection.quit()
+            raise
+        except MtadError:
+            connection.abort()
+            raise
+        return connection
+
+    async def _connect(self, connection: Connection) -> None:
+        host = connection.host
+        bind = self._settings.bind6 if ":" in host.address else self._settings.bind4
+        try:
+            await self._dial(connection, (bind, 0) if bind else None)
+            return
+        except error.ConnectBindError as problem:
+            self._log.warning(f"bind {bind}: {_reason(problem)}")
+            if self._settings.bind_enforce:
+                text = f"server unavailable: cannot bind to {bind}"
+                raise SessionFailure("4.4.0", text, temporary=True) from problem
+        except error.ConnectError as problem:
+            raise self._not_connected(host, problem) from problem
+        try:
+            await self._dial(connection, None)
+        except error.ConnectError as problem:
+            raise self._not_connected(host, problem) from problem
+
+    async def _dial(self, connection: Connection, bind: tuple[str, int] | None) -> None:
+        host = connection.host
+        done: Deferred[None] = Deferred()
+        limit = self._settings.timeouts.connect or None
+        factory = _Factory(connection, done)
+        self._reactor.connectTCP(host.address, host.port, factory, timeout=limit, bindAddress=bind)
+        await done
+
+    def _not_connected(self, host: Host, problem: error.ConnectError) -> SessionFailure:
+        text = f"connect to {host.pair}:{host.port}: {_reason(problem)}"
+        self._log.info(text)
+        return SessionFailure("4.4.1", text, temporary=True)
+
+    async def _prepare(self, connection: Connection, policy: Policy, login: Login | None) -> None:
+        if self._settings.wrappermode:
+            await self._handshake(connection, policy)
+        extended = await self._greeted(connection)
+        session = connection.session
+        if policy.level != "none" and not session.tls:
+            if extended and session.extensions.starttls:
+                await self._starttls(connection, policy)
+            elif policy.required:
+                text = f"TLS is required, but was not offered by host {connection.host.pair}"
+                raise SessionFailure("4.7.4", text, temporary=True, relay=connection.host.relay)
+        if login is not None and session.extensions.auth:
+            await self._authenticate(connection, login)
+
+    async def _greeted(self, connection: Connection) -> bool:
+        """Wait until EHLO or HELO is accepted; whether it was EHLO."""
+        while True:
+            match await connection.next_event():
+                case Ready(_, _, extended):
+                    return extended
+                case Greeting(reply) if not reply.positive:
+                    raise self._refused(connection, reply, self._settings.skip_5xx_greeting)
+                case HelloRefused(reply):
+                    raise self._refused(connection, reply, False)
+                case ProtocolError(text):
+                    raise _malformed(connection, text)
+                case None:
+                    raise ConnectionBroken(f"lost connection with {connection.host.pair}")
+                case _:
+                    pass
+
+    def _refused(self, connection: Connection, reply: ServerReply, soft: bool) -> SessionFailure:
+        text = f"host {connection.host.pair} refused to talk to me: {reply}"
+        return _failure(connection, reply, text, soft)
+
+    async def _starttls(self, connection: Connection, policy: Policy) -> None:
+        connection.session.starttls()
+        match await connection.next_event():
+            case StartTLSAnswer(reply) if reply.positive:
+                await self._handshake(connection, policy)
+                connection.session.tls_started()
+                await self._greeted(connection)
+            case StartTLSAnswer(reply):
+                if policy.required:
+                    pair = connection.host.pair
+                    text = f"TLS is required, but host {pair} refused to start TLS: {reply}"
+                    raise _failure(connection, reply, text, True)
+            case ProtocolError(text):
+                raise _malformed(connection, text)
+            case _:
+                raise ConnectionBroken(f"lost connection with {connection.host.pair}")
+
+    async def _handshake(self, connection: Connection, policy: Policy) -> None:
+        host = connection.host
+        handshake = self._tls.start(
+            policy, nexthop=host.destination.host, host=host.name, address=host.address, port=host.port
+        )
+        try:
+            info = await connection.start_tls(handshake, self._settings.timeouts.starttls)
+        except HandshakeFailed as failed:
+            self._log.info(f"SSL_connect error to {host.relay}: {printable(failed.text)}")
+            text = "Cannot start TLS: handshake failure"
+            raise SessionFailure("4.7.5", text, temporary=True, relay=host.relay, tls=True) from failed
+        refusal = handshake.refusal(info)
+        if refusal:
+            raise SessionFailure("4.7.5", refusal, temporary=True, relay=host.relay)
+        if self._settings.log_tls:
+            connection.tls_label = f"tls={policy.level}, "
+
+    # -- AUTH
+
+    async def _authenticate(self, connection: Connection, login: Login) -> None:
+        host, session = connection.host, connection.session
+        offered = session.extensions.auth
+        wanted = [name for name in offered if await self._considered(name)]
+        if not wanted:
+            listed = b" ".join(offered).decode("ascii", "replace")
+            self._log.warning(f"{host.relay} offered no supported AUTH mechanisms: '{printable(listed)}'")
+            text = (
+                f"SASL authentication failed: server {host.pair} offered no compatible authentication "
+                "mechanisms for this type of connection security"
+            )
+            raise SessionFailure("4.7.0", text, temporary=True, relay=host.relay)
+        settings = self._settings
+        options = settings.sasl_options
+        if connection.tls is not None:
+            options = settings.sasl_verified_options if connection.tls.verified else settings.sasl_tls_options
+        try:
+            client = choose(wanted, options, login.user, login.password, authzid=settings.sasl_authzid)
+            initial = client.initial()
+        except SaslFailure as failure:
+            raise self._cannot(connection, failure) from failure
+        session.authenticate(client.name, None if initial is None else encode(initial))
+        while True:
+            match await connection.next_event():
+                case Challenge(data):
+                    self._respond(connection, client, data)
+                case AuthAnswer(reply):
+                    if reply.positive:
+                        return
+                    text = f"SASL authentication failed; server {host.pair} said: {reply}"
+                    raise _failure(connection, reply, text, settings.sasl_soft_bounce)
+                case ProtocolError(text):
+                    raise _malformed(connection, text)
+                case _:
+                    raise ConnectionBroken(f"lost connection with {host.pair}")
+
+    async def _considered(self, mechanism: bytes) -> bool:
+        return self._filter is None or await self._filter.matches(mechanism)
+
+    def _respond(self, connection: Connection, client: Client, challenge: bytes) -> None:
+        """Answer a challenge."""
+        try:
+            response = client.step(decode(challenge))
+        except Malformed as malformed:
+            connection.session.abort_auth()
+            connection.flush()
+            pair = connection.host.pair
+            text = f"SASL authentication failed; server {pair} sent a malformed challenge"
+            raise SessionFailure("4.7.0", text, temporary=True, relay=connection.host.relay) from malformed
+        except SaslFailure as failure:
+            connection.session.abort_auth()
+            connection.flush()
+            raise self._cannot(connection, failure) from failure
+        connection.session.auth_response(encode(response))
+
+    def _cannot(self, connection: Connection, failure: SaslFailure) -> SessionFailure:
+        if failure.note:
+            self._log.warning(f"SASL authentication failure: {failure.note}")
+        pair = connection.host.pair
+        text = f"SASL authentication failed; cannot authenticate to server {pair}: {failure.reason.text}"
+        return SessionFailure("4.7.0", text, temporary=True, relay=connection.host.relay)
+
+
+def _failure(connection: Connection, reply: ServerReply, text: str, soft: bool) -> SessionFailure:
+    """A failure by what the server said; ``soft`` makes a permanent one temporary."""
+    temporary = soft or reply.code // 100 != 5
+    dsn = reply.dsn.decode()
+    return SessionFailure(
+        f"4{dsn[1:]}" if temporary else dsn,
+        text,
+        temporary=temporary,
+        relay=connection.host.relay,
+        diagnostic=f"smtp; {reply}",
+        remote_mta=connection.host.name,
+    )
+
+
+def _malformed(connection: Connection, text: str) -> SessionFailure:
+    reason = f"bad response from {connection.host.pair}: {text}"
+    return SessionFailure("4.5.0", reason, temporary=True, relay=connection.host.relay)
+
+
+def _reason(problem: error.ConnectError) -> str:
+    """The system's words for it."""
+    if isinstance(problem, error.TimeoutError):
+        return "Connection timed out"
+    number = problem.osError
+    cause = number if isinstance(number, int) else getattr(number, "errno", None)
+    if isinstance(cause, int):
+        return os.strerror(cause)
+    if isinstance(problem, error.ConnectionRefusedError):
+        return "Connection refused"
+    return printable(str(problem))

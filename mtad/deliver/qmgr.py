@@ -1,0 +1,478 @@
+"""The queue manager: takes messages from the store, has them delivered, writes down what came of it.
+
+:class:`QueueManager` holds at most ``qmgr_message_active_limit`` messages.  For each it finds the recipients'
+routes, gives the deliveries to the :class:`~mtad.deliver.dispatch.Dispatcher`, and when all have been tried
+ends the attempt with one ``store.finish``, notifications included.  What was delivered is recorded before
+the rest of a message is done, so that a crash repeats nothing but what was in flight.  An error of the
+store is logged and the write tried again; nothing is raised to the caller.
+
+Postfix counterpart: ``qmgr(8)``, ``error(8)``, ``discard(8)``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from mtad.config.master_cf import Service
+from mtad.config.parameters import Parameters
+from mtad.deliver.agent import Agent, make_agents
+from mtad.deliver.bounce import Bouncer, Notice
+from mtad.deliver.dispatch import Dispatcher
+from mtad.deliver.job import Job, Result
+from mtad.deliver.report import Stamps, log_outcomes
+from mtad.deliver.route import Route, Router
+from mtad.deliver.throttle import Limits
+from mtad.errors import MtadError, TableError
+from mtad.maillog import MailLog, printable
+from mtad.net.dns import Resolver
+from mtad.net.drive import drive
+from mtad.queue.ids import QueueIds
+from mtad.queue.message import Message, Outcome, Recipient
+from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
+from mtad.queue.store import QueueStore
+from mtad.rewrite.classes import AddressClasses
+from mtad.wire.address import quote
+
+#: Messages taken from the store at a time.
+_BATCH = 100
+#: Content of active messages that is kept in memory; beyond that it is read again when it is sent.
+_CONTENT_BUDGET = 32 * 1024 * 1024
+#: Seconds after which a failed write is tried again.
+_RETRY = 10
+#: Transports that need no agent.
+_INTERNAL = ("error", "retry", "discard")
+
+
+class Reactor(Protocol):
+    """What is needed of a reactor."""
+
+    def seconds(self) -> float: ...
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """A message in hand."""
+
+    message: Message
+    begun: float
+    held: int = 0  # bytes of content that count against the budget
+    jobs: int = 0  # deliveries not over yet
+    writing: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
+    relayed: list[Outcome] = field(default_factory=list)
+
+
+class QueueManager:
+    """See the module.  ``resolver`` asks the DNS; ``services`` are those of master.cf.
+
+    ``clock`` tells the time since the epoch, by default the reactor's.
+    """
+
+    def __init__(
+        self,
+        p: Parameters,
+        store: QueueStore,
+        reactor: Any,
+        log: MailLog,
+        resolver: Resolver,
+        *,
+        new_id: Callable[[], str] | None = None,
+        services: Sequence[Service] = (),
+        rng: random.Random | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._p = p
+        self._store = store
+        self._reactor = reactor
+        self._clock: Callable[[], float] = clock or reactor.seconds
+        name = p["syslog_name"]
+        self._log = log.named(f"{name}/qmgr")
+        self._error_log = log.named(f"{name}/error")
+        self._discard_log = log.named(f"{name}/discard")
+        self._router = Router(p, AddressClasses(p))
+        new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
+        self._bouncer = Bouncer(p, store, log, new_id, self._clock)
+        self._agents: dict[str, Agent] = make_agents(
+            p, services, store, reactor, log, resolver, rng or random.Random(), self._clock
+        )
+        self._limits: dict[str, Limits] = {}
+        self._dispatcher = Dispatcher(self, self._limits_of, self._clock)
+        self._limit = p.number("qmgr_message_active_limit")
+        self._run_delay = p.seconds("queue_run_delay")
+        self._backoff = (p.seconds("minimal_backoff_time"), p.seconds("maximal_backoff_time"))
+        self._lifetime = p.seconds("maximal_queue_lifetime")
+        self._bounce_lifetime = p.seconds("bounce_queue_lifetime")
+        self._warn_after = p.seconds("delay_warning_time")
+        self._digits = p.number("delay_logging_resolution_limit")
+        self._active: dict[int, _Active] = {}
+        self._held = 0
+        self._after = 0  # seq of the last message taken from "incoming"
+        self._incoming = True  # there may be more
+        self._due = True
+        self._fetching = False
+        self._timer: IDelayedCall | None = None
+        self._retries: set[IDelayedCall] = set()
+        self._stopping: Deferred[None] | None = None
+        for transport in self._agents:
+            self._limits_of(transport)  # so that a bad value is found at once
+
+    # -- what the daemon calls
+
+    def start(self) -> None:
+        """Begin with what the store has."""
+        self._fill()
+
+    def wake(self) -> None:
+        """There is new mail."""
+        self._incoming = True
+        self._fill()
+
+    def flush(self) -> Deferred[int]:
+        """Try all deferred messages now; how many there are."""
+        self._dispatcher.revive()
+        done: Deferred[int] = Deferred()
+
+        def flushed(count: int) -> None:
+            self._due = True
+            self._fill()
+            done.callback(count)
+
+        async def ask() -> int:
+            return await self._store.flush()
+
+        drive(ask(), flushed, done.errback)
+        return done
+
+    def snapshot(self) -> list[str]:
+        """The queue ids of the active messages."""
+        return [active.message.queue_id for active in self._active.values()]
+
+    def stop(self, limit: float = 5.0) -> Deferred[None]:
+        """Take no more, finish what is under way, for at most ``limit`` seconds."""
+        if self._stopping is not None:
+            return self._stopping
+        self._stopping = Deferred()
+        self._dispatcher.stop()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        for agent in self._agents.values():
+            agent.close_idle()
+        if not self._quiet():
+            self._timer = self._reactor.callLater(limit, self._give_up)
+            return self._stopping
+        self._stopped()
+        return succeed(None)
+
+    # -- from the store
+
+    def _fill(self) -> None:
+        """Take messages while there is room."""
+        if self._fetching or self._stopping is not None:
+            return
+        self._fetching = True
+        drive(self._fetch(), self._fetched, self._not_fetched)
+
+    async def _fetch(self) -> None:
+        scanned = False
+        while self._stopping is None and (room := self._limit - len(self._active)) > 0:
+            room = min(room, _BATCH)
+            if self._incoming:
+                self._incoming = False
+                messages = await self._store.incoming(self._after, room)
+                self._incoming |= len(messages) == room
+                if messages:
+                    self._after = messages[-1].seq
+            elif self._due:
+                self._due = False
+                messages = await self._store.due(self._clock(), room, frozenset(self._active))
+                self._due |= len(messages) == room
+                scanned = True
+            else:
+                break
+            await self._take(messages)
+        if scanned and self._stopping is None:
+            self._set_timer(await self._store.next_due())
+
+    def _fetched(self, _: None) -> None:
+        self._fetching = False
+        if self._stopping is not None:
+            self._check_stopped()
+        elif (self._incoming or self._due) and len(self._active) < self._limit:
+            self._fill()
+
+    def _not_fetched(self, failure: Failure) -> None:
+        self._fetching = False
+        self._log.warning(f"can't read the queue: {failure.value}; will try again")
+        if not failure.check(MtadError):
+            self._log.error(printable(failure.getTraceback()))
+        self._incoming = self._due = True
+        self._set_timer(self._clock() + _RETRY)
+
+    def _set_timer(self, when: float | None) -> None:
+        """Look for due messages at ``when``, or at the end of ``queue_run_delay``."""
+        delay = float(self._run_delay)
+        if when is not None and when > self._clock():
+            delay = min(delay, when - self._clock())
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(delay)
+        else:
+            self._timer = self._reactor.callLater(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._dispatcher.sweep()
+        self._incoming = self._due = True
+        self._fill()
+
+    async def _take(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            if message.seq in self._active:
+                continue
+            now = self._clock()
+            active = _Active(message, now)
+            self._active[message.seq] = active
+            self._hold(active)
+            self._log.info(
+                f"{message.queue_id}: from=<{printable(quote(message.sender))}>, size={message.size}, "
+                f"nrcpt={len(message.recipients)} (queue active)"
+            )
+            await self._distribute(active)
+
+    def _hold(self, active: _Active) -> None:
+        """Keep the content while there is room for it."""
+        message = active.message
+        if message.content is not None:
+            if self._held + len(message.content) > _CONTENT_BUDGET:
+                message.content = None
+            else:
+                active.held = len(message.content)
+                self._held += active.held
+
+    # -- to the transports
+
+    async def _distribute(self, active: _Active) -> None:
+        """Find the routes, and queue the deliveries."""
+        message = active.message
+        groups: dict[Route, list[Recipient]] = {}
+        for recipient in message.recipients:
+            route = self._router.known(recipient.address)
+            if route is None:
+                try:
+                    route = await self._router.resolve(message.sender, recipient.address)
+                except TableError as error:
+                    self._log.warning(f"{message.queue_id}: {error}")
+                    route = Route("retry", "4.3.0 address resolver failure")
+            groups.setdefault(route, []).append(recipient)
+        active.jobs = len(groups)  # keeps the message in hand until all are queued
+        for route, recipients in groups.items():
+            if route.transport in self._agents:
+                size = self._limits_of(route.transport).recipients
+                jobs = [
+                    Job(message, recipients[at : at + size], route, Stamps(message.arrival, active.begun))
+                    for at in range(0, len(recipients), size)
+                ]
+                active.jobs += len(jobs) - 1
+                self._dispatcher.add(route, jobs)
+            else:
+                self._internal(Job(message, recipients, route, Stamps(message.arrival, active.begun)))
+        if not groups:
+            active.jobs = 1
+            self._over(active, [])
+
+    def _limits_of(self, transport: str) -> Limits:
+        limits = self._limits.get(transport)
+        if limits is None:
+            limits = self._limits[transport] = Limits.of(self._p, transport)
+        return limits
+
+    async def deliver(self, job: Job) -> Result:
+        """Make a delivery (:class:`~mtad.deliver.dispatch.Handler`)."""
+        return await self._agents[job.route.transport].deliver(job)
+
+    def finished(self, job: Job, result: Result) -> None:
+        """A delivery is over."""
+        active = self._active[job.message.seq]
+        active.relayed += result.relayed
+        self._over(active, result.outcomes)
+
+    def suspended(self, job: Job, dsn: str, reason: str) -> None:
+        """A delivery was not tried."""
+        reason = f"delivery temporarily suspended: {reason}"
+        self._settle(job, "deferred", dsn, reason, self._error_log)
+
+    def broken(self, job: Job, failure: Failure) -> None:
+        """A delivery broke down: the message is tried again later."""
+        self._log.error(printable(f"{job.message.queue_id}: {failure.getTraceback()}"))
+        self._settle(job, "deferred", "4.3.0", "unknown mail transport error", self._error_log)
+
+    def _internal(self, job: Job) -> None:
+        """What needs no delivery: ``error:``, ``retry:``, ``discard:``, and transports that we don't have."""
+        transport, text = job.route.transport, job.route.nexthop
+        if transport not in _INTERNAL:
+            reason = f'mail transport "{transport}" is not available in mtad'
+            self._settle(job, "deferred", "4.3.0", reason, self._error_log)
+            return
+        status, digit = {"error": ("bounced", "5"), "retry": ("deferred", "4")}.get(transport, ("sent", "2"))
+        dsn, reason = split_dsn(text, f"{digit}.0.0")
+        log = self._discard_log if transport == "discard" else self._error_log
+        self._settle(job, status, digit + dsn[1:], reason or transport, log)
+
+    def _settle(self, job: Job, status: str, dsn: str, reason: str, log: MailLog) -> None:
+        """The same outcome for all recipients of a job."""
+        job.stamps.begun = job.stamps.done = self._clock()
+        outcomes = [Outcome(recipient, status, dsn, reason) for recipient in job.recipients]
+        log_outcomes(log, job.message.queue_id, outcomes, job.stamps, self._digits)
+        self._over(self._active[job.message.seq], outcomes)
+
+    # -- and back to the store
+
+    def _over(self, active: _Active, outcomes: list[Outcome]) -> None:
+        """One delivery of a message is over."""
+        active.outcomes += outcomes
+        active.jobs -= 1
+        if active.writing:
+            return
+        if active.jobs <= 0:
+            drive(self._end(active), self._ended, self._log_mistake)
+        elif any(outcome.status == "sent" for outcome in active.outcomes):
+            drive(self._record(active), self._nothing, self._log_mistake)
+
+    async def _record(self, active: _Active) -> None:
+        """Write down what was delivered while the rest is under way."""
+        active.writing = True
+        while sent := [outcome for outcome in active.outcomes if outcome.status == "sent"]:
+            active.outcomes = [outcome for outcome in active.outcomes if outcome.status != "sent"]
+            try:
+                await self._store.finish(active.message, sent, self._clock())
+            except MtadError as error:
+                self._log.warning(f"{active.message.queue_id}: can't write to the queue: {error}")
+                active.outcomes += sent
+                break
+        active.writing = False
+        if active.jobs <= 0:
+            drive(self._end(active), self._ended, self._log_mistake)
+        elif self._stopping is not None:
+            self._check_stopped()
+
+    async def _end(self, active: _Active) -> tuple[_Active, bool, float]:
+        """End an attempt: record the outcomes, queue the notifications."""
+        message = active.message
+        active.writing = True
+        now = self._clock()
+        deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
+        if deferred and self._expired(message, now):
+            sender = printable(quote(message.sender))
+            self._log.info(f"{message.queue_id}: from=<{sender}>, status=expired, returned to sender")
+            for outcome in deferred:
+                outcome.status = "bounced"
+            deferred = []
+        when = next_attempt(now, message.arrival, *self._backoff) if deferred else now
+        notices = self._notices(active, deferred, now)
+        bounces = [notice.message for notice in notices]
+        while True:
+            try:
+                gone = await self._store.finish(message, active.outcomes, when, bounces)
+                break
+            except MtadError as error:
+                self._log.warning(f"{message.queue_id}: can't write to the queue: {error}; will try again")
+            await self._sleep(_RETRY)
+        self._bouncer.announce(notices)
+        if notices:
+            self._incoming = True
+        return active, gone, when
+
+    def _notices(self, active: _Active, deferred: list[Outcome], now: float) -> list[Notice]:
+        message = active.message
+        bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
+        notices = self._bouncer.failed(message, bounced) if bounced else []
+        if active.relayed:
+            notices += self._bouncer.relayed(message, active.relayed)
+        if deferred and warning_due(now, message.arrival, self._warn_after, message.warned):
+            notices += self._bouncer.delayed(message, deferred)
+            message.warned = True
+        return notices
+
+    def _ended(self, result: tuple[_Active, bool, float]) -> None:
+        active, gone, when = result
+        del self._active[active.message.seq]
+        self._held -= active.held
+        if gone:
+            self._log.info(f"{active.message.queue_id}: removed")
+        if self._stopping is not None:
+            self._check_stopped()
+            return
+        if not gone and (self._timer is None or not self._timer.active() or when < self._due_at()):
+            self._set_timer(when)
+        if self._incoming or self._due:
+            self._fill()
+
+    def _due_at(self) -> float:
+        """When the timer will go off, by our clock."""
+        if self._timer is None:
+            return 0.0
+        return self._clock() + self._timer.getTime() - float(self._reactor.seconds())
+
+    def _expired(self, message: Message, now: float) -> bool:
+        limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)
+        return expired(now, message.arrival, limit)
+
+    def _sleep(self, delay: float) -> Deferred[None]:
+        woken: Deferred[None] = Deferred()
+
+        def wake() -> None:
+            self._retries.discard(call)
+            woken.callback(None)
+
+        call = self._reactor.callLater(delay, wake)
+        self._retries.add(call)
+        return woken
+
+    def _nothing(self, _: None) -> None:
+        pass
+
+    def _log_mistake(self, failure: Failure) -> None:
+        self._log.error(printable(failure.getTraceback()))
+
+    # -- the end
+
+    def _quiet(self) -> bool:
+        """Nothing is being delivered or written."""
+        return (
+            not self._dispatcher.running
+            and not self._fetching
+            and not any(active.writing for active in self._active.values())
+        )
+
+    def _check_stopped(self) -> None:
+        if self._quiet():
+            self._stopped()
+
+    def _give_up(self) -> None:
+        for agent in self._agents.values():
+            agent.abort()
+        self._stopped()
+
+    def _stopped(self) -> None:
+        for call in (self._timer, *self._retries):
+            if call is not None and call.active():
+                call.cancel()
+        done = self._stopping
+        if done is not None and not done.called:
+            done.callback(None)
+
+
+def split_dsn(text: str, default: str) -> tuple[str, str]:
+    """``5.1.1 text`` as (``5.1.1``, ``text``); the default where there is no status."""
+    head, _, rest = text.partition(" ")
+    parts = head.split(".")
+    if len(parts) == 3 and parts[0] in ("2", "4", "5") and all(part.isdigit() for part in parts[1:]):
+        return head, rest.strip()
+    return default, text

@@ -1,0 +1,108 @@
+"""The SMTP client's part of the configuration, read once for each transport.
+
+:class:`SmtpSettings` holds ``smtp_*`` values as Postfix's ``smtp(8)`` would see them for its service of
+master.cf.  Raises :class:`~mtad.errors.ConfigError`.
+
+Postfix counterpart: ``smtp_params.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtad.config.parameters import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds for each stage of a session."""
+
+    connect: int
+    helo: int
+    starttls: int
+    mail: int
+    rcpt: int
+    data_init: int
+    data_xfer: int
+    data_done: int
+    rset: int
+    quit: int
+
+    @classmethod
+    def of(cls, p: Parameters) -> Timeouts:
+        return cls(**{name: p.seconds(f"smtp_{name}_timeout") for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpSettings:
+    """See the module.  0 as a limit means none."""
+
+    helo_name: bytes
+    default_port: str
+    timeouts: Timeouts
+    bind4: str
+    bind6: str
+    bind_enforce: bool
+    address_limit: int
+    session_limit: int
+    fallback: tuple[str, ...]
+    line_limit: int
+    discard_keywords: frozenset[str]
+    always_ehlo: bool
+    never_ehlo: bool
+    skip_5xx_greeting: bool
+    wrappermode: bool
+    dummy_mail_auth: bool
+    quote_envelope: bool
+    soft_bounce: bool
+    sasl_options: Sequence[str]
+    sasl_tls_options: Sequence[str]
+    sasl_verified_options: Sequence[str]
+    sasl_soft_bounce: bool
+    sasl_authzid: bool
+    log_tls: bool
+    delay_digits: int
+    cache_on_demand: bool
+    cache_destinations: frozenset[str]
+    cache_time: int
+    reuse_time: int
+    reuse_count: int
+
+    @classmethod
+    def of(cls, p: Parameters) -> SmtpSettings:
+        """The settings that ``p``, the parameters of one service, describe."""
+        return cls(
+            helo_name=p["smtp_helo_name"].encode(),
+            default_port=p["smtp_tcp_port"] or "smtp",
+            timeouts=Timeouts.of(p),
+            bind4=p["smtp_bind_address"],
+            bind6=p["smtp_bind_address6"],
+            bind_enforce=p.flag("smtp_bind_address_enforce"),
+            address_limit=p.number("smtp_mx_address_limit"),
+            session_limit=p.number("smtp_mx_session_limit"),
+            fallback=p.words("smtp_fallback_relay"),
+            line_limit=p.number("smtp_line_length_limit"),
+            discard_keywords=frozenset(word.lower() for word in p.words("smtp_discard_ehlo_keywords")),
+            always_ehlo=p.flag("smtp_always_send_ehlo"),
+            never_ehlo=p.flag("smtp_never_send_ehlo"),
+            skip_5xx_greeting=p.flag("smtp_skip_5xx_greeting"),
+            wrappermode=p.flag("smtp_tls_wrappermode"),
+            dummy_mail_auth=p.flag("smtp_send_dummy_mail_auth"),
+            quote_envelope=p.flag("smtp_quote_rfc821_envelope"),
+            soft_bounce=p.flag("soft_bounce"),
+            sasl_options=p.words("smtp_sasl_security_options"),
+            sasl_tls_options=p.words("smtp_sasl_tls_security_options"),
+            sasl_verified_options=p.words("smtp_sasl_tls_verified_security_options"),
+            sasl_soft_bounce=p.flag("smtp_sasl_auth_soft_bounce"),
+            sasl_authzid=p.flag("send_cyrus_sasl_authzid"),
+            log_tls=p.flag("smtp_log_tls_feature_status"),
+            delay_digits=p.number("delay_logging_resolution_limit"),
+            cache_on_demand=p.flag("smtp_connection_cache_on_demand"),
+            cache_destinations=frozenset(p.words("smtp_connection_cache_destinations")),
+            cache_time=min(
+                p.seconds("smtp_connection_cache_time_limit"), p.seconds("connection_cache_ttl_limit")
+            ),
+            reuse_time=p.seconds("smtp_connection_reuse_time_limit"),
+            reuse_count=p.number("smtp_connection_reuse_count_limit"),
+        )

@@ -1,0 +1,275 @@
+"""One message over an open session: MAIL, RCPT, DATA, the body, and what the server said to it.
+
+:class:`Transaction` gives an outcome for each recipient, in Postfix's words, and never raises for what a
+server does.  Long lines are folded on the way (``smtp_line_length_limit``).
+
+RFC 5321 section 3.3, RFC 1870, RFC 3461, RFC 6531.  Postfix counterpart: ``smtp_proto.c``,
+``smtp_trouble.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from mtad.deliver.connection import Connection, ConnectionBroken
+from mtad.deliver.settings import SmtpSettings
+from mtad.maillog import MailLog
+from mtad.queue.message import Message, Outcome, Recipient
+from mtad.queue.store import QueueStore
+from mtad.wire.client_events import (
+    DataRefused,
+    Envelope,
+    EnvelopeRecipient,
+    MailAnswer,
+    MessageAnswer,
+    ProtocolError,
+    RcptAnswer,
+    SendBody,
+    TransactionDropped,
+)
+from mtad.wire.server_reply import ServerReply
+
+
+class Transaction:
+    """See the module.  Run once.
+
+    ``outcomes`` are complete after :meth:`run`, unless ``stale``: a session that had been idle turned out to
+    be dead, and nothing happened.  ``unreached`` is set where the session broke.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_connection",
+        "_log",
+        "_message",
+        "_open",
+        "_settings",
+        "_store",
+        "outcomes",
+        "stale",
+        "unreached",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: SmtpSettings,
+        message: Message,
+        recipients: Sequence[Recipient],
+        store: QueueStore,
+        log: MailLog,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._message = message
+        self._store = store
+        self._log = log
+        self._open: dict[int, Recipient] = dict(enumerate(recipients))  # who has no outcome yet
+        self._accepted = 0
+        self.outcomes: list[Outcome] = []
+        self.unreached: tuple[str, str] | None = None
+        self.stale = False
+
+    async def run(self) -> None:
+        """Do it."""
+        connection = self._connection
+        if self._impossible():
+            return
+        try:
+            connection.session.send(self._envelope())
+        except ValueError as error:
+            self._local("5.1.3", f"bad address syntax: {error}")
+            return
+        connection.uses += 1
+        answered = False
+        try:
+            while (event := await connection.next_event()) is not None:
+                answered = True
+                match event:
+                    case RcptAnswer(index, reply):
+                        if reply.positive:
+                            self._accepted += 1
+                        else:
+                            self._said(reply, "RCPT TO command", [index])
+                    case SendBody():
+                        await connection.send_body(self._body())
+                    case MessageAnswer(reply):
+                        self._message_answered(reply)
+                        break
+                    case MailAnswer(reply):
+                        if not reply.positive:
+                            self._said(reply, "MAIL FROM command", list(self._open))
+                    case DataRefused(reply):
+                        self._said(reply, "DATA command", list(self._open))
+                    case ProtocolError(text):
+                        self._broke(f"bad response from {connection.host.pair}: {text}")
+                    case TransactionDropped():
+                        break
+                    case _:
+                        pass
+        except ConnectionBroken as error:
+            if not answered and connection.uses > 1:
+                self.stale = True
+                return
+            self._broke(error.text)
+        if self._open:
+            self._left_over()
+
+    def _impossible(self) -> bool:
+        """Whether this server can't take this message at all."""
+        extensions, message = self._connection.session.extensions, self._message
+        pair = self._connection.host.pair
+        limit = extensions.size_limit
+        if limit and message.size > limit:
+            self._local("5.3.4", f"message size {message.size} exceeds size limit {limit} of server {pair}")
+        elif message.smtputf8 and not extensions.smtputf8 and self._needs_utf8():
+            self._local("5.6.7", f"SMTPUTF8 is required, but was not offered by host {pair}")
+        else:
+            return False
+        return True
+
+    def _needs_utf8(self) -> bool:
+        """Whether an address or a header is not ASCII (RFC 6531 section 3.4)."""
+        message = self._message
+        if not message.sender.isascii() or any(not one.address.isascii() for one in self._open.values()):
+            return True
+        start = next(iter(self._content()), b"")
+        end = start.find(b"\r\n\r\n")
+        return not (start if end < 0 else start[:end]).isascii()
+
+    def _envelope(self) -> Envelope:
+        message = self._message
+        recipients = tuple(
+            [
+                EnvelopeRecipient(one.address, one.notify, one.orcpt, one.original or one.address)
+                for one in self._open.values()
+            ]
+        )
+        return Envelope(
+            message.sender,
+            recipients,
+            message.size,
+            message.body,
+            message.smtputf8,
+            message.ret,
+            message.envid,
+        )
+
+    def _content(self) -> Iterable[bytes]:
+        content = self._message.content
+        return self._store.read(self._message) if content is None else (content,)
+
+    def _body(self) -> Iterable[bytes]:
+        limit = self._settings.line_limit
+        content = self._message.content
+        if not limit:
+            return self._content()
+        if content is not None and not too_long(content, limit):
+            return (content,)
+        return self._folded(limit)
+
+    def _folded(self, limit: int) -> Iterator[bytes]:
+        folder = Folder(limit)
+        told = False
+        for chunk in self._content():
+            yield folder.feed(chunk)
+            if folder.folded and not told:
+                told = True
+                name = self._message.queue_id
+                self._log.info(f"{name}: breaking line > {limit} bytes with <CR><LF>SPACE")
+
+    # -- outcomes
+
+    def _message_answered(self, reply: ServerReply) -> None:
+        if not reply.positive:
+            self._said(reply, "end of DATA command", list(self._open))
+            return
+        text, dsn, host = str(reply), reply.dsn.decode(), self._connection.host
+        relay, name, diagnostic = host.relay, host.name, f"smtp; {text}"
+        self.outcomes += [
+            Outcome(one, "sent", dsn, text, relay, diagnostic, name) for one in self._open.values()
+        ]
+        self._open.clear()
+
+    def _said(self, reply: ServerReply, command: str, indexes: Iterable[int]) -> None:
+        """The server refused these recipients."""
+        host = self._connection.host
+        status = "bounced" if reply.code // 100 == 5 else "deferred"
+        dsn = reply.dsn.decode()
+        if status == "deferred" and not dsn.startswith("4"):
+            dsn = f"4{dsn[1:]}"
+        reason = reply.said(host.pair, command)
+        diagnostic = f"smtp; {reply}"
+        for index in indexes:
+            one = self._open.pop(index)
+            self.outcomes.append(Outcome(one, status, dsn, reason, host.relay, diagnostic, host.name))
+
+    def _local(self, dsn: str, reason: str) -> None:
+        """We refuse all recipients ourselves."""
+        relay = self._connection.host.relay
+        self.outcomes += [Outcome(one, "bounced", dsn, reason, relay) for one in self._open.values()]
+        self._open.clear()
+
+    def _broke(self, reason: str) -> None:
+        """The session broke: who has no outcome yet must wait."""
+        self.unreached = ("4.4.2", reason)
+        relay = self._connection.host.relay
+        self.outcomes += [Outcome(one, "deferred", "4.4.2", reason, relay) for one in self._open.values()]
+        self._open.clear()
+
+    def _left_over(self) -> None:
+        """A 421 ended the session before these recipients had their answer: it is theirs too."""
+        last = next((outcome for outcome in reversed(self.outcomes) if outcome.status == "deferred"), None)
+        if last is None:
+            self._broke(f"lost connection with {self._connection.host.pair}")
+            return
+        for one in self._open.values():
+            said = Outcome(
+                one, "deferred", last.dsn, last.reason, last.relay, last.diagnostic, last.remote_mta
+            )
+            self.outcomes.append(said)
+        self._open.clear()
+
+
+def too_long(content: bytes, limit: int) -> bool:
+    """Whether a line has more than ``limit`` bytes, its end not counted."""
+    return len(content) > limit and max(map(len, content.split(b"\n"))) > limit
+
+
+class Folder:
+    """Breaks long lines with CRLF SPACE, over the edges of chunks.  ``folded``: it had to."""
+
+    __slots__ = ("_column", "_limit", "_return", "folded")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._column = 0  # length of the line at the end of the last chunk
+        self._return = False  # that chunk ended in CR, which is held back
+        self.folded = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next piece, folded.  The last piece must end a line."""
+        if self._return:
+            chunk = b"\r" + chunk
+        self._return = chunk.endswith(b"\r")
+        if self._return:
+            chunk = chunk[:-1]
+        lines = chunk.split(b"\r\n")
+        if self._column + len(lines[0]) > self._limit or max(map(len, lines)) > self._limit:
+            lines[0] = self._fold(lines[0], self._column)
+            for number, line in enumerate(lines[1:], 1):
+                if len(line) > self._limit:
+                    lines[number] = self._fold(line, 0)
+            chunk = b"\r\n".join(lines)
+        end = chunk.rfind(b"\n")
+        self._column = len(chunk) - end - 1 if end >= 0 else self._column + len(chunk)
+        return chunk
+
+    def _fold(self, line: bytes, column: int) -> bytes:
+        room = self._limit - column
+        if len(line) <= room:
+            return line
+        self.folded = True
+        width = max(1, self._limit - 1)  # the blank counts
+        parts = [line[:room]] + [line[at : at + width] for at in range(room, len(line), width)]
+        return b"\r\n ".join(parts)
