@@ -95,7 +95,7 @@ class Demo:
             raise SystemExit("mtad demo: postmap failed")
         make_self_signed("demo.example.com", str(self.base / "cert.pem"), str(self.base / "key.pem"))
         users = SaslDb(str(self.base / "sasldb2"))
-        users.set(USER, REALM, "userPassword", PASSWORD.encode())
+        users.set(USER, REALM, PASSWORD.encode())
         if os.getuid() == 0:  # the workers read it as mail_owner
             shutil.chown(self.base / "sasldb2", _mail_owner())
             self.base.chmod(0o755)

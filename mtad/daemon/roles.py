@@ -28,7 +28,6 @@ from mtad.deliver.qmgr import QueueManager
 from mtad.maillog import MailLog, Sink
 from mtad.net.dns import Resolver
 from mtad.net.eager import adopt
-from mtad.net.hosts import PeerNames
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
 from mtad.queue.sqlite import SQLiteStore
@@ -73,7 +72,7 @@ class SmtpdRole:
     def start(self) -> None:
         """Make the services: whatever must be opened with the rights we started with."""
         around = self._around
-        names = PeerNames(Resolver(around.reactor), around.reactor.seconds)
+        resolver = Resolver(around.reactor)
         ids = around.ids()
         self._wakeup = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         for plan in around.plan.smtpd:
@@ -83,7 +82,7 @@ class SmtpdRole:
                     reactor=around.reactor,
                     store=self._store,
                     log=around.log,
-                    names=names,
+                    resolver=resolver,
                     ids=ids,
                     spool_directory=around.paths.spool,
                     main=around.plan.p,

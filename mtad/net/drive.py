@@ -28,13 +28,13 @@ def drive(
 
 def _advance(
     coroutine: Coroutine[Any, Any, T],
-    problem: Failure | None,
+    problem: BaseException | None,
     done: Callable[[T], None],
     failed: Callable[[Failure], None],
 ) -> bool:
     waiting: Any
     try:
-        waiting = coroutine.send(None) if problem is None else coroutine.throw(problem.value)
+        waiting = coroutine.send(None) if problem is None else coroutine.throw(problem)
     except StopIteration as end:
         done(end.value)
         return True
@@ -44,7 +44,7 @@ def _advance(
 
     def resume(result: object) -> None:
         # a good result is still on the Deferred, where the await inside the coroutine finds it
-        _advance(coroutine, result if isinstance(result, Failure) else None, done, failed)
+        _advance(coroutine, result.value if isinstance(result, Failure) else None, done, failed)
 
     deferred: Deferred[Any] = waiting
     deferred.addBoth(resume)

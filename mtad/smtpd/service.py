@@ -24,7 +24,8 @@ from mtad.auth.authenticator import Authenticator
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog
-from mtad.net.hosts import PeerName, PeerNames, client_address
+from mtad.net.dns import Resolver
+from mtad.net.hosts import PeerName, client_address, peername
 from mtad.net.tls_server import ServerTLS
 from mtad.policy.evaluator import Evaluator
 from mtad.policy.request import Request
@@ -68,7 +69,7 @@ class SmtpdService(Factory):
         reactor: Any,
         store: QueueStore,
         log: MailLog,
-        names: PeerNames,
+        resolver: Resolver,
         ids: QueueIds,
         spool_directory: str,
         main: Parameters,
@@ -81,7 +82,7 @@ class SmtpdService(Factory):
         self.tls = plan.tls
         self.reactor = reactor
         self.store = store
-        self._names = names
+        self._resolver = resolver
         self.ids = ids
         self.spool_directory = spool_directory
         self.queued = queued
@@ -107,7 +108,7 @@ class SmtpdService(Factory):
     async def peer_name(self, address: str) -> PeerName:
         """Who ``address`` says it is."""
         address = client_address(address)
-        return await self._names.lookup(address) if self.settings.peername_lookup else PeerName(address)
+        return await peername(self._resolver, address, lookup=self.settings.peername_lookup)
 
     async def engine_settings_for(self, request: Request) -> ServerSettings:
         """The engine's settings for this client."""
