@@ -66,6 +66,10 @@ class _Datagram(DatagramProtocol, Generic[T]):
     def connectionRefused(self) -> None:
         self._question.give_up()
 
+    def stopProtocol(self) -> None:
+        # under epoll a refusal by ICMP ends the port
+        self._question.give_up()
+
 
 async def ask_udp(
     reactor: Any, server: tuple[str, int], query: bytes, accept: Accept[T], timeout: float
