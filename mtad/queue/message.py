@@ -60,6 +60,8 @@ class Message:
     seq: int = 0  # the store's key, ascending in commit order
     next_attempt: float = 0.0
     warned: bool = False  # the delay warning went out
+    expired: bool = False  # the operator has it returned at the next attempt
+    recipient_count: int = 0  # the store's: all recipients, done ones too
 
 
 @dataclass(slots=True)

@@ -55,8 +55,24 @@ class QueueStore(Protocol):
     def flush(self, queue_ids: Sequence[str] | None = None) -> Awaitable[int]:
         """Make deferred messages due now (all, or those named); returns how many."""
 
+    def hold(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
+        """Keep messages from being tried; returns the ids of those that it found to do so."""
+
+    def release(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
+        """Make messages on hold deferred and due; returns their ids."""
+
+    def requeue(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
+        """Make messages in any state deferred and due; returns the ids of those that exist."""
+
+    def remove(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
+        """Remove messages, delivered or not; returns the ids of those that existed."""
+
+    def counts(self) -> dict[str, int]:
+        """How many messages are in each state.  Blocking: for commands."""
+
     def listing(self) -> Iterator[Message]:
-        """Every message with its pending recipients and no content, by arrival.  Blocking: for commands."""
+        """Every message with its pending recipients and no content, in order of seq.  Blocking: for commands.
+        Messages that come or go meanwhile may or may not be in it."""
 
     def close(self) -> Awaitable[None]:
         """Finish what was begun and let go of the files."""

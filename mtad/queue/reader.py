@@ -1,0 +1,143 @@
+"""The reading side: short transactions on a connection of its own, in the caller's thread.
+
+Raises QueueError.  Postfix counterpart: ``qmgr_scan.c``, ``showq(8)``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from mtad.errors import QueueError
+from mtad.queue import rows, schema
+from mtad.queue.message import Message
+from mtad.queue.schema import PIECE, STATE_NAME, key
+
+_PAGE = 200
+
+_PART = key(1)
+_WITH_CONTENT = (
+    f"SELECT {rows.MESSAGE_FIELDS}, p.data FROM message m"
+    f" LEFT JOIN piece p ON m.size <= {PIECE} AND p.id = m.content * {_PART}"
+)
+_WITHOUT_CONTENT = f"SELECT {rows.MESSAGE_FIELDS}, NULL FROM message m"
+_RECIPIENTS = (
+    f"SELECT {rows.RECIPIENT_FIELDS} FROM message m CROSS JOIN recipient r"
+    f" WHERE r.state = 0 AND r.id >= m.seq * {_PART} AND r.id < (m.seq + 1) * {_PART}"
+)
+
+_INCOMING = "m.state = 0 AND m.seq > ?"
+_NAMED = "m.seq IN (SELECT value FROM json_each(?))"
+_AFTER = "m.seq > ?"
+
+
+class Reader:
+    """Reads the database of ``directory``."""
+
+    def __init__(self, directory: str, *, read_only: bool) -> None:
+        self._directory = directory
+        self._db = schema.connect(directory, read_only=read_only)
+        # No message between these two is incoming: only new ones are, and they come behind.
+        self._empty_from = self._empty_to = 0
+
+    def close(self) -> None:
+        self._db.close()
+
+    def incoming(self, after: int, limit: int) -> list[Message]:
+        if self._empty_from <= after < self._empty_to:
+            after = self._empty_to
+        with _Snapshot(self._db) as db:
+            messages = _load(db, _WITH_CONTENT, _INCOMING, after, limit)
+            if len(messages) < limit:
+                last = db.execute("SELECT max(seq) FROM message").fetchall()[0][0]
+                self._empty_from = messages[-1].seq if messages else after
+                self._empty_to = max(last or 0, self._empty_from)
+        return messages
+
+    def due(self, now: float, limit: int, skip: frozenset[int]) -> list[Message]:
+        sql = "SELECT seq FROM message WHERE state = 1 AND next_attempt <= ? ORDER BY next_attempt, seq"
+        found: list[int] = []
+        with _Snapshot(self._db) as db:
+            cursor = db.execute(sql, (now,))
+            for (seq,) in cursor:
+                if len(found) >= limit:
+                    break
+                if seq not in skip:
+                    found.append(seq)
+            cursor.close()
+            messages = _load(db, _WITH_CONTENT, _NAMED, json.dumps(found), limit) if found else []
+        messages.sort(key=lambda message: message.next_attempt)
+        return messages
+
+    def next_due(self) -> float | None:
+        with _Snapshot(self._db) as db:
+            found: float | None = db.execute(
+                "SELECT min(next_attempt) FROM message WHERE state = 1"
+            ).fetchall()[0][0]
+        return found
+
+    def counts(self) -> dict[str, int]:
+        with _Snapshot(self._db) as db:
+            found = dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())
+        return {name: found.get(state, 0) for state, name in STATE_NAME.items()}
+
+    def listing(self) -> Iterator[Message]:
+        after = 0
+        while True:
+            with _Snapshot(self._db) as db:
+                messages = _load(db, _WITHOUT_CONTENT, _AFTER, after, _PAGE)
+            yield from messages
+            if len(messages) < _PAGE:
+                return
+            after = messages[-1].seq
+
+    def read(self, message: Message) -> Iterator[bytes]:
+        """The pieces of a message's content, on a connection of their own: for any thread."""
+        db = schema.connect(self._directory, read_only=True)
+        try:
+            found = db.execute("SELECT content, size FROM message WHERE seq = ?", (message.seq,)).fetchall()
+            if not found:
+                raise QueueError(f"{message.queue_id}: message is gone")
+            content, size = found[0]
+            for n in range(max(1, -(-size // PIECE))):
+                piece = db.execute("SELECT data FROM piece WHERE id = ?", (key(content, n),)).fetchall()
+                if not piece:
+                    raise QueueError(f"{message.queue_id}: message is gone")
+                yield piece[0][0]
+        except sqlite3.Error as error:
+            raise schema.queue_error(error) from error
+        finally:
+            db.close()
+
+
+class _Snapshot:
+    """A transaction that only reads, with the database's errors made ours."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            self._db.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise schema.queue_error(error) from error
+        return self._db
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+        if isinstance(error, sqlite3.Error):
+            raise schema.queue_error(error) from error
+
+
+def _load(db: sqlite3.Connection, select: str, where: str, value: Any, limit: int) -> list[Message]:
+    """Messages in order of seq, with their pending recipients."""
+    found = db.execute(f"{select} WHERE {where} ORDER BY m.seq LIMIT ?", (value, limit)).fetchall()
+    messages = {row[0]: rows.message(row[:-1], row[-1]) for row in found}
+    if found:
+        sql = f"{_RECIPIENTS} AND {where} AND m.seq <= ?"
+        for row in db.execute(sql, (value, found[-1][0])).fetchall():
+            messages[row[0] // _PART].recipients.append(rows.recipient(row))
+    return list(messages.values())

@@ -1,0 +1,140 @@
+"""The tables of the queue, and connections to them.
+
+One file, ``queue.db``, in a directory that the caller made; mode 0600, owned by the process's user.  SQL
+that PostgreSQL has too, but for the pragmas.  A *part* of a message (a recipient, a piece of content) is
+found by its key, ``key(owner, n)``: the owner's number in the high bits and n in the low ones, so that the
+parts lie side by side and need no index of their own.  Content's owner is the message's ``content`` number:
+its seq, or an earlier number where the pieces came before the message (see :mod:`mtad.queue.writer`).
+
+Raises :class:`mtad.errors.QueueError` when the file cannot be opened or has a schema we don't know.
+Postfix counterpart: the queue directories, ``rec_type(3)``.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from urllib.parse import quote
+
+from mtad.errors import QueueError, QueueFull
+from mtad.queue.message import DEFERRED, HOLD, INCOMING
+
+FILE = "queue.db"
+
+#: Content up to this size is one piece, and comes with its message; larger content is cut at it.
+PIECE = 65536
+
+_PART_BITS = 20
+
+#: How states are written.
+STATE = {INCOMING: 0, DEFERRED: 1, HOLD: 2}
+STATE_NAME = {number: name for name, number in STATE.items()}
+PENDING_NUMBER, DONE_NUMBER = 0, 1
+
+_VERSION = 1
+_TABLES = (
+    # The number that comes next, for seq and content: ascending in the order of commits, never used again.
+    "CREATE TABLE counter (next BIGINT NOT NULL)",
+    "INSERT INTO counter VALUES (1)",
+    """CREATE TABLE message (
+        seq INTEGER PRIMARY KEY,
+        queue_id TEXT NOT NULL UNIQUE,
+        state SMALLINT NOT NULL,
+        arrival DOUBLE PRECISION NOT NULL,
+        size BIGINT NOT NULL,
+        content BIGINT NOT NULL,
+        recipients INTEGER NOT NULL,
+        next_attempt DOUBLE PRECISION NOT NULL,
+        warned SMALLINT NOT NULL,
+        expired SMALLINT NOT NULL,
+        smtputf8 SMALLINT NOT NULL,
+        sender BLOB NOT NULL,
+        body BLOB NOT NULL,
+        ret BLOB NOT NULL,
+        envid BLOB NOT NULL,
+        attributes TEXT NOT NULL)""",
+    "CREATE INDEX message_due ON message (next_attempt) WHERE state = 1",
+    """CREATE TABLE recipient (
+        id INTEGER PRIMARY KEY,
+        state SMALLINT NOT NULL,
+        address BLOB NOT NULL,
+        original BLOB NOT NULL,
+        notify TEXT NOT NULL,
+        orcpt BLOB NOT NULL,
+        dsn TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        relay TEXT NOT NULL)""",
+    "CREATE TABLE piece (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    # Content without a message yet; slot is the writer that brings it.
+    "CREATE TABLE partial (content BIGINT PRIMARY KEY, slot INTEGER NOT NULL)",
+)
+
+#: A page of 4 KiB and a log of 4 MiB stay in the processor's cache: larger ones measured slower.
+_PRAGMAS = (
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = OFF",
+    "PRAGMA wal_autocheckpoint = 1000",
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+#: Seconds to wait for a foreign program that has the file locked; our own take turns otherwise.
+_BUSY_TIMEOUT = 10.0
+_STATEMENTS = 256
+
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+
+
+def key(owner: int, n: int = 0) -> int:
+    """The key of part ``n`` of ``owner``; ``key(owner + 1) - 1`` is the last one possible."""
+    return owner << _PART_BITS | n
+
+
+def queue_error(error: sqlite3.Error) -> QueueError:
+    """The QueueError for an error of the database."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return QueueFull(f"write queue: {error}") if code in _FULL else QueueError(f"queue: {error}")
+
+
+def make(directory: str) -> None:
+    """Make the database where there is none.  The caller holds the writers' lock."""
+    path = os.path.join(directory, FILE)
+    try:
+        # Only a file that is new may be closed again: closing one in use would drop its locks.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    db = connect(directory)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("BEGIN IMMEDIATE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _TABLES:
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise queue_error(error) from error
+    finally:
+        db.close()
+    if version not in (0, _VERSION):
+        raise QueueError(f"{path}: the queue's format is {version}, this program knows {_VERSION}")
+
+
+def connect(directory: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection to the database, which exists.  Transactions begin only with BEGIN."""
+    path = os.path.join(directory, FILE)
+    try:
+        db = sqlite3.connect(
+            f"file:{quote(path)}?mode={'ro' if read_only else 'rw'}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
+        )
+        for pragma in _PRAGMAS:
+            db.execute(pragma)
+    except sqlite3.Error as error:
+        raise queue_error(error) from error
+    return db

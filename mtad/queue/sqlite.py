@@ -1,0 +1,133 @@
+"""The queue in a SQLite database: the driver for one host.
+
+:class:`SQLiteStore` promises what :mod:`mtad.queue.store` says.  Any number of processes may open the same
+directory.  Writing is done by a thread (:mod:`mtad.queue.writer`); reading, which takes well below a
+millisecond, at once in the caller's, so that those awaitables have fired when they are returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from mtad.errors import QueueError
+from mtad.queue import statements
+from mtad.queue.message import Message, Outcome
+from mtad.queue.reader import Reader
+from mtad.queue.rows import entry
+from mtad.queue.writer import CallsFromThread, Job, Writer
+
+
+class SQLiteStore:
+    """The queue in ``directory``, which exists and is the process's to write to.
+
+    Call :meth:`open` in the process that uses it, after it forked.  A ``read_only`` store has no thread and
+    needs no reactor; it reads, even while others write, and refuses the rest.
+    """
+
+    def __init__(self, directory: str, reactor: CallsFromThread | None, *, read_only: bool = False) -> None:
+        self._directory = directory
+        self._reactor = reactor
+        self._read_only = read_only
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+
+    def open(self) -> None:
+        """Open the database, made if it is missing and not ``read_only``.  Raises QueueError."""
+        if not self._read_only:
+            assert self._reactor is not None
+            self._writer = Writer(self._directory, self._reactor)
+        self._reader = Reader(self._directory, read_only=self._read_only)
+
+    # -- writing
+
+    def enqueue(self, message: Message) -> Deferred[None]:
+        try:
+            return self._submit(Job((entry(message),)))
+        except QueueError as error:
+            return fail(error)
+
+    def finish(
+        self,
+        message: Message,
+        outcomes: Sequence[Outcome],
+        next_attempt: float,
+        bounces: Sequence[Message] = (),
+    ) -> Deferred[bool]:
+        try:
+            entries = [entry(bounce) for bounce in bounces] if bounces else ()
+            return self._submit(Job(entries, statements.Settlement(message, outcomes, next_attempt)))
+        except QueueError as error:
+            return fail(error)
+
+    def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
+        if queue_ids is None:
+            return self._submit(Job(change=statements.FlushAll()))
+        return self._change(queue_ids, statements.flush).addCallback(len)
+
+    def hold(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.hold)
+
+    def release(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.release)
+
+    def requeue(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.requeue)
+
+    def remove(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.remove)
+
+    def _change(self, queue_ids: Sequence[str], apply: statements.Apply) -> Deferred[Any]:
+        return self._submit(Job(change=statements.Change(queue_ids, apply)))
+
+    def _submit(self, job: Job) -> Deferred[Any]:
+        if self._writer is None:
+            return fail(QueueError("the queue is not open for writing"))
+        return self._writer.submit(job)
+
+    # -- reading
+
+    def incoming(self, after: int, limit: int) -> Deferred[list[Message]]:
+        try:
+            return succeed(self._open_reader().incoming(after, limit))
+        except QueueError as error:
+            return fail(error)
+
+    def due(self, now: float, limit: int, skip: frozenset[int]) -> Deferred[list[Message]]:
+        try:
+            return succeed(self._open_reader().due(now, limit, skip))
+        except QueueError as error:
+            return fail(error)
+
+    def next_due(self) -> Deferred[float | None]:
+        try:
+            return succeed(self._open_reader().next_due())
+        except QueueError as error:
+            return fail(error)
+
+    def read(self, message: Message) -> Iterator[bytes]:
+        if message.content is not None:
+            return iter((message.content,))
+        return self._open_reader().read(message)
+
+    def listing(self) -> Iterator[Message]:
+        return self._open_reader().listing()
+
+    def counts(self) -> dict[str, int]:
+        return self._open_reader().counts()
+
+    def _open_reader(self) -> Reader:
+        if self._reader is None:
+            raise QueueError("the queue is not open")
+        return self._reader
+
+    # -- the end
+
+    def close(self) -> Deferred[None]:
+        writer, self._writer = self._writer, None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+        return succeed(None) if writer is None else writer.close()

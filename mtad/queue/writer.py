@@ -1,0 +1,251 @@
+"""One thread that writes, and commits in groups.
+
+Whatever is asked for while a transaction is being committed goes into the next one, together.  What may take
+long (content from a spool file, commands on many messages) is cut into steps, one a transaction, so that the
+rest is not held up; large content is *partial* until its message is published with the last step, and partial
+content whose writer has died is removed when a writer starts.
+
+A transaction that fails is rolled back and its jobs tried one by one, so that only those at fault fail, with
+QueueFull where the disk is full, else QueueError.  Results go to the reactor's thread, a batch at a time.
+Postfix counterpart: ``mail_stream(3)``, ``cleanup_bounce.c``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from mtad.errors import QueueError, QueueFull
+from mtad.queue import schema
+from mtad.queue.rows import Entry
+from mtad.queue.statements import Settlement, Stage, forget, publish, settle
+from mtad.queue.turn import Slot, Turn, alive
+
+
+class CallsFromThread(Protocol):
+    """What is needed of a reactor."""
+
+    def callFromThread(self, callable: Callable[..., object], *args: object) -> object: ...
+
+
+class Steps(Protocol):
+    """Work that is done a step a transaction."""
+
+    @property
+    def result(self) -> Any: ...
+
+    def step(self, db: sqlite3.Connection, slot: int) -> bool:
+        """Do the next step; True when it is the last.  Changes nothing that the next try would miss."""
+
+    def committed(self) -> None:
+        """The step is durable."""
+
+
+class Job:
+    """Something to be written: steps first, then, in one transaction, messages and a settlement."""
+
+    __slots__ = ("change", "deferred", "entries", "settlement", "steps")
+
+    def __init__(
+        self,
+        entries: Sequence[Entry] = (),
+        settlement: Settlement | None = None,
+        change: Steps | None = None,
+    ) -> None:
+        self.deferred: Deferred[Any] = Deferred()
+        self.entries = entries
+        self.settlement = settlement
+        self.change = change
+        self.steps: deque[Steps] = deque(Stage(entry) for entry in entries if entry.spool is not None)
+        if change is not None:
+            self.steps.append(change)
+
+    @property
+    def result(self) -> Any:
+        if self.settlement is not None:
+            return self.settlement.removed
+        return None if self.change is None else self.change.result
+
+
+#: Jobs that are over, each with its result or the exception.
+_Outcomes = list[tuple[Job, Any]]
+
+
+class Writer:
+    """Opens the database of ``directory``, making it where it is missing, and writes.  Raises QueueError."""
+
+    def __init__(self, directory: str, reactor: CallsFromThread) -> None:
+        self._directory = directory
+        self._reactor = reactor
+        self._turn = Turn(directory)
+        with self._turn:
+            schema.make(directory)
+            self._slot = Slot(directory)
+            self._db: sqlite3.Connection | None = None
+            self._sweep()
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._long: deque[Job] = deque()
+        self._open = True
+        self._closed: Deferred[None] = Deferred()
+        self._thread = threading.Thread(target=self._run, name="queue writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> Deferred[Any]:
+        """Have ``job`` done.  The Deferred fires in the reactor's thread when it is durable."""
+        self._inbox.put(job)
+        return job.deferred
+
+    def close(self) -> Deferred[None]:
+        """Do what was submitted, and end."""
+        self._inbox.put(None)
+        return self._closed
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        while self._open or self._long:
+            ready: list[Job] = []
+            if not self._long:
+                self._take(self._inbox.get(), ready)
+            outcomes: _Outcomes = []
+            try:
+                with self._turn:
+                    self._drain(ready)
+                    slow = self._long.popleft() if self._long else None
+                    self._attempt(ready, slow, outcomes)
+            except QueueError as error:
+                outcomes += [(job, error) for job in ready]
+            if outcomes:
+                self._reactor.callFromThread(_report, outcomes)
+        if self._db is not None:
+            self._db.close()
+        self._slot.close()
+        self._turn.close()
+        self._reactor.callFromThread(self._closed.callback, None)
+
+    def _take(self, job: Job | None, ready: list[Job]) -> None:
+        if job is None:
+            self._open = False
+        elif job.steps:
+            self._long.append(job)
+        else:
+            ready.append(job)
+
+    def _drain(self, ready: list[Job]) -> None:
+        """Take what has arrived by now."""
+        try:
+            while True:
+                self._take(self._inbox.get_nowait(), ready)
+        except Empty:
+            pass
+
+    def _attempt(self, ready: list[Job], slow: Job | None, outcomes: _Outcomes) -> None:
+        """One transaction with ``ready`` and a step of ``slow``; if it fails, one for each of them."""
+        jobs = [*ready, slow] if slow is not None else ready
+        if not jobs:
+            return
+        try:
+            self._transact(ready, slow)
+        except Exception as error:
+            self._roll_back(error)
+            if len(jobs) > 1:
+                # What makes room goes first.
+                for job in sorted(ready, key=lambda job: job.settlement is None):
+                    self._attempt([job], None, outcomes)
+                if slow is not None:
+                    self._attempt([], slow, outcomes)
+                return
+            self._forget(jobs[0])
+            outcomes.append((jobs[0], _public(error)))
+            return
+        outcomes += [(job, job.result) for job in ready]
+        if slow is not None and slow.steps:
+            self._long.append(slow)
+        elif slow is not None:
+            outcomes.append((slow, slow.result))
+
+    def _transact(self, ready: list[Job], slow: Job | None) -> None:
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        finished = slow is not None and slow.steps[0].step(db, self._slot.number)
+        if slow is not None and finished and len(slow.steps) == 1:
+            ready = [*ready, slow]
+        entries = [entry for job in ready for entry in job.entries]
+        if entries:
+            publish(db, entries)
+        settlements = [job.settlement for job in ready if job.settlement is not None]
+        if settlements:
+            settle(db, settlements)
+        db.execute("COMMIT")
+        if slow is not None:
+            slow.steps[0].committed()
+            if finished:
+                slow.steps.popleft()
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = schema.connect(self._directory)
+        return self._db
+
+    def _roll_back(self, cause: Exception) -> None:
+        """Undo, make room if there is none, and begin anew with a connection that is in doubt."""
+        db = self._db
+        if db is None:
+            return
+        full = isinstance(cause, sqlite3.Error) and isinstance(schema.queue_error(cause), QueueFull)
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if full:
+                db.execute("PRAGMA wal_checkpoint").fetchall()
+            if full or not isinstance(cause, sqlite3.OperationalError):
+                return
+        except sqlite3.Error:
+            pass
+        db.close()
+        self._db = None
+
+    def _forget(self, job: Job) -> None:
+        """Remove the content that a failed job has brought; what cannot be removed now is swept later."""
+        contents = [entry.content for entry in job.entries if entry.staged]
+        if not contents:
+            return
+        try:
+            db = self._connection()
+            db.execute("BEGIN IMMEDIATE")
+            for content in contents:
+                forget(db, content)
+            db.execute("COMMIT")
+        except (sqlite3.Error, QueueError) as error:
+            self._roll_back(error)
+
+    def _sweep(self) -> None:
+        """Remove the partial content of writers that are no more."""
+        try:
+            db = self._connection()
+            db.execute("BEGIN IMMEDIATE")
+            for content, slot in db.execute("SELECT content, slot FROM partial").fetchall():
+                if slot == self._slot.number or not alive(self._directory, slot):
+                    forget(db, content)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise schema.queue_error(error) from error
+
+
+def _public(error: Exception) -> Exception:
+    return schema.queue_error(error) if isinstance(error, sqlite3.Error) else error
+
+
+def _report(outcomes: _Outcomes) -> None:
+    """In the reactor's thread: tell who waits."""
+    for job, result in outcomes:
+        if isinstance(result, Exception):
+            job.deferred.errback(result)
+        else:
+            job.deferred.callback(result)
