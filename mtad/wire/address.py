@@ -32,8 +32,8 @@ _SCAN = re.compile(
     rb"|\[(?P<literal>(?:\\.|[^\\\]])*)(?:\]|\\?$)"
     rb'|"(?P<quoted>(?:\\.|[^\\"])*)(?:"|\\?$)'
     rb"|(?P<operator>[|%!)<>@,;:.\]])"
-    rb"|(?P<atom>(?:\\.|[^|%!()<>@,;:\\\".\[\] \t\r\n])+)"
-    rb"|(?P<end>\\)",
+    rb"|(?P<atom>(?:\\.|[^|%!()<>@,;:\\\".\[\] \t\r\n])+)\\?"
+    rb"|(?P<atom_end>\\)",
     re.DOTALL,
 )
 _COMMENT_PART = re.compile(rb"[^()\\]+|\\.?|[()]", re.DOTALL)
@@ -80,6 +80,19 @@ def _valid_domain(domain: bytes, smtputf8: bool) -> bool:
         return False
 
 
+def _routing_domain(address: Address) -> bytes | None:
+    """The domain that the address is for, also in the forms ``site!user`` and ``user%domain``."""
+    text = address.text
+    if b"@" in text:
+        bare = text.rstrip(b"@")
+        return bare.rpartition(b"@")[2] if b"@" in bare else address.domain
+    if address.wire != text:
+        return None
+    if b"!" in text:
+        return text.partition(b"!")[0]
+    return text.rpartition(b"%")[2] if b"%" in text else None
+
+
 def quote(text: bytes) -> bytes:
     """The form for the wire of an internal form: the local part quoted where it must be."""
     at = text.rfind(b"@")
@@ -121,6 +134,8 @@ def _scan(text: bytes) -> list[_Token]:
             tokens.append((_LITERAL, b"[" + _ESCAPE.sub(rb"\1", value).translate(_BLANK) + b"]"))
         elif kind in ("quoted", "atom"):
             tokens.append((_WORD, _ESCAPE.sub(rb"\1", value).translate(_BLANK)))
+        elif kind == "atom_end":
+            tokens.append((_WORD, b""))
     return tokens
 
 
@@ -209,7 +224,7 @@ def parse_path(
 
     ``strict`` demands ``<>`` and nothing around it; ``smtputf8`` allows non-ASCII domains.
     """
-    if (m := _USUAL.fullmatch(argument)) and len(m[3]) <= _HOSTNAME_LIMIT:
+    if (m := _USUAL.fullmatch(argument)) and len(m[3]) <= _HOSTNAME_LIMIT and argument[1] != 45:
         text, local, domain = m.groups()
         return Address(local, domain, text, text)
     if argument == b"<>":
@@ -233,6 +248,8 @@ def parse_path(
         return NULL_ADDRESS if allow_empty else None
     if strict and address.text.startswith(b"@"):
         return None
-    if b"@" in address.text and not _valid_domain(address.domain, smtputf8):
+    # What begins with "-" could be taken for an option by a delivery command (allow_min_user = no).
+    if address.text.startswith(b"-"):
         return None
-    return address
+    domain = _routing_domain(address)
+    return address if domain is None or _valid_domain(domain, smtputf8) else None

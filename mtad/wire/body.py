@@ -21,8 +21,7 @@ import re
 PIECE = 32 * 1024 - 8
 
 _END = b"\r\n.\r\n"
-# A line of one dot, taken out with the line end before it.
-_DOT_LINE = re.compile(rb"\r?\n\.(?=\r?\n)")
+_DOT_LINE = re.compile(rb"(?<=\n)\.\r?\n")
 
 
 def _clean(body: bytes) -> bool:
@@ -38,11 +37,12 @@ class DataDecoder:
     of data was seen.
     """
 
-    __slots__ = ("_first", "_held", "bare_newline", "ended", "size")
+    __slots__ = ("_dropped", "_given", "_held", "bare_newline", "ended", "size")
 
     def __init__(self) -> None:
-        self._held = b"\r\n"  # as if a line had just ended; never part of the output
-        self._first = True
+        self._held = b"\r\n"  # as if a line had just ended
+        self._given = True  # the line end that ``_held`` begins with is not to come out (again)
+        self._dropped = False
         self.size = 0
         self.bare_newline = False
         self.ended = False
@@ -64,26 +64,28 @@ class DataDecoder:
             at += len(piece)
             body = self._hold(block)
         body = body.replace(b"\r\n.", b"\r\n") if _clean(body) else self._repair(body)
-        if self._first and body:
-            self._first = False
+        if self._given and body:
             body = body[2:]
+            self._given = False
+        if self._dropped:
+            self._given, self._dropped = True, False
         self.size += len(body)
         return body, at
 
     def _hold(self, block: bytes) -> bytes:
         """Keep back what could begin an end of data or a line of one dot; gives the rest."""
         tail = block[-4:]
-        if tail.endswith((b"\n.\n", b"\n.\r\n")):
-            self.bare_newline = True
-            block = _DOT_LINE.sub(b"", block)
-            tail = block[-4:]
         newline = tail.rfind(b"\n")
         if newline >= 0 and tail[newline + 1 :] in (b"", b".", b".\r"):
             start = newline - 1 if tail[newline - 1 : newline] == b"\r" else newline
-            keep = len(tail) - start
+            cut = len(block) - len(tail) + start
+            if block.endswith(b"\n.", 0, cut):
+                # Drop this line, but remember how it ended.
+                self.bare_newline = self._dropped = True
+                self._held = block[cut:]
+                return block[: cut - 1]
         else:
-            keep = 1 if tail.endswith(b"\r") else 0
-        cut = len(block) - keep
+            cut = len(block) - 1 if tail.endswith(b"\r") else len(block)
         self._held = block[cut:]
         return block[:cut]
 

@@ -208,8 +208,9 @@ class ClientSession:
         self._command(b"RSET", "sending RSET probe", self._reset_answer)
 
     def quit(self) -> None:
-        """QUIT; also while answers are due, but not within a message."""
-        if self.closed or self._handshaking or self._stuffer is not None:
+        """QUIT; outside a transaction, or right behind the end of a message."""
+        ending = bool(self._expected) and self._expected[0][1] == self._message_answer
+        if self.closed or self._handshaking or (self._in_transaction and not ending):
             raise RuntimeError("QUIT cannot be sent now")
         self._ready = False
         self._command(b"QUIT", "sending QUIT", self._quit_answer)

@@ -1,0 +1,201 @@
+"""Bodies in and out: against a slow model that works line by line, and however the input is cut."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mtad.wire.body import PIECE, ChunkDecoder, DataDecoder, Stuffer
+
+PARTS = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b".",
+    b"..",
+    b"a",
+    b"\0",
+    b"\r\n.",
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r\n.\r",
+]
+raw_bodies = st.lists(st.sampled_from(PARTS), max_size=14).map(b"".join)
+cuts = st.lists(st.integers(0, 40), max_size=6)
+
+END = b"\r\n.\r\n"
+
+
+def pieces(data: bytes, where: list[int]) -> list[bytes]:
+    marks = sorted({min(mark, len(data)) for mark in where} | {0, len(data)})
+    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+
+
+def decode(parts: list[bytes]) -> tuple[bytes, bool, bytes, bool]:
+    """The content, whether it ended, what was left over, whether a lone LF was seen."""
+    decoder = DataDecoder()
+    content = rest = b""
+    for part in parts:
+        at = 0
+        while at < len(part) and not decoder.ended:
+            piece, at = decoder.feed(part, at)
+            assert len(piece) <= 2 * PIECE + 16
+            content += piece
+        rest += part[at:]
+    assert decoder.size == len(content)
+    return content, decoder.ended, rest, decoder.bare_newline
+
+
+def model(data: bytes) -> bytes | None:
+    """The content, line by line; None when no end of data is there."""
+    end = (b"\r\n" + data).find(END)
+    if end < 0:
+        return None
+    body = data[: max(end, 0)]
+    lines = re.findall(rb"[^\n]*\n", body)
+    content = b""
+    previous_bare = False
+    for line in lines:
+        bare = not line.endswith(b"\r\n")
+        text = line[:-1] if bare else line[:-2]
+        if text != b"." or not (bare or previous_bare):
+            content += text.removeprefix(b".").replace(b"\r", b" ") + b"\r\n"
+        previous_bare = bare
+    return content
+
+
+@settings(max_examples=400)
+@given(raw_bodies, cuts)
+@example(b"x\r\r\n.\n", [6])
+@example(b".\n.\n.\n", [2, 4])
+@example(b"\n.\r\n.\r\n", [1, 2, 3, 4])
+def test_data_is_decoded_as_by_the_model_however_it_is_cut(body: bytes, where: list[int]) -> None:
+    data = body + END + b"QUIT\r\n"
+    content, ended, rest, _ = decode(pieces(data, where))
+    assert ended
+    assert content == model(data)
+    assert (content, ended, rest) == decode([data[i : i + 1] for i in range(len(data))])[:3]
+    first = (b"\r\n" + data).find(END) - 2
+    assert rest == data[first + 5 :]
+
+
+@given(raw_bodies)
+def test_what_comes_out_of_data_is_strictly_lined(body: bytes) -> None:
+    content = decode([body + END])[0]
+    assert content.count(b"\r\n") == content.count(b"\n") == content.count(b"\r")
+    assert content == b"" or content.endswith(b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "fake",
+    [
+        b"\n.\n",
+        b"\n.\r\n",
+        b"\r\n.\n",
+        b"\r.\r",
+        b"\r.\r\n",
+        b"\r\n.\r",
+        b"\n.\r",
+        b"\r.\n",
+        b"\r\n\0.\r\n",
+        b"\r\n.\0\r\n",
+        b"\r\n.\r\0\n",
+        b"\r\0\n.\r\n",
+        b"\n\n.\r\n",
+        b"\r\n..\r\n",
+        b"\r\n.\r\r\n",
+        b"\r\n. \r\n",
+    ],
+)
+@pytest.mark.parametrize("fill", [0, PIECE - 8, PIECE - 4, PIECE - 3, PIECE - 2, PIECE - 1, PIECE])
+def test_only_crlf_dot_crlf_ends_a_message(fake: bytes, fill: int) -> None:
+    """Wherever a look-alike falls, also on the edge of a buffer, the message goes on."""
+    data = b"x" * fill + fake + b"MAIL FROM:<a@b>\r\n" + END
+    content, ended, rest, _ = decode([data])
+    assert ended
+    assert rest == b""
+    assert content.endswith(b"MAIL FROM:<a@b>\r\n\r\n")
+    # and what is sent on holds no look-alike either
+    stuffer = Stuffer()
+    out = stuffer.feed(content) + stuffer.finish()
+    assert out.find(END) == len(out) - len(END)
+    assert out.count(b"\n") == out.count(b"\r\n") == out.count(b"\r")
+
+
+@pytest.mark.parametrize(
+    ("raw", "content", "bare"),
+    [
+        (b".\r\n", b"", False),
+        (b"a\r\n.\r\n", b"a\r\n", False),
+        (b"..a\r\n.b\r\n...\r\n.\r\n", b".a\r\nb\r\n..\r\n", False),
+        (b"a\nb\r\n.\r\n", b"a\r\nb\r\n", True),
+        (b"a\n.b\r\n.\r\n", b"a\r\nb\r\n", True),
+        (b"a\rb\r\n.\r\n", b"a b\r\n", False),
+        (b"a\r\r\n.\r\n", b"a \r\n", False),
+        (b"\r\n.\r\n", b"\r\n", False),
+        (b"\n.\r\n\r\n.\r\n", b"\r\n\r\n", True),
+    ],
+)
+def test_data(raw: bytes, content: bytes, bare: bool) -> None:
+    assert decode([raw]) == (content, True, b"", bare)
+
+
+def test_a_decoder_keeps_at_most_four_bytes() -> None:
+    decoder = DataDecoder()
+    fed = given_out = 0
+    for piece in (b"x" * 5000, b"\r" * 5000, b"\n" * 5000, b"\n." * 3000, b"\r\n..\r" * 3000):
+        content, at = decoder.feed(piece, 0)
+        assert at == len(piece)
+        assert len(decoder._held) <= 4
+        fed, given_out = fed + at, given_out + len(content)
+    assert given_out == decoder.size
+
+
+def chunked(parts: list[bytes]) -> bytes:
+    decoder = ChunkDecoder()
+    content = b"".join(map(decoder.feed, parts)) + decoder.finish()
+    assert decoder.size == len(content)
+    return content
+
+
+@given(raw_bodies, cuts)
+def test_chunks_are_lined_but_not_unstuffed(body: bytes, where: list[int]) -> None:
+    lines = body.split(b"\n")
+    last = lines.pop()
+    expected = b"".join(line.removesuffix(b"\r").replace(b"\r", b" ") + b"\r\n" for line in lines)
+    if last:
+        expected += last.replace(b"\r", b" ") + b"\r\n"
+    assert chunked(pieces(body, where)) == expected
+
+
+contents = st.lists(st.sampled_from([b".", b"..", b"a", b"", b".a", b"\0"]), max_size=8).map(
+    lambda lines: b"".join(line + b"\r\n" for line in lines)
+)
+
+
+@given(contents, cuts)
+def test_stuffing_comes_back_whole(content: bytes, where: list[int]) -> None:
+    stuffer = Stuffer()
+    wire = b"".join(map(stuffer.feed, pieces(content, where))) + stuffer.finish()
+    assert wire.endswith(b".\r\n")
+    assert (b"\r\n" + wire).find(END) == len(wire) - 3
+    assert decode([wire]) == (content, True, b"", False)
+
+
+@given(raw_bodies, cuts)
+def test_stuffing_makes_anything_harmless(body: bytes, where: list[int]) -> None:
+    stuffer = Stuffer()
+    wire = b"".join(map(stuffer.feed, pieces(body, where))) + stuffer.finish()
+    assert wire.count(b"\r\n") == wire.count(b"\n") == wire.count(b"\r")
+    assert (b"\r\n" + wire).find(END) == len(wire) - 3
+    assert decode([wire])[0] == chunked([body])
+
+
+def test_stuffing_adds_the_line_end_that_is_missing() -> None:
+    stuffer = Stuffer()
+    assert stuffer.feed(b"a") + stuffer.finish() == b"a\r\n.\r\n"
+    assert Stuffer().finish() == b".\r\n"
