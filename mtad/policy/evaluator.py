@@ -65,6 +65,10 @@ class Evaluator:
         self._setup = setup
         self.warnings = setup.warnings
 
+    def close(self) -> None:
+        """Let go of the tables; nothing may be asked afterwards."""
+        self._setup.close()
+
     @staticmethod
     def findings(
         p: Parameters, log: MailLog, *, sleep: bool = True, actions: Collection[str] = ()

@@ -68,6 +68,9 @@ class Setup:
         self.actions = actions
         self.errors: list[ConfigError] = []
         self.warnings: list[str] = []
+        self._opened: list[Maps] = []
+        for name, problem in classes.problems:
+            self._note(name, [problem])
         self.resolver = Resolver(rewriter, classes)
         self._flags(p)
         parents = {word.lower() for word in p.words("parent_domain_matches_subdomains")}
@@ -142,8 +145,16 @@ class Setup:
     def open(self, spec: str, parameter: str) -> Maps:
         """Tables named in a parameter; what can't be opened is noted."""
         maps = Maps(spec, self.p.directory, title=parameter, warn=self.log.warning)
+        self._opened.append(maps)
         self._note(parameter, maps.problems)
         return maps
+
+    def close(self) -> None:
+        """Let go of the tables."""
+        for maps in self._opened:
+            maps.close()
+        self.mynetworks.close()
+        self.logged_permits.close()
 
     def _note(self, parameter: str, problems: list[MtadError]) -> None:
         for problem in problems:

@@ -88,9 +88,16 @@ class AddressClasses:
         self._proxied = _numbers(p.words("proxy_interfaces"))
 
     @property
-    def problems(self) -> list[MtadError]:
-        """Tables that can't be opened."""
-        return [problem for _, domains in self._lists for problem in domains.list.problems]
+    def problems(self) -> list[tuple[str, MtadError]]:
+        """The tables that can't be opened, each with its parameter."""
+        return [
+            (domains.list.name, problem) for _, domains in self._lists for problem in domains.list.problems
+        ]
+
+    def close(self) -> None:
+        """Let go of the tables."""
+        for _, domains in self._lists:
+            domains.list.close()
 
     def is_own_address(self, address: str) -> bool:
         """Whether a client's address is one of ours (``inet_interfaces``)."""

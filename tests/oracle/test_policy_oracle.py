@@ -48,19 +48,20 @@ MAIN = {
     "smtpd_delay_open_until_valid_rcpt": "yes",
     "in_class": "check_sender_access inline:{{bad@s.example=REJECT by class}}",
     "smtpd_restriction_classes": "in_class",
-    "smtpd_sender_login_maps": "inline:{{alice@local.example=alice}, {bob@s.example={bob, alice2}}, "
+    "smtpd_sender_login_maps": "inline:{{alice@local.example=alice}, {bob@s.example=bob, alice2}, "
     "{@owned.example=alice}}",
 }
 
 ACCESS = (
     "inline:{{reject.example=REJECT}, {why.example=REJECT 5.1.8 not you}, {c550.example=550 5.2.1 No such}, "
     "{c521.example=521 gone}, {c450.example=450 later}, {c299.example=299 what}, {c550e.example=550}, "
-    "{defer.example=DEFER}, {ok.example=OK}, {dunno.example=DUNNO}, {dip.example=DEFER_IF_PERMIT 4.7.9 maybe}, "
-    "{dir.example=DEFER_IF_REJECT}, {list.example={reject_non_fqdn_sender, reject}}, {num.example=1234}, "
+    "{defer.example=DEFER}, {ok.example=OK}, {dunno.example=DUNNO}, "
+    "{dip.example=DEFER_IF_PERMIT 4.7.9 maybe}, {dir.example=DEFER_IF_REJECT}, "
+    "{list.example=reject_non_fqdn_sender, reject}, {num.example=1234}, "
     "{class.example=in_class}, {map.example=hash:/x}, {unk.example=no_such_thing}, {warn.example=WARN look}, "
     "{info.example=INFO here}, {full@u.example=REJECT full}, {user@=REJECT local part}, "
     "{u.example=REJECT domain}, {x512.example=550 5.1.2 a}, "
-    "{wdip.example={warn_if_reject defer_if_permit}}, {deep.example={check}}, {<>=REJECT null}}"
+    "{wdip.example=warn_if_reject defer_if_permit}, {deep.example=check}, {<>=REJECT null}}"
 )
 
 
@@ -89,7 +90,8 @@ def rcpt(name: str, text: str, *recipients: str, **more: Any) -> Case:
 
 ALICE = {"NAME": "client.example.net", "ADDR": "192.0.2.9", "LOGIN": "alice"}
 INSIDE = {"NAME": "inside.example.net", "ADDR": "10.1.2.3"}
-EVERYWHERE = ("<known@local.example>", "<nobody@local.example>", "<there@alias.example>", "<no@alias.example>",
+EVERYWHERE = ("<known@local.example>", "<nobody@local.example>", "<there@alias.example>",
+              "<no@alias.example>",
               "<user@box.example>", "<USER+x@Box.example>", "<no@box.example>", "<user@relay.example>",
               "<no@relay.example>", "<x@remote.example>", "<x%remote.example@local.example>",
               "<postmaster>", "<known>", "<@a,@b:x@remote.example>", '<"x@remote.example"@relay.example>',
@@ -153,8 +155,10 @@ CASES = [
          client=ALICE),
     Case("access_broken", {"smtpd_sender_restrictions": "check_sender_access fail:1.2.3.4"}),
     Case("access_broken_warn", {"smtpd_sender_restrictions": "warn_if_reject check_sender_access fail:x"}),
-    Case("networks_broken", {"mynetworks": "fail:x", "smtpd_relay_restrictions": "permit_mynetworks, reject"}),
-    Case("login_broken", {"smtpd_sender_login_maps": "fail:x", "smtpd_relay_restrictions": LOGIN}, client=ALICE),
+    Case("networks_broken", {"mynetworks": "fail:x",
+                             "smtpd_relay_restrictions": "permit_mynetworks, reject"}),
+    Case("login_broken", {"smtpd_sender_login_maps": "fail:x", "smtpd_relay_restrictions": LOGIN},
+         client=ALICE),
     Case("listed_broken", {"virtual_alias_maps": "fail:x"}, recipients=("<known@local.example>",)),
     *(Case(f"login_{n}_{who}", {"smtpd_sender_restrictions": text}, sender=sender,
            recipients=("<known@local.example>",), client=client)
@@ -164,10 +168,11 @@ CASES = [
           for t in ("reject_sender_login_mismatch", "reject_known_sender_login_mismatch",
                     "reject_authenticated_sender_login_mismatch",
                     "reject_unauthenticated_sender_login_mismatch")
-          for s in ("<alice@local.example>", "<ALICE+x@Local.example>", "<bob@s.example>", "<x@owned.example>",
-                    "<nobody@s.example>", "<>", "<alice>"))),
+          for s in ("<alice@local.example>", "<ALICE+x@Local.example>", "<bob@s.example>",
+                    "<x@owned.example>", "<nobody@s.example>", "<>", "<alice>"))),
     Case("login_empty", {"smtpd_sender_restrictions": LOGIN, "smtpd_sender_login_maps": ""}, client=ALICE),
-    *(Case(f"helo_{n}", {"smtpd_helo_restrictions": "reject_invalid_helo_hostname, reject_non_fqdn_helo_hostname"},
+    *(Case(f"helo_{n}",
+           {"smtpd_helo_restrictions": "reject_invalid_helo_hostname, reject_non_fqdn_helo_hostname"},
            helo=helo, recipients=("<known@local.example>",))
       for n, helo in enumerate(("a_b.c", "host", "a.b.", "-a.b", "[1.2.3.4]", "[1.2.3]", "1.2.3.4", "a..b",
                                 "[IPv6:::1]", "a@b.c", "[1.2.3.4", "x" * 64 + ".com"))),
@@ -303,5 +308,5 @@ def test_same(postfix: Postfix, case: Case) -> None:
         if lines and lines[-1].startswith(f"disconnect from {case.client['NAME']}"):
             break
         time.sleep(0.01)
-    logged = [text for line in lines if WORTH.match(text := about(line)) and "client=" not in text]
-    assert logged == [text for _, _, line in sink.lines if WORTH.match(text := about(line))]
+    logged = [text for text in map(about, lines) if WORTH.match(text) and "client=" not in text]
+    assert logged == [about(text) for _, _, text in sink.lines if WORTH.match(about(text))]
