@@ -277,11 +277,15 @@ def make_agents(
     rng: random.Random,
     clock: Callable[[], float],
 ) -> dict[str, Agent]:
-    """An agent for each service of master.cf that runs smtp(8); without services, the usual two."""
-    parameters: dict[str, Parameters] = dict.fromkeys(_USUAL, p) if not services else {}
+    """An agent for each service of master.cf that runs smtp(8), and for the usual two that it leaves out."""
+    parameters: dict[str, Parameters] = dict.fromkeys(_USUAL, p)
     for service in services:
-        if service.type == "unix" and service.command.rpartition("/")[2] == _PROGRAM:
+        if service.type != "unix":
+            continue
+        if service.command.rpartition("/")[2] == _PROGRAM:
             parameters[service.name] = p.for_service(service)
+        else:
+            parameters.pop(service.name, None)
     agents: dict[str, Agent] = {}
     for name, own in parameters.items():
         named = log.named(f"{own['syslog_name']}/smtp")

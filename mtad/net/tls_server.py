@@ -75,7 +75,8 @@ class ServerTLS:
     digest: str
 
     def __init__(self, p: Parameters, log: MailLog) -> None:
-        self._log = log
+        #: whom :meth:`log_established` writes to; the process that serves puts its own here
+        self.log = log
         self.level = server_level(p, log)
         self.wrapper = p.flag("smtpd_tls_wrappermode")
         enforced = self.level == "encrypt"
@@ -173,10 +174,10 @@ class ServerTLS:
     def log_established(self, info: TLSInfo, peer: str) -> None:
         """Write what ``smtpd_tls_loglevel`` asks for about a new session; ``peer`` is ``name[addr]``."""
         if info.peer_present and not info.trusted and (self.logging.untrusted or self.requires_certificate):
-            self.logging.log_untrusted(self._log, info, peer, "client")
+            self.logging.log_untrusted(self.log, info, peer, "client")
         if self.logging.summary:
             to = f"{peer} to {info.sni}" if info.sni else peer
-            self._log.info(log_summary(info, True, to))
+            self.log.info(log_summary(info, True, to))
 
     def received_lines(self, info: TLSInfo) -> list[str]:
         """Lines for the Received: header, for ``smtpd_tls_received_header``."""

@@ -88,6 +88,7 @@ class SmtpdService(Factory):
         self.queued = queued
         self.now = now
         self.log = log.named(plan.settings.ident)
+        self.tls.log = self.log
         # cleanup(8) knows nothing of the service's own syslog_name
         self.cleanup_log = log.named(f"{main['syslog_name']}/cleanup")
         self.rewriter = Rewriter(main)
