@@ -57,8 +57,10 @@ class Logging:
                 return
             case openssl.VERIFY_SELF_SIGNED:
                 text = f"{head}: self-signed certificate"
-            case openssl.VERIFY_NO_ISSUER | openssl.VERIFY_SELF_SIGNED_IN_CHAIN:
-                text = f"{head}: untrusted issuer {info.issuer}"
+            case (
+                openssl.VERIFY_NO_ISSUER | openssl.VERIFY_NO_LEAF_ISSUER | openssl.VERIFY_SELF_SIGNED_IN_CHAIN
+            ):
+                text = f"{head}: untrusted issuer {info.untrusted_issuer}"
             case openssl.VERIFY_NOT_YET_VALID:
                 text = f"{purpose} {head}: certificate not yet valid"
             case openssl.VERIFY_EXPIRED:

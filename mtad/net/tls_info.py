@@ -66,7 +66,7 @@ class TLSInfo:
     verify_error: int = 0
     peer_cn: str = ""
     issuer_cn: str = ""
-    issuer: str = ""
+    untrusted_issuer: str = ""
     fingerprint: str = ""
     key_fingerprint: str = ""
 
@@ -93,7 +93,10 @@ def _common_name(name: x509.Name, *wanted: x509.ObjectIdentifier) -> str:
 
 def one_line(name: x509.Name) -> str:
     """A whole name as OpenSSL prints it in one line: ``/C=NL/O=Example/CN=Example CA``."""
-    parts = [f"/{part.rfc4514_attribute_name}={part.value!s}" for part in name]
+    parts = []
+    for part in name:
+        mail = part.oid == NameOID.EMAIL_ADDRESS
+        parts.append(f"/{'emailAddress' if mail else part.rfc4514_attribute_name}={part.value!s}")
     return "".join(char if char.isprintable() else "?" for char in "".join(parts))[:NAME_LIMIT]
 
 
@@ -153,6 +156,13 @@ def _signatures(
     return ours, _signature(peer, getattr(connection, "peer_digest", ""))
 
 
+def _top_issuer(connection: SSL.Connection, peer: x509.Certificate) -> str:
+    """Who issued the last certificate of the chain that the peer showed."""
+    chain = connection.get_peer_cert_chain(as_cryptography=True)
+    top = _certificate(chain[-1]) if chain else None
+    return one_line((top or peer).issuer)
+
+
 def describe(
     connection: SSL.Connection,
     server: bool,
@@ -194,7 +204,7 @@ def describe(
         verify_error=result,
         peer_cn=_common_name(peer.subject, NameOID.COMMON_NAME),
         issuer_cn=_common_name(peer.issuer, NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME),
-        issuer=one_line(peer.issuer),
+        untrusted_issuer="" if result == openssl.VERIFY_OK else _top_issuer(connection, peer),
         fingerprint=fingerprint(peer.public_bytes(serialization.Encoding.DER), digest),
         key_fingerprint=key_fingerprint(peer, digest),
     )
