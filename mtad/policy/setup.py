@@ -70,7 +70,7 @@ class Setup:
         self.warnings: list[str] = []
         self._opened: list[Maps] = []
         for name, problem in classes.problems:
-            self._note(name, [problem])
+            self._note(name, [problem], False)
         self.resolver = Resolver(rewriter, classes)
         self._flags(p)
         parents = {word.lower() for word in p.words("parent_domain_matches_subdomains")}
@@ -82,7 +82,7 @@ class Setup:
             parent_matches="mynetworks" in parents,
             warn=log.warning,
         )
-        self._note("mynetworks", self.mynetworks.problems)
+        self._note("mynetworks", self.mynetworks.problems, True)
         self.logged_permits = StringList(
             "smtpd_log_access_permit_actions",
             p["smtpd_log_access_permit_actions"],
@@ -142,11 +142,11 @@ class Setup:
         """The tables of a parameter."""
         return self.open(self.p[parameter], parameter)
 
-    def open(self, spec: str, parameter: str) -> Maps:
-        """Tables named in a parameter; what can't be opened is noted."""
+    def open(self, spec: str, parameter: str, lenient: bool = False) -> Maps:
+        """Tables named in a parameter; what can't be opened is noted, as a warning if ``lenient``."""
         maps = Maps(spec, self.p.directory, title=parameter, warn=self.log.warning)
         self._opened.append(maps)
-        self._note(parameter, maps.problems)
+        self._note(parameter, maps.problems, lenient)
         return maps
 
     def close(self) -> None:
@@ -156,15 +156,10 @@ class Setup:
         self.mynetworks.close()
         self.logged_permits.close()
 
-    def _note(self, parameter: str, problems: list[MtadError]) -> None:
+    def _note(self, parameter: str, problems: list[MtadError], lenient: bool) -> None:
         for problem in problems:
-            if isinstance(problem, ConfigError) and parameter != "mynetworks":
-                path, line = self.p.where(parameter)
-                self.errors.append(
-                    ConfigError(
-                        problem.reason, path=path, line=line, parameter=parameter, remedy=problem.remedy
-                    )
-                )
+            if isinstance(problem, ConfigError) and not lenient:
+                self.errors.append(self.p.error(parameter, problem.reason, problem.remedy))
             else:
                 self.warnings.append(f"parameter {parameter}: {problem}")
 

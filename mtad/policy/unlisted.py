@@ -41,7 +41,8 @@ class UnlistedTables:
         #: class: (maps, reply code, name of the table)
         self.listed: dict[str, tuple[Maps, int, bytes]] = {
             LOCAL: (
-                _local_maps(setup),
+                # a table that can't be opened fails when it is asked, as in Postfix: most hosts never do
+                setup.open(p["local_recipient_maps"], "local_recipient_maps", lenient=True),
                 setup.codes["unknown_local_recipient_reject_code"],
                 b"local recipient",
             ),
@@ -69,14 +70,6 @@ class UnlistedTables:
             DEFAULT: main["default_transport"].encode().partition(b":"),
         }
         self.system = (p["double_bounce_sender"].lower().encode(), *(n.encode() for n in _ALWAYS_LOCAL))
-
-
-def _local_maps(setup: Setup) -> Maps:
-    """``local_recipient_maps``; a table that can't be opened fails when it is asked, as in Postfix."""
-    p = setup.p
-    maps = Maps(p["local_recipient_maps"], p.directory, title="local_recipient_maps", warn=setup.log.warning)
-    setup.warnings += [f"parameter local_recipient_maps: {problem}" for problem in maps.problems]
-    return maps
 
 
 async def reject_unlisted_recipient(check: Check, scope: Scope) -> int:
