@@ -265,7 +265,8 @@ def test_client_levels(pki: Path, level: str, values: dict[str, str], status: st
         assert refusal == wanted
     if status == "Untrusted" and level == "verify":
         assert texts(lines)[0] == (
-            "certificate verification failed for mail.example.com[192.0.2.1]:25: untrusted issuer /CN=Test (root) CA"
+            "certificate verification failed for mail.example.com[192.0.2.1]:25: "
+            "untrusted issuer /CN=Test (root) CA"
         )
 
 
