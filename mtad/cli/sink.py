@@ -115,7 +115,7 @@ class SinkProtocol(Protocol):
 
     def __init__(self, factory: SinkFactory) -> None:
         self._sink = factory
-        self._engine = ServerSession(factory.settings)
+        self._engine = ServerSession(factory.settings, tls=factory.wrapper)
         self._login = b""
         self._steps: Steps | None = None
         self._awaiting_login = b""
@@ -126,7 +126,6 @@ class SinkProtocol(Protocol):
         self.transport.setTcpNoDelay(True)
         if self._sink.wrapper and self._sink.tls is not None:
             self.transport.startTLS(self._sink.tls)
-            self._engine.tls_started()
         banner = Reply(220, self._sink.settings.hostname + b" ESMTP sink")
         self._engine.greet(self._sink.reply_at("connect") or banner)
         self._flush()

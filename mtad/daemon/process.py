@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import DeferredList
+from twisted.logger import globalLogBeginner
 
 from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
@@ -58,6 +59,14 @@ def _report(plan: Plan, sink: Sink, roles: Sequence[str], text: str) -> None:
     sink.write("fatal", f"{plan.p['syslog_name']}/{roles[0]}", text)
 
 
+def _report_failure(event: Any, plan: Plan, sink: Sink, roles: Sequence[str]) -> None:
+    """What Twisted caught of our mistakes, with its traceback."""
+    failure = event.get("log_failure")
+    if failure is not None:
+        for line in failure.getTraceback().strip().split("\n"):
+            _report(plan, sink, roles, f"error: {line}")
+
+
 def _serve(
     roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, sockets: Sockets, ready: int, life: int
 ) -> int:
@@ -66,6 +75,11 @@ def _serve(
 
     reactor: Any = EPollReactor()
     installReactor(reactor)
+    globalLogBeginner.beginLoggingTo(
+        [lambda event: _report_failure(event, plan, sink, roles)],
+        redirectStandardIO=False,
+        discardBuffer=True,
+    )
     around = Surroundings(plan, paths, sink, reactor)
     store = SQLiteStore(paths.queue, reactor)
     parts: list[SmtpdRole | QmgrRole] = []

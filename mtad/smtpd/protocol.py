@@ -96,12 +96,11 @@ class SubmissionProtocol(Protocol):
         info = service.tls.describe(self.transport.getHandle())
         session.tls_started(info)
         service.tls.log_established(info, session.client)
-        wrapped = self._event is None
-        engine.tls_started()
         refusal = service.tls.certificate_refusal(info)
-        if wrapped:
+        if service.tls.wrapper:
             drive(self._greet(refusal), lambda _: None, self._failed)
             return
+        engine.tls_started()
         self._event = None
         self._busy = False
         if refusal:
@@ -160,7 +159,7 @@ class SubmissionProtocol(Protocol):
             return
         settings = await service.engine_settings_for(request)
         client = f"{request.client}:{peer.port}" if service.settings.client_port_logging else request.client
-        engine = self._engine = ServerSession(settings, client)
+        engine = self._engine = ServerSession(settings, client, tls=service.tls.wrapper)
         session = self.session = Session(service, engine, request, client)
         if name.warning:
             service.log.warning(name.warning)

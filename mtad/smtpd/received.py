@@ -74,7 +74,7 @@ class Trace:
     protocol: bytes  # "SMTP" or "ESMTP"
     smtputf8: bool
     tls: bool
-    tls_lines: Sequence[bytes]  # the "(using ..." lines without their TAB; empty: not asked for
+    tls_lines: Sequence[bytes]  # the "(using ..." lines, each with its TAB; empty: not asked for
     authenticated: bool
     authenticated_sender: bytes  # empty: smtpd_sasl_authenticated_header is off
     hide_client: bool  # smtpd_hide_client_session
@@ -87,7 +87,7 @@ def received(trace: Trace, queue_id: str, recipient: bytes, arrival: float) -> b
     if not trace.hide_client:
         out += b"from %b (%b [%b])\r\n" % (trace.helo, trace.client_name, trace.client_address)
         for line in trace.tls_lines:
-            out += b"\t%b\r\n" % line
+            out += line + b"\r\n"
         if trace.authenticated_sender:
             out += b"\t(Authenticated sender: %b)\r\n" % comment(trace.authenticated_sender)
         out += b"\t"
