@@ -1,8 +1,8 @@
 """``mtad saslpasswd``: make, change and remove users of sasldb2, as ``saslpasswd2(8)`` does.
 
-``mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER``.  The password is asked for twice, or
-read from standard input with ``-p`` and where there is no terminal.  ``USER`` may be ``user@realm``; else the
-realm is ``-u``, else ``$myhostname``, which is where the server looks when a login has none.  The file
+``mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER``.  The password is asked for twice,
+or read from standard input with ``-p`` and where there is no terminal.  ``USER`` may be ``user@realm``; else
+the realm is ``-u``, else ``$myhostname``, which is where the server looks when a login has none.  The file
 is ``-f``, else ``sasldb_path`` of the SASL configuration of ``APP`` (the server's own by default), else
 ``/etc/sasldb2``.
 

@@ -74,6 +74,7 @@ class PageFile:
         self.state: Identity | None = None
         self._data = b""
         self._fd = -1
+        self._seen = (0, 0)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
@@ -83,6 +84,7 @@ class PageFile:
                 fcntl.flock(fd, lock)
             status = os.fstat(fd)
             self.state = identity(status)
+            self._seen = (status.st_mtime_ns, status.st_size)
             self.size = status.st_size
             if self.size <= SNAPSHOT_LIMIT:
                 self._data = _read(fd, self.size)
@@ -119,7 +121,8 @@ class PageFile:
         except OSError as error:
             raise TableError(f"database {self.path}: being written") from error
         try:
-            yield self.state is not None and identity(os.fstat(self._fd)) == self.state
+            status = os.fstat(self._fd)
+            yield (status.st_mtime_ns, status.st_size) == self._seen
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -214,6 +217,8 @@ class HashFile(BdbFile):
         if struct.unpack_from(order + "I", meta, 48)[0]:
             raise TableError(f"database {self.path}: duplicates and subdatabases are not supported")
         self.max_bucket, self._high, self._low = struct.unpack_from(order + "III", meta, 72)
+        if not self._low <= self.max_bucket <= min(self._high, pages.size // self.page_size):
+            raise self.damaged("bad number of buckets")
         charkey = struct.unpack_from(order + "I", meta, 92)[0]
         self._spares: tuple[int, ...] = struct.unpack_from(order + "32I", meta, 96)
         for function in (hash_fnv, hash_torek):
@@ -370,6 +375,8 @@ class BtreeFile(BdbFile):
         return None
 
     def _deleted(self, page: bytes, offsets: tuple[int, ...], item: int) -> bool:
+        if max(offsets[item], offsets[item + 1]) + 3 > self.page_size:
+            raise self.damaged("item beyond its page")
         return bool((page[offsets[item] + 2] | page[offsets[item + 1] + 2]) & 0x80)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:

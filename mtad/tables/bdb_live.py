@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from mtad.errors import TableError
 from mtad.tables.bdb import BtreeFile, HashFile, open_bdb
-from mtad.tables.table import state_of
+from mtad.tables.table import Identity, Watch, no_warning
 
 _ATTEMPTS = 3
 
@@ -22,22 +22,23 @@ _ATTEMPTS = 3
 class LiveBdb:
     """The present content of the file ``path``."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, warn: Callable[[str], None] = no_warning) -> None:
         self.path = path
-        self._file: HashFile | BtreeFile = open_bdb(path)
+        self._file: HashFile | BtreeFile | None = None
+        self._lock = fcntl.LOCK_SH
+        self._watch = Watch(path, self._load, warn)
+        self._lock |= fcntl.LOCK_NB  # once there is something to go on with
+
+    def _load(self) -> Identity | None:
+        file = open_bdb(self.path, self._lock)
+        self.close()
+        self._file = file
+        return file.pages.state
 
     def _refresh(self) -> HashFile | BtreeFile:
-        file = self._file
-        state = state_of(self.path)
-        if state is None or state == file.pages.state:
-            return file
-        try:
-            self._file = open_bdb(self.path, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except TableError:
-            if not file.pages.steady:
-                raise
-            return file
-        file.close()
+        self._watch.refresh()
+        if self._file is None:
+            raise TableError(f"database {self.path}: closed")
         return self._file
 
     def get(self, key: bytes) -> bytes | None:
@@ -67,7 +68,9 @@ class LiveBdb:
         return self._refresh().items()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _get_string(file: HashFile | BtreeFile, key: bytes, nulls: tuple[bool, bool]) -> bytes | None:

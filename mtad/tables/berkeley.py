@@ -23,7 +23,7 @@ class BerkeleyTable(LocalTable):
 
     def __init__(self, spec: str, options: Options, path: str) -> None:
         super().__init__(spec, options)
-        self._db = LiveBdb(path)
+        self._db = LiveBdb(path, options.warn)
         warn_if_stale(path, path.removesuffix(".db"), options)
 
     def get(self, key: bytes) -> bytes | None:

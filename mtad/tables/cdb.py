@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mtad.errors import TableError
 from mtad.tables.berkeley import warn_if_stale
-from mtad.tables.table import Identity, LocalTable, Options, identity, state_of
+from mtad.tables.table import Identity, LocalTable, Options, Watch, identity
 
 _PAIR = struct.Struct("<II")
 _HEADER_SIZE = 2048
@@ -27,26 +27,24 @@ class CdbTable(LocalTable):
         super().__init__(spec, options)
         self._path = path
         self._data = b""
-        self._state: Identity | None = None
         self._with_nul, self._without_nul = options.nulls
-        self._load()
+        self._watch = Watch(path, self._load, options.warn)
         warn_if_stale(path, path.removesuffix(".cdb"), options)
 
-    def _load(self) -> None:
+    def _load(self) -> Identity | None:
         try:
             with open(self._path, "rb") as file:
                 state = identity(os.fstat(file.fileno()))
-                self._data = file.read()
+                data = file.read()
         except OSError as error:
             raise TableError(f"open database {self._path}: {error.strerror}") from error
-        if len(self._data) < _HEADER_SIZE:
+        if len(data) < _HEADER_SIZE:
             raise TableError(f"database {self._path} is damaged: too short")
-        self._state = state
+        self._data = data
+        return state
 
     def get(self, key: bytes) -> bytes | None:
-        state = state_of(self._path)
-        if state is not None and state != self._state:
-            self._load()
+        self._watch.refresh()
         value = self._find(key + b"\0") if self._with_nul else None
         if value is not None:
             self._without_nul = False

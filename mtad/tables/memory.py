@@ -23,7 +23,7 @@ from mtad.tables.source import (
     split_name_value,
     to_bytes,
 )
-from mtad.tables.table import Identity, LocalTable, Options, fold, identity, state_of
+from mtad.tables.table import Identity, LocalTable, Options, Watch, fold, identity
 
 
 def load_source(path: str, options: Options) -> dict[bytes, bytes]:
@@ -47,20 +47,18 @@ class TextHashTable(LocalTable):
         super().__init__(spec, options)
         self._path = path
         self._entries: dict[bytes, bytes] = {}
-        self._state: Identity | None = None
-        self._load()
+        self._watch = Watch(path, self._load, options.warn)
 
-    def _load(self) -> None:
+    def _load(self) -> Identity | None:
         try:
             state = identity(os.stat(self._path))
         except OSError as error:
             raise TableError(f"open database {self._path}: {error.strerror}") from error
         self._entries = load_source(self._path, self.options)
-        self._state = state
+        return state
 
     def get(self, key: bytes) -> bytes | None:
-        if self._state is None or state_of(self._path) != self._state:
-            self._load()
+        self._watch.refresh()
         return self._entries.get(key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
@@ -114,7 +112,7 @@ class StaticTable(LocalTable):
 
 
 class EnvironmentTable(LocalTable):
-    """``environ:name``: the process environment; keys keep their case unless folded by the caller."""
+    """``environ:name``: environment variables; keys are folded, so only lower-case names are found."""
 
     def get(self, key: bytes) -> bytes | None:
         return os.environb.get(key)

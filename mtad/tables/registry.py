@@ -16,10 +16,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mtad.errors import ConfigError, MtadError, TableError
+from mtad.tables.accounts import AccountTable
 from mtad.tables.berkeley import BerkeleyTable
 from mtad.tables.cdb import CdbTable
+from mtad.tables.cidr import CidrTable
+from mtad.tables.combined import PipeTable, UnionTable
 from mtad.tables.lmdb_table import LmdbTable
 from mtad.tables.memory import EnvironmentTable, FailTable, InlineTable, StaticTable, TextHashTable
+from mtad.tables.pcre import PcreTable
+from mtad.tables.regexp import RegexpTable
+from mtad.tables.source import extract_braces, split_list
 from mtad.tables.table import LocalTable, Options, Table, no_warning
 
 Opener = Callable[[str, Options, str], Table]
@@ -69,17 +75,37 @@ def _proxy(spec: str, options: Options, name: str) -> Table:
     return open_with(name, options)
 
 
+def _combined(cls: type[UnionTable] | type[PipeTable]) -> Opener:
+    def opener(spec: str, options: Options, name: str) -> Table:
+        try:
+            parts = list(split_list(extract_braces(name)))
+        except ConfigError:
+            parts = []
+        if not parts or not all(":" in part for part in parts):
+            kind = spec.partition(":")[0]
+            raise ConfigError(f'bad syntax: "{spec}"; need "{kind}:{{type:name...}}"')
+        return cls(spec, [open_with(part, options) for part in parts])
+
+    return opener
+
+
 TYPES: dict[str, Opener] = {
     "btree": _btree,
     "cdb": _cdb,
+    "cidr": CidrTable,
     "environ": _environ,
     "fail": _fail,
     "hash": _hash,
     "inline": InlineTable,
     "lmdb": _lmdb,
+    "pcre": PcreTable,
+    "pipemap": _combined(PipeTable),
     "proxy": _proxy,
+    "regexp": RegexpTable,
     "static": StaticTable,
     "texthash": _texthash,
+    "unionmap": _combined(UnionTable),
+    "unix": AccountTable,
 }
 
 

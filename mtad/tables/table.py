@@ -23,7 +23,7 @@ from typing import Protocol
 from mtad.errors import TableError
 
 #: A file changed less than this long ago may change again within the same clock tick.
-HOT_NS = 50_000_000
+HOT_NS = 20_000_000
 
 
 def no_warning(text: str) -> None:
@@ -82,7 +82,8 @@ class LocalTable(ABC):
         try:
             text = key.decode()
         except UnicodeDecodeError:
-            options.warn(f'{self.spec}: non-UTF-8 key "{key!r}": malformed UTF-8 or invalid codepoint')
+            shown = key.decode("utf-8", "surrogateescape")
+            options.warn(f'{self.spec}: non-UTF-8 key "{shown}": malformed UTF-8 or invalid codepoint')
             return None
         return self.get(text.casefold().encode() if options.fold and self.fixed_key else key)
 
@@ -136,3 +137,31 @@ def state_of(path: str) -> Identity | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+class Watch:
+    """Loads what is made from a file anew when the file changed.
+
+    ``load`` reads the file and gives the :func:`identity` of what it read.  Its first failure is the
+    caller's; later, while the file is missing or can't be read, what was read before serves on, and a
+    warning says so once.
+    """
+
+    def __init__(self, path: str, load: Callable[[], Identity | None], warn: Callable[[str], None]) -> None:
+        self._path = path
+        self._load = load
+        self._warn = warn
+        self._failed: Identity | None = None
+        self._state = load()
+
+    def refresh(self) -> None:
+        """To be called before each use."""
+        state = state_of(self._path)
+        if state is None or state == self._state:
+            return
+        try:
+            self._state = self._load()
+        except TableError as error:
+            if state != self._failed:
+                self._failed = state
+                self._warn(f"{error}; what was read before stays in use")

@@ -1,0 +1,46 @@
+"""Tables made of tables: ``unionmap:{type:name ...}`` and ``pipemap:{type:name ...}``.
+
+A union gives the results of all its tables, joined by commas; a pipe asks each table for what the one
+before answered.  The first table tells whether keys are fixed strings.
+
+Postfix counterpart: ``dict_union(3)``, ``dict_pipe(3)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mtad.tables.table import Table
+
+
+class CombinedTable:
+    """What both have in common."""
+
+    def __init__(self, spec: str, tables: Sequence[Table]) -> None:
+        self.spec = spec
+        self.fixed_key = tables[0].fixed_key
+        self._tables = tables
+
+    def close(self) -> None:
+        for table in self._tables:
+            table.close()
+
+
+class UnionTable(CombinedTable):
+    """All results, joined by commas."""
+
+    async def lookup(self, key: bytes) -> bytes | None:
+        results = [await table.lookup(key) for table in self._tables]
+        return b",".join(result for result in results if result is not None) or None
+
+
+class PipeTable(CombinedTable):
+    """Each result is the next table's key."""
+
+    async def lookup(self, key: bytes) -> bytes | None:
+        value: bytes | None = key
+        for table in self._tables:
+            if value is None:
+                return None
+            value = await table.lookup(value)
+        return value

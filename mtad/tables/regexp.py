@@ -1,0 +1,94 @@
+"""``regexp:``: POSIX regular expressions, as the C library has them.
+
+Lines are ``/pattern/flags result``; flags ``i`` (case matters), ``m`` (lines), ``x`` (basic instead of
+extended syntax).  See :mod:`mtad.tables.rules`.
+
+Only where the C library is glibc, whose ``regex_t`` is known here; else :class:`~mtad.errors.ConfigError`.
+
+Postfix counterpart: ``dict_regexp(3)``, ``regexp_table(5)``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import weakref
+
+from mtad.errors import ConfigError
+from mtad.tables.rules import BadRule, Matcher, RuleTable, expression, negated, replacement
+from mtad.tables.source import to_bytes
+from mtad.tables.table import Options
+
+_EXTENDED, _ICASE, _NEWLINE = 1, 2, 4
+_FLAGS = {"i": _ICASE, "m": _NEWLINE, "x": _EXTENDED}
+_GROUPS = 100
+_REGEX_SIZE = 256  # more than any regex_t has
+_libc = ctypes.CDLL(None)
+
+
+class _Match(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_int), ("end", ctypes.c_int))
+
+
+def _error(code: int, regex: ctypes.Array[ctypes.c_char]) -> str:
+    text = ctypes.create_string_buffer(256)
+    _libc.regerror(code, ctypes.byref(regex), text, ctypes.c_size_t(len(text)))
+    return text.value.decode("utf-8", "replace")
+
+
+class _Expression:
+    """One compiled expression."""
+
+    def __init__(self, pattern: bytes, flags: int) -> None:
+        self._regex = ctypes.create_string_buffer(_REGEX_SIZE)
+        code = _libc.regcomp(ctypes.byref(self._regex), pattern, flags)
+        if code:
+            raise BadRule(_error(code, self._regex))
+        weakref.finalize(self, _libc.regfree, ctypes.byref(self._regex))
+        probe = ctypes.cast(self._regex, ctypes.POINTER(ctypes.c_size_t))
+        # glibc's regex_t: buffer, allocated, used, syntax, fastmap, translate, re_nsub
+        self.groups = probe[6]
+
+    def match(self, key: bytes) -> tuple[bytes | None, ...] | None:
+        found = (_Match * _GROUPS)()
+        count = min(self.groups + 1, _GROUPS)
+        if _libc.regexec(ctypes.byref(self._regex), key, ctypes.c_size_t(count), found, 0):
+            return None
+        return tuple(key[m.start : m.end] if m.start >= 0 else None for m in found[1:count])
+
+
+class RegexpTable(RuleTable):
+    """Rules whose patterns are POSIX regular expressions."""
+
+    kind = "regexp"
+
+    def __init__(self, spec: str, options: Options, name: str) -> None:
+        if platform.libc_ver()[0] != "glibc":
+            raise ConfigError("unsupported dictionary type: regexp", remedy="use pcre instead")
+        super().__init__(spec, options, name)
+
+    def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:
+        first, rest = self._one(text)
+        applies: Matcher = first.match if wanted else negated(first.match)
+        if not rest.startswith("!"):
+            return applies, first.groups, rest
+        second, rest = self._one(rest.lstrip("! \t"))
+
+        def unless(key: bytes) -> tuple[bytes | None, ...] | None:
+            return None if second.match(key) is not None else applies(key)
+
+        return unless, first.groups, rest
+
+    def _one(self, text: str) -> tuple[_Expression, str]:
+        if not text:
+            raise BadRule("no regexp: skipping this rule")
+        pattern, letters, rest = expression(text, end_of_flags="!")
+        flags = _EXTENDED | _ICASE
+        for letter in letters:
+            if letter not in _FLAGS:
+                raise BadRule(f'unknown regexp option "{letter}": skipping this rule')
+            flags ^= _FLAGS[letter]
+        return _Expression(to_bytes(pattern), flags), rest
+
+    def template(self, value: bytes) -> list[bytes | int]:
+        return replacement(value)
