@@ -22,14 +22,14 @@ from mtad.errors import ConfigError, TableError
 from mtad.tables.sasldb import DEFAULT_PATH, SaslDb
 
 USAGE = """\
-usage: mtad saslpasswd [-c [-p] [-n]] [-d] [-a appname] [-f sasldb] [-u DOM] userid
-\t-p\tpipe mode -- no prompt, password read on stdin
-\t-c\tcreate -- make the account
-\t-d\tdisable -- delete the account
-\t-n\tno userPassword -- don't set plaintext userPassword property
-\t-f sasldb\tuse given file as sasldb
-\t-a appname\tuse appname as application name
-\t-u DOM\tuse DOM for user domain"""
+usage: mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER
+  -p         take the password from standard input, without a prompt
+  -c         make a new user
+  -d         remove the user
+  -n         keep no password in the clear
+  -a APP     find the file by APP's SASL configuration
+  -f FILE    the file of users
+  -u DOMAIN  the user's realm"""
 
 FAILED, BAD_PARAMETER = 1, 7
 _PASSWORD_LIMIT = 1024

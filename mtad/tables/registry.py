@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.tables.accounts import AccountTable
@@ -166,4 +165,4 @@ def open_or_defer(spec: str, options: Options, problems: list[MtadError]) -> Tab
     except (ConfigError, TableError) as error:
         problems.append(error)
         options.warn(f"{spec} is unavailable. {error}")
-        return DeferredTable(spec, replace(options), error)
+        return DeferredTable(spec, options, error)

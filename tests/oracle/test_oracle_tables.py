@@ -249,18 +249,7 @@ COMMANDS = [
     ["-q", "k:", "hash:t"],
     ["-q", "a", "inline:{a=b}"],
     ["-s", "inline:{a=b}"],
-    ["-s", "static:t"],
-    ["-q", "a", "inline:x"],
-    ["-q", "a", "foo:t"],
-    ["-q", "a", "hash"],
-    ["-q", "a", "hash:"],
     ["-q", "a", "texthash:t"],
-    ["texthash:t"],
-    ["hash:/nonexistent"],
-    ["-q", "a", "hash:/nonexistent"],
-    ["-q", "a", "texthash:/nonexistent"],
-    ["-d", "a", "hash:/nonexistent"],
-    ["-d", "a", "texthash:t"],
     ["-i", "hash:t"],
     ["-q", "-", "hash:t"],
     ["-d", "A", "hash:t"],
@@ -272,9 +261,7 @@ COMMANDS = [
     ["-f", "-q", "A", "hash:t"],
     ["-q", "b", "pipemap:{inline:{a=b,b=c},inline:{c=d}}"],
     ["-q", "a", "pipemap:{inline:{a=b},inline:{c=d}}"],
-    ["-q", "a", "pipemap:{foo}"],
     ["-q", "a", "unionmap:{inline:{a=b},inline:{a=d},static:{x y}}"],
-    ["-q", "a", "unionmap:{}"],
     ["-q", "1.2.3.4", "cidr:{{1.2.0.0/16 ok}}"],
     *(["-q", key, "cidr:n"] for key in ("10.0.0.1", "10.9.9.9", "192.168.2.5", "192.168.9.9", "192.168.8.8")),
     *(["-q", key, "cidr:n"] for key in ("192.168.7.7", "2001:db8::1", "2001:db9::1", "172.16.0.1", "x")),
@@ -297,9 +284,31 @@ COMMANDS = [
     ),
 ]
 
+#: Commands that end with "fatal:", before which Postfix sleeps for a second.
+FAILURES = [
+    ["-s", "static:t"],
+    ["-q", "a", "inline:x"],
+    ["-q", "a", "foo:t"],
+    ["-q", "a", "hash"],
+    ["-q", "a", "hash:"],
+    ["texthash:t"],
+    ["hash:/nonexistent"],
+    ["-q", "a", "hash:/nonexistent"],
+    ["-q", "a", "texthash:/nonexistent"],
+    ["-d", "a", "hash:/nonexistent"],
+    ["-d", "a", "texthash:t"],
+    ["-q", "a", "pipemap:{foo}"],
+    ["-q", "a", "unionmap:{}"],
+    ["-q", "a", "inline:{a b}"],
+    ["-q", "a", "static:{a"],
+    ["-s", "cidr:n"],
+    ["cidr:n"],
+]
 
-def test_postmap_says_and_does_the_same(tmp_path, monkeypatch, capfdbinary):
-    """The same commands, one after the other, each program in a directory of its own."""
+
+@pytest.fixture
+def both(tmp_path, monkeypatch, capfdbinary):
+    """Run a command by Postfix's postmap and by ours, each in a directory of its own."""
     real = tool("postmap")
     (tmp_path / "conf").mkdir()
     write_old(tmp_path / "conf" / "main.cf", b"compatibility_level = 3.6\n")
@@ -308,18 +317,44 @@ def test_postmap_says_and_does_the_same(tmp_path, monkeypatch, capfdbinary):
         (tmp_path / name).mkdir()
         for file, data in (("t", SOURCE), ("p", PATTERNS), ("n", NETWORKS), ("in", b"a new\nfoo bar\nzz\n")):
             write_old(tmp_path / name / file, data)
-    for command in COMMANDS:
+
+    def theirs(command):
         with open(tmp_path / "theirs" / "in", "rb") as stdin:
-            done = subprocess.run(
-                [real, *command], cwd=tmp_path / "theirs", stdin=stdin, capture_output=True, timeout=60
+            return subprocess.Popen(
+                [real, *command],
+                cwd=tmp_path / "theirs",
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
-        theirs = done.returncode, done.stdout, done.stderr
-        if b"Is the postfix-" in done.stderr:
-            continue
+
+    def ours(command):
         monkeypatch.chdir(tmp_path / "ours")
         with open(tmp_path / "ours" / "in") as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
             capfdbinary.readouterr()
             code = our_postmap.main(command)
-        out, err = capfdbinary.readouterr()
-        assert (code, out, err) == theirs, command
+        return code, *capfdbinary.readouterr()
+
+    return theirs, ours
+
+
+def compare(command, process, ours):
+    out, err = process.communicate(timeout=60)
+    if b"Is the postfix-" in err:  # a type that is a package of its own in Debian
+        err = err[: err.index(b". Is the postfix-")] + b"\n"
+        if command[-1].startswith("pcre:"):
+            return
+    assert ours(command) == (process.returncode, out, err), command
+
+
+def test_postmap_says_and_does_the_same(both):
+    theirs, ours = both
+    for command in COMMANDS:
+        compare(command, theirs(command), ours)
+
+
+def test_postmap_fails_in_the_same_way(both):
+    theirs, ours = both
+    for command, process in [(command, theirs(command)) for command in FAILURES]:
+        compare(command, process, ours)
