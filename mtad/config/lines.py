@@ -34,6 +34,7 @@ def logical_lines(text: str, path: str, warnings: list[str] | None = None) -> It
     """The logical lines of ``text`` as ``(number of the first physical line, line)``."""
     first = 0
     parts: list[str] = []
+    skipping = False
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.lstrip(SPACE)
         if not stripped or stripped[0] == "#":
@@ -43,9 +44,11 @@ def logical_lines(text: str, path: str, warnings: list[str] | None = None) -> It
                 yield first, _joined(parts, path, first, warnings)
             parts = [line]
             first = number
+            skipping = False
         elif parts:
             parts.append(line)
-        elif warnings is not None:
+        elif warnings is not None and not skipping:
+            skipping = True
             shown = line[:30] + ("..." if len(line) > 30 else "")
             warnings.append(f'{path}, line {number}: logical line must not start with whitespace: "{shown}"')
     if parts:

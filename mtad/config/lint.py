@@ -162,8 +162,8 @@ def _listens(service: Service) -> bool:
 def _is_default(p: Parameters, name: str, row: Spec) -> bool:
     try:
         return cut(p[name], LIST_SEPARATORS) == cut(p.expand(p.default(name) or ""), LIST_SEPARATORS)
-    except ConfigError:
-        return False
+    except ConfigError:  # which is an error already
+        return True
 
 
 def _level(p: Parameters) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from mtad.config.expand import references
 from mtad.config.lines import tokens
 from mtad.config.master_cf import Service
-from mtad.config.parameters import SERVICE_SUFFIXES, Parameters, table
+from mtad.config.parameters import READ_ONLY, SERVICE_SUFFIXES, Parameters, table
 
 BUILTIN, SERVICE, USER, LEGACY = "builtin", "service", "user", "legacy"
 
@@ -27,7 +27,6 @@ BUILTIN, SERVICE, USER, LEGACY = "builtin", "service", "user", "legacy"
 _TRANSPORTS = ("local", "error", "virtual", "smtp", "lmtp", "pipe")
 _TIMED = ("pipe", "spawn")
 _DATABASES = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
-_READ_ONLY = ("process_id", "process_name")
 
 
 @dataclass(slots=True)
@@ -106,7 +105,7 @@ class _Surveyor:
     def _value(self, p: Parameters, name: str, text: str, scope: _Scope | None) -> None:
         kind = self.result.classes.get(name)
         line = p.where(name)[1]
-        if name in _READ_ONLY:
+        if name in READ_ONLY:
             self.result.read_only.append((self._path(scope), line, name, text))
             return
         if kind == LEGACY:
@@ -116,7 +115,7 @@ class _Surveyor:
         for mentioned in references(text):
             self._mention(mentioned, scope, line)
         if kind in (BUILTIN, SERVICE):
-            for prefix in _database_names(p[name]):
+            for prefix in _database_names(p.expand(text)):
                 self._databases(prefix, scope)
 
     def _mention(self, name: str, scope: _Scope | None, line: int) -> None:

@@ -49,6 +49,9 @@ SERVICE_SUFFIXES = {
     "_transport_rate_delay": "default_transport_rate_delay",
 }
 
+#: Names that main.cf and master.cf cannot set.
+READ_ONLY = ("process_id", "process_name")
+
 #: The suffixes, longest first, so that the most specific one counts.
 _SUFFIXES = sorted(SERVICE_SUFFIXES, key=len, reverse=True)
 
@@ -142,6 +145,10 @@ class Parameters:
         path = f"{directory}/main.cf"
         warnings: list[str] = []
         settings = _read_settings(path, warnings)
+        for name in READ_ONLY:
+            if name in settings:
+                text = settings.pop(name).text
+                warnings.append(f"{path}: read-only parameter assignment: {name}={text}")
         settings.update({name: Setting(text, "-o", 0) for name, text in (overrides or {}).items()})
         return cls(settings, directory, facts, warnings, process)
 
@@ -161,7 +168,9 @@ class Parameters:
         """These parameters as ``service`` sees them: with its ``-o`` settings and its ``$service_name``."""
         path = f"{self.directory}/master.cf"
         settings = dict(self._settings)
-        settings.update({name: Setting(text, path, service.line) for name, text in service.overrides.items()})
+        for name, text in service.overrides.items():
+            if name not in READ_ONLY:
+                settings[name] = Setting(text, path, service.line)
         process = (os.path.basename(service.command), service.name)
         return Parameters(settings, self.directory, self._facts, self.warnings, process)
 
@@ -293,10 +302,19 @@ class Parameters:
         return ConfigError(str(cause), path=path, line=line, parameter=name, remedy=remedy)
 
     def _value(self, name: str, depth: int) -> str | None:
-        """The expanded value, or None for an unknown name."""
+        """The expanded value, or None for an unknown name; for myorigin, what its file says."""
         found = self._cache.get(name)
         if found is not None:
             return found
+        text = self._expanded(name, depth)
+        if text is None:
+            return None
+        if name == "myorigin" and text.startswith("/"):
+            text = self._first_line(name, text)
+        self._cache[name] = text
+        return text
+
+    def _expanded(self, name: str, depth: int) -> str | None:
         setting = self._settings.get(name)
         row = self.spec(name)
         if setting is not None:
@@ -311,13 +329,11 @@ class Parameters:
                 text = expand(text, self._reference, self._is_set, depth)
             except ExpansionError as error:
                 raise self.error(name, error) from error
-        if name == "myorigin" and text.startswith("/"):
-            text = self._first_line(name, text)
-        self._cache[name] = text
         return text
 
     def _reference(self, name: str, depth: int) -> str:
-        return self._value(name, depth) or ""
+        """What ``$name`` stands for: of myorigin the text, also when that is a file's name."""
+        return (self._expanded(name, depth) if name == "myorigin" else self._value(name, depth)) or ""
 
     def _is_set(self, name: str, depth: int) -> bool:
         setting = self._settings.get(name)

@@ -117,6 +117,8 @@ def test_origin_from_a_file(tmp_path: Path) -> None:
     name = tmp_path / "mailname"
     name.write_text("  example.org \nsecond\n")
     assert Parameters.from_mapping({"myorigin": str(name)})["myorigin"] == "example.org"
+    with_reference = Parameters.from_mapping({"myorigin": str(name), "mydestination": "$myorigin"})
+    assert with_reference["mydestination"] == str(name)  # which is a pattern file for a match list
     name.write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
         Parameters.from_mapping({"myorigin": str(name)})["myorigin"]
