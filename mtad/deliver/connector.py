@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from mtad.config.parameters import Parameters
 from mtad.deliver.connection import Connection, ConnectionBroken, HandshakeFailed
 from mtad.deliver.credentials import Login
+from mtad.deliver.dial import connector_of
 from mtad.deliver.nexthop import Host
 from mtad.deliver.settings import SmtpSettings
 from mtad.errors import MtadError
@@ -108,6 +109,7 @@ class Connector:
         self._settings = settings
         self._tls = tls
         self._reactor = reactor
+        self._connect_tcp = connector_of(reactor)
         self._log = log
         self._clock = clock
         name = "smtp_sasl_mechanism_filter"
@@ -172,7 +174,7 @@ class Connector:
         done: Deferred[None] = Deferred()
         limit = self._settings.timeouts.connect or None
         factory = _Factory(connection, done)
-        self._reactor.connectTCP(host.address, host.port, factory, timeout=limit, bindAddress=bind)
+        self._connect_tcp(host.address, host.port, factory, timeout=limit, bindAddress=bind)
         await done
 
     def _not_connected(self, host: Host, problem: error.ConnectError) -> SessionFailure:

@@ -242,7 +242,7 @@ class QueueManager:
             self._hold(active)
             self._log.info(
                 f"{message.queue_id}: from=<{printable(quote(message.sender))}>, size={message.size}, "
-                f"nrcpt={len(message.recipients)} (queue active)"
+                f"nrcpt={message.recipient_count or len(message.recipients)} (queue active)"
             )
             await self._distribute(active)
 
@@ -370,15 +370,18 @@ class QueueManager:
         deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
         if deferred and self._expired(message, now):
             sender = printable(quote(message.sender))
-            self._log.info(f"{message.queue_id}: from=<{sender}>, status=expired, returned to sender")
+            word = "force-expired" if message.expired else "expired"
+            self._log.info(f"{message.queue_id}: from=<{sender}>, status={word}, returned to sender")
             for outcome in deferred:
                 outcome.status = "bounced"
             deferred = []
         when = next_attempt(now, message.arrival, *self._backoff) if deferred else now
-        notices = self._notices(active, deferred, now)
-        bounces = [notice.message for notice in notices]
+        warn = bool(deferred) and warning_due(now, message.arrival, self._warn_after, message.warned)
+        message.warned |= warn
         while True:
             try:
+                notices = self._notices(active, deferred if warn else [])
+                bounces = [notice.message for notice in notices]
                 gone = await self._store.finish(message, active.outcomes, when, bounces)
                 break
             except MtadError as error:
@@ -389,15 +392,14 @@ class QueueManager:
             self._incoming = True
         return active, gone, when
 
-    def _notices(self, active: _Active, deferred: list[Outcome], now: float) -> list[Notice]:
+    def _notices(self, active: _Active, late: list[Outcome]) -> list[Notice]:
         message = active.message
         bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
         notices = self._bouncer.failed(message, bounced) if bounced else []
         if active.relayed:
             notices += self._bouncer.relayed(message, active.relayed)
-        if deferred and warning_due(now, message.arrival, self._warn_after, message.warned):
-            notices += self._bouncer.delayed(message, deferred)
-            message.warned = True
+        if late:
+            notices += self._bouncer.delayed(message, late)
         return notices
 
     def _ended(self, result: tuple[_Active, bool, float]) -> None:
@@ -422,7 +424,7 @@ class QueueManager:
 
     def _expired(self, message: Message, now: float) -> bool:
         limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)
-        return expired(now, message.arrival, limit)
+        return message.expired or expired(now, message.arrival, limit)
 
     def _sleep(self, delay: float) -> Deferred[None]:
         woken: Deferred[None] = Deferred()

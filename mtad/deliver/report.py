@@ -24,6 +24,8 @@ def seconds(value: float, digits: int = 2) -> str:
     """``value`` as Postfix prints delays: ``0.02``, ``1.2``, ``12``, ``123``."""
     micros = max(0, round(value * _MILLION))
     unit = _MILLION // 10**digits
+    if micros * 2 < unit:
+        return "0"
     while unit < _MILLION and micros >= unit * _SIGNIFICANT:
         unit *= 10
     whole, rest = divmod((micros + unit // 2) // unit * unit, _MILLION)

@@ -17,6 +17,9 @@ from mtad.tables.maps import Find, Maps
 
 _UNKNOWN_ALIAS = "5.1.1 User unknown in virtual alias table"
 
+#: Routes that are remembered.
+_CACHE_LIMIT = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -56,6 +59,7 @@ class Router:
             else Find.DOT_PARENTS
         )
         self._fixed = not (self._transport_maps or self._sender_relayhost or self._sender_transport)
+        self._known: dict[bytes, Route] = {}  # by domain, where no table has a say
         self._constant = {kind: self._constant_route(kind) for kind in self._transports}
 
     def known(self, address: bytes) -> Route | None:
@@ -63,10 +67,16 @@ class Router:
         if not self._fixed:
             return None
         domain = address[address.rfind(b"@") + 1 :] if b"@" in address else self._myhostname
-        kind = self._classes.known(domain)
-        if kind is None:
-            return None
-        return self._constant[kind] or Route(self._transports[kind].transport, _text(domain).lower())
+        route = self._known.get(domain)
+        if route is None:
+            kind = self._classes.known(domain)
+            if kind is None:
+                return None
+            route = self._constant[kind] or Route(self._transports[kind].transport, _text(domain).lower())
+            if len(self._known) >= _CACHE_LIMIT:
+                self._known.clear()
+            self._known[domain] = route
+        return route
 
     async def resolve(self, sender: bytes, address: bytes) -> Route:
         """The route of ``address`` for mail from ``sender``."""

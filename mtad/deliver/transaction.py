@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mtad.deliver.connection import Connection, ConnectionBroken
 from mtad.deliver.settings import SmtpSettings
+from mtad.errors import QueueError
 from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
@@ -112,6 +113,10 @@ class Transaction:
                 self.stale = True
                 return
             self._broke(error.text)
+        except QueueError as error:  # in the middle of the body
+            connection.abort()
+            self._log.warning(f"{self._message.queue_id}: {error}")
+            self._defer("4.3.0", "queue file read error")
         if self._open:
             self._left_over()
 
@@ -213,8 +218,11 @@ class Transaction:
     def _broke(self, reason: str) -> None:
         """The session broke: who has no outcome yet must wait."""
         self.unreached = ("4.4.2", reason)
+        self._defer("4.4.2", reason)
+
+    def _defer(self, dsn: str, reason: str) -> None:
         relay = self._connection.host.relay
-        self.outcomes += [Outcome(one, "deferred", "4.4.2", reason, relay) for one in self._open.values()]
+        self.outcomes += [Outcome(one, "deferred", dsn, reason, relay) for one in self._open.values()]
         self._open.clear()
 
     def _left_over(self) -> None:
