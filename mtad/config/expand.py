@@ -23,6 +23,8 @@ DEPTH_LIMIT = 100
 RESULT_LIMIT = 1 << 20
 
 _BLANKS = " \t\r\n"
+_BRACES = re.compile(r"[{}]")
+_PARENTHESES = re.compile(r"[()]")
 _NAME = re.compile(r"[A-Za-z0-9_]*")
 _OPERATOR = re.compile(r"([<>!=?+\-*/~&|%]*)([A-Za-z0-9]*)")
 _DIGITS = re.compile(r"[0-9]+")
@@ -127,16 +129,11 @@ def _pieces(text: str) -> list[tuple[str, str | None]]:
 def _closing(text: str, start: int) -> int:
     """Where the bracket at ``start`` closes, counting its own kind only; -1 when it does not."""
     opening = text[start]
-    closing = "}" if opening == "{" else ")"
     level = 0
-    for position in range(start, len(text)):
-        char = text[position]
-        if char == opening:
-            level += 1
-        elif char == closing:
-            level -= 1
-            if level == 0:
-                return position
+    for match in (_BRACES if opening == "{" else _PARENTHESES).finditer(text, start):
+        level += 1 if match.group() == opening else -1
+        if level == 0:
+            return match.start()
     return -1
 
 

@@ -72,7 +72,7 @@ def test_a_stock_configuration_is_clean(tmp_path: Path) -> None:
         ("smtpd_restriction_classes = {a", "error", "smtpd_restriction_classes", "unbalanced braces"),
         ("smtpd_sasl_auth_enabel = yes", "warning", "smtpd_sasl_auth_enabel", '"smtpd_sasl_auth_enable"?'),
         ("xyzzy = yes", "warning", "xyzzy", "unused parameter: nothing reads it"),
-        ("smtpd_banner = $mail_nam x", "warning", "", '$mail_nam is not defined, and stands for nothing (did you'),
+        ("smtpd_banner = $mail_nam x", "warning", "", '$mail_nam is not defined, and stands for nothing ('),
         ("virtual_maps = hash:/x", "warning", "virtual_maps", 'instead, specify "virtual_alias_maps"'),
         ("process_id = 1", "warning", "", "read-only parameter assignment"),
         ("mydestination = a # b", "warning", "mydestination", "does not begin a comment"),
