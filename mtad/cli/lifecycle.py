@@ -76,8 +76,7 @@ def _start(directory: str, arguments: Sequence[str]) -> int:
     read, write = os.pipe()
     if os.fork():
         os.close(write)
-        with os.fdopen(read) as reports:
-            report = reports.read()
+        report = os.read(read, 65536).decode()  # written at once; what the master forks holds the pipe too
         return 0 if report == "ok" else _fatal(report or "the master ended without a word")
     os.close(read)
     os.setsid()

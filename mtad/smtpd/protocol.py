@@ -164,10 +164,16 @@ class SubmissionProtocol(Protocol):
         if name.warning:
             service.log.warning(name.warning)
         service.log.info(f"connect from {session.client}")
-        if service.tls.wrapper:
+        if not service.tls.wrapper:
+            await self._greet("")
+        elif service.tls.available:
             self._start_tls()
         else:
-            await self._greet("")
+            service.log.warning(
+                f"Wrapper-mode request dropped from {session.client} for service {service.settings.service}."
+                " TLS context initialization failed. For details see earlier warnings in your logs."
+            )
+            self._close()
 
     async def _greet(self, refusal: str) -> None:
         session, engine = self.session, self._engine

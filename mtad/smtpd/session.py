@@ -57,8 +57,8 @@ class Session:
     """One client's session, from its connection to its end."""
 
     __slots__ = (
-        "auth", "client", "counters", "engine", "error_count", "junk_count", "log", "request", "service", "tls",
-        "transaction", "verb",
+        "auth", "client", "counters", "engine", "error_count", "junk_count", "log", "request", "service",
+        "tls", "transaction", "verb",
     )  # fmt: skip
 
     def __init__(self, service: SmtpdService, engine: ServerSession, request: Request, client: str) -> None:

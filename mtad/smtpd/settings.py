@@ -97,7 +97,7 @@ def engine_settings(p: Parameters, tls: ServerTLS) -> ServerSettings:
     return ServerSettings(
         hostname=p["myhostname"].encode(),
         helo_required=p.flag("smtpd_helo_required"),
-        tls_offered=tls.offered and tls.available,
+        tls_offered=tls.offered,
         tls_required=required,
         auth_enabled=p.flag("smtpd_sasl_auth_enable"),
         # an enforced level and wrapper mode leave no AUTH in the clear

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mtad.net.drive import drive
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
+
+from mtad.net.drive import drive
 
 
 def run(coroutine) -> tuple[bool, list[object], list[Failure]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mtad.smtpd.headers import HeaderScanner
 
 DROP = frozenset((b"bcc", b"resent-bcc", b"return-path", b"content-length"))
@@ -85,5 +88,5 @@ LINES = st.lists(
 def test_cutting_changes_nothing(lines: list[bytes], cuts: list[int]) -> None:
     text = b"".join(line + b"\r\n" for line in lines)
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)]
     assert scan(pieces)[0] == scan([text])[0]
