@@ -137,7 +137,7 @@ def _load(db: sqlite3.Connection, select: str, where: str, value: Any, limit: in
     found = db.execute(f"{select} WHERE {where} ORDER BY m.seq LIMIT ?", (value, limit)).fetchall()
     messages = {row[0]: rows.message(row[:-1], row[-1]) for row in found}
     if found:
-        sql = f"{_RECIPIENTS} AND {where} AND m.seq <= ?"
+        sql = f"{_RECIPIENTS} AND {where} AND m.seq <= ? ORDER BY m.seq, r.id"
         for row in db.execute(sql, (value, found[-1][0])).fetchall():
             messages[row[0] // _PART].recipients.append(rows.recipient(row))
     return list(messages.values())

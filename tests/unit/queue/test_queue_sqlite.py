@@ -1,0 +1,164 @@
+"""The embedded driver: the suite for all drivers, and what is its own."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conformance import PIECE, Conformance, make, sent, spooled
+from harness import SQLiteDriver
+
+from mtad.errors import QueueError, QueueFull
+from mtad.queue.sqlite import SQLiteStore
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[SQLiteDriver]:
+    made = SQLiteDriver(tmp_path)
+    yield made
+    made.wait(made.store.close())
+
+
+class TestSQLite(Conformance):
+    pass
+
+
+def count(directory: Path, table: str) -> int:
+    db = sqlite3.connect(directory / "queue.db")
+    try:
+        return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    finally:
+        db.close()
+
+
+def test_files_are_the_owners_alone(driver: SQLiteDriver) -> None:
+    driver.wait(driver.store.enqueue(make()))
+    names = {path.name for path in driver.directory.iterdir()}
+    assert {"queue.db", "queue.db-wal", "queue.db-shm", "queue.lock"} <= names
+    for path in driver.directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_nothing_is_left_of_what_went(driver: SQLiteDriver) -> None:
+    for message in (make(), make(3), spooled(b"x" * (20 * PIECE)), make(content=b"x" * (2 * PIECE))):
+        driver.wait(driver.store.enqueue(message))
+    for message in driver.wait(driver.store.incoming(0, 10)):
+        assert driver.wait(driver.store.finish(message, sent(*message.recipients), 0.0))
+    for table in ("message", "recipient", "piece", "partial"):
+        assert count(driver.directory, table) == 0, table
+
+
+def test_failed_large_message_leaves_nothing(driver: SQLiteDriver) -> None:
+    message = spooled(b"x" * (50 * PIECE))
+    message.size += 1
+    with pytest.raises(QueueError):
+        driver.wait(driver.store.enqueue(message))
+    assert count(driver.directory, "piece") == count(driver.directory, "partial") == 0
+
+
+def test_one_wake_up_a_batch(driver: SQLiteDriver) -> None:
+    waiting = [driver.store.enqueue(make()) for _ in range(200)]
+    for awaitable in waiting:
+        driver.wait(awaitable)
+    assert driver.reactor.wakes < 100
+
+
+def test_two_writers(driver: SQLiteDriver) -> None:
+    other = SQLiteDriver(driver.directory)
+    waiting = [(d, d.store.enqueue(make())) for _ in range(50) for d in (driver, other)]
+    for d, awaitable in waiting:
+        d.wait(awaitable)
+    mine = [m.seq for m in driver.wait(driver.store.incoming(0, 1000))]
+    assert mine == [m.seq for m in other.wait(other.store.incoming(0, 1000))]
+    assert len(mine) == 100
+    other.wait(other.store.close())
+
+
+def test_partial_content_of_the_dead_is_swept_and_of_the_living_not(driver: SQLiteDriver) -> None:
+    db = sqlite3.connect(driver.directory / "queue.db", isolation_level=None)
+    dead, living = 9, 0
+    for content, slot in ((100, dead), (200, living)):
+        db.execute("INSERT INTO partial VALUES (?, ?)", (content, slot))
+        db.execute("INSERT INTO piece VALUES (?, ?)", (content << 20, b"x"))
+    db.close()
+    other = SQLiteDriver(driver.directory)
+    assert count(driver.directory, "piece") == count(driver.directory, "partial") == 1
+    other.wait(other.store.close())
+    driver.reopen()
+    assert count(driver.directory, "piece") == count(driver.directory, "partial") == 0
+
+
+def test_full(driver: SQLiteDriver) -> None:
+    """No room for more: a reply of its own, what makes room still works, and all is well afterwards."""
+    (kept,) = [make(content=b"x" * PIECE)]
+    driver.wait(driver.store.enqueue(kept))
+    writer = driver.store._writer
+    assert writer is not None and writer._db is not None
+    writer._db.execute("PRAGMA max_page_count = 1")  # as small as it is now
+    with pytest.raises(QueueFull):
+        driver.wait(driver.store.enqueue(make(content=b"y" * PIECE)))
+    with pytest.raises(QueueFull):
+        driver.wait(driver.store.enqueue(spooled(b"y" * (40 * PIECE))))
+    (message,) = driver.wait(driver.store.incoming(0, 10))
+    waiting = [driver.store.enqueue(make(content=b"y" * PIECE)) for _ in range(3)]
+    waiting.insert(1, driver.store.finish(message, sent(*message.recipients), 0.0))  # type: ignore[arg-type]
+    results = []
+    for awaitable in waiting:
+        try:
+            results.append(driver.wait(awaitable))
+        except QueueFull:
+            results.append("full")
+    assert results[1] is True
+    assert results.count("full") == 2
+    writer._db.execute("PRAGMA max_page_count = 1000000")
+    driver.wait(driver.store.enqueue(spooled(b"y" * (40 * PIECE))))
+    assert len(driver.wait(driver.store.incoming(0, 10))) == 2
+
+
+def test_recovers_from_an_error(driver: SQLiteDriver) -> None:
+    writer = driver.store._writer
+    assert writer is not None and writer._db is not None
+    writer._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(QueueError):
+        driver.wait(driver.store.enqueue(make()))
+    driver.wait(driver.store.enqueue(make()))
+
+
+def test_read_only(driver: SQLiteDriver) -> None:
+    driver.wait(driver.store.enqueue(make()))
+    reader = SQLiteStore(str(driver.directory), None, read_only=True)
+    reader.open()
+    assert len(list(reader.listing())) == 1
+    with pytest.raises(QueueError):
+        driver.wait(reader.enqueue(make()))
+    driver.wait(reader.close())
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    for store in (
+        SQLiteStore(str(tmp_path / "none"), SQLiteDriver(tmp_path).reactor),
+        SQLiteStore(str(tmp_path / "none"), None, read_only=True),
+    ):
+        with pytest.raises(QueueError):
+            store.open()
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "queue.db")
+    db.execute("PRAGMA user_version = 77")
+    db.close()
+    with pytest.raises(QueueError, match="format is 77"):
+        SQLiteDriver(tmp_path)
+
+
+def test_name_with_odd_characters(tmp_path: Path) -> None:
+    directory = tmp_path / "50%?#"
+    os.mkdir(directory)
+    driver = SQLiteDriver(directory)
+    driver.wait(driver.store.enqueue(make()))
+    driver.wait(driver.store.close())
+    assert (directory / "queue.db").exists()
