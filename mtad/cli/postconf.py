@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mtad.cli import postconf_services as view
+from mtad.cli.directory import POSTFIX_DIRECTORY, config_directory
 from mtad.config import edit
 from mtad.config.lines import split_assignment
 from mtad.config.master_cf import Service, read_entries
@@ -25,8 +26,6 @@ from mtad.config.names import BUILTIN, SERVICE, USER, Survey, survey
 from mtad.config.parameters import Facts, Parameters, table
 from mtad.errors import ConfigError
 from mtad.net.interfaces import facts
-
-DEFAULT_DIRECTORY = "/etc/postfix"
 
 _OPTIONS = "aAbc:C:deEfFhHjlmMno:pPqtT:vxX#"
 _UNKNOWN = {"-b": "bounce templates", "-t": "bounce templates", "-T": "TLS information", "-j": "JSON"}
@@ -93,8 +92,7 @@ def _parse(argv: Sequence[str]) -> _Request:
         options, names = getopt.getopt(list(argv), _OPTIONS)
     except getopt.GetoptError as error:
         raise view.UsageError(f"{error}; usage: postconf [-c dir] [-dnfhHpqvxMFPX#e] [name...]") from error
-    directory = os.environ.get("MAIL_CONFIG", "")
-    request = _Request(directory or DEFAULT_DIRECTORY, bool(directory), frozenset(), names=names)
+    request = _Request(config_directory(), "MAIL_CONFIG" in os.environ, frozenset(), names=names)
     flags: set[str] = set()
     for option, value in options:
         if option in _UNKNOWN:
@@ -195,7 +193,7 @@ def _show_services(request: _Request) -> int:
 def _show_parameters(request: _Request) -> int:
     flags = request.flags
     defaults = "-d" in flags
-    p = _with_networks(Parameters({}, DEFAULT_DIRECTORY, process=_PROCESS)) if defaults else _load(request)
+    p = _with_networks(Parameters({}, POSTFIX_DIRECTORY, process=_PROCESS)) if defaults else _load(request)
     warnings: list[str] = []
     services = _services(request, warnings)
     found = survey(p, services, defaults_only=defaults)
