@@ -27,7 +27,8 @@ from mtad.config.parameters import Facts, Parameters, table
 from mtad.errors import ConfigError
 from mtad.net.interfaces import facts
 
-_OPTIONS = "aAbc:C:deEfFhHjlmMno:pPqtT:vxX#"
+_OPTIONS = "aAbc:C:defFhHjlmMno:pPqtT:vxX#"
+_USAGE = "usage: mtad postconf [-c dir] [-adefhHlmMnpPqvxAFX#] [-C class] [-o name=value] [name...]"
 _UNKNOWN = {"-b": "bounce templates", "-t": "bounce templates", "-T": "TLS information", "-j": "JSON"}
 _LISTS = {"-a": ("cyrus",), "-A": ("cyrus",), "-l": ("flock", "fcntl", "dotlock")}
 #: What ``$process_name`` and ``$service_name`` are here.
@@ -59,6 +60,9 @@ class _Request:
 
 def main(argv: Sequence[str]) -> int:
     """Run with the arguments behind the command's name."""
+    if "--help" in argv:
+        _write(sys.stdout, [_USAGE, "", *(__doc__ or "").split("\n\n")[2].split("\n")])
+        return 0
     try:
         request = _parse(argv)
         return _run(request)
@@ -91,7 +95,7 @@ def _parse(argv: Sequence[str]) -> _Request:
     try:
         options, names = getopt.getopt(list(argv), _OPTIONS)
     except getopt.GetoptError as error:
-        raise view.UsageError(f"{error}; usage: postconf [-c dir] [-dnfhHpqvxMFPX#e] [name...]") from error
+        raise view.UsageError(f"{error}; {_USAGE}") from error
     request = _Request(config_directory(), "MAIL_CONFIG" in os.environ, frozenset(), names=names)
     flags: set[str] = set()
     for option, value in options:
