@@ -23,7 +23,7 @@ from mtad.net.interfaces import facts
 from mtad.policy.evaluator import Evaluator
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
-from mtad.smtpd.service import ServicePlan, plan_service
+from mtad.smtpd.service import ACTIONS, ServicePlan, plan_service
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def make_plan(directory: str) -> Plan:
             remedy="enable the submission and submissions entries",
         )
     for plan in smtpd:
-        _try_out(plan, log)
+        _try_out(plan, p, log)
     seen = {(finding.path, finding.line, finding.text) for finding in findings}
     for _, _, text in sink.lines:
         finding = Finding(WARNING, "", 0, "", text.removeprefix("warning: "))
@@ -100,10 +100,17 @@ def make_plan(directory: str) -> Plan:
     return Plan(p, owner(p), services, smtpd, findings)
 
 
-def _try_out(plan: ServicePlan, log: MailLog) -> None:
+async def _no_sleep(seconds: float) -> None:
+    """Nothing is evaluated while a configuration is only tried out."""
+
+
+def _try_out(plan: ServicePlan, main: Parameters, log: MailLog) -> None:
     """Build what a worker will build, and let go of it."""
-    evaluator = Evaluator(plan.p, log, Rewriter(plan.p), AddressClasses(plan.p))
+    classes = AddressClasses(main)
+    evaluator = Evaluator(plan.p, log, Rewriter(main), classes, sleep=_no_sleep, actions=ACTIONS)
     for warning in evaluator.warnings:
         log.warning(warning)
+    evaluator.close()
+    classes.close()
     if plan.p.flag("smtpd_sasl_auth_enable"):
         Authenticator.build(plan.p, None, log)  # type: ignore[arg-type]

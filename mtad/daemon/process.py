@@ -27,6 +27,7 @@ from mtad.daemon.roles import QmgrRole, SmtpdRole, Surroundings
 from mtad.errors import MtadError
 from mtad.maillog import Sink
 from mtad.queue.sqlite import SQLiteStore
+from mtad.tables.table import Watch
 
 #: Exit status of a child that could not start for the configuration's sake.
 BAD_START = 78
@@ -75,11 +76,8 @@ def _serve(
 
     reactor: Any = EPollReactor()
     installReactor(reactor)
-    globalLogBeginner.beginLoggingTo(
-        [lambda event: _report_failure(event, plan, sink, roles)],
-        redirectStandardIO=False,
-        discardBuffer=True,
-    )
+    observers: Any = [lambda event: _report_failure(event, plan, sink, roles)]
+    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
     around = Surroundings(plan, paths, sink, reactor)
     store = SQLiteStore(paths.queue, reactor)
     parts: list[SmtpdRole | QmgrRole] = []
@@ -89,6 +87,8 @@ def _serve(
         parts.append(SmtpdRole(around, store, sockets))
     for part in parts:
         part.start()
+    # a table that root alone may read has changed: the master's fresh processes can open it
+    Watch.unreadable = lambda: os.write(ready, b"T")
     plan.owner.become()
     os.umask(0o077)
     store.open()

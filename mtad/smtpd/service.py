@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mtad.auth.authenticator import Authenticator
@@ -38,6 +39,9 @@ from mtad.smtpd.protocol import SubmissionProtocol
 from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
 from mtad.tables.match import AddressList
 from mtad.wire.settings import ServerSettings
+
+#: The access(5) actions on messages that intake carries out.
+ACTIONS = frozenset(("BCC", "DISCARD", "HOLD", "PREPEND", "REDIRECT"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,11 @@ class SmtpdService(Factory):
         self.tls.log = self.log
         # cleanup(8) knows nothing of the service's own syslog_name
         self.cleanup_log = log.named(f"{main['syslog_name']}/cleanup")
+        # trivial-rewrite(8) knows nothing of -o
         self.rewriter = Rewriter(main)
-        self.evaluator = Evaluator(p, self.log, self.rewriter, AddressClasses(p))
+        self.evaluator = Evaluator(
+            p, self.log, self.rewriter, AddressClasses(main), sleep=self._sleep, actions=ACTIONS
+        )
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:
@@ -105,6 +112,9 @@ class SmtpdService(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:
         return SubmissionProtocol(self)
+
+    async def _sleep(self, seconds: float) -> None:
+        await deferLater(self.reactor, seconds)
 
     async def peer_name(self, address: str) -> PeerName:
         """Who ``address`` says it is."""

@@ -20,6 +20,7 @@ from mtad.maillog import printable
 from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line, reject_line
 from mtad.policy.request import Request
+from mtad.queue.message import HOLD, Message, Recipient
 from mtad.smtpd.counters import Counters
 from mtad.smtpd.intake import Intake
 from mtad.smtpd.received import Trace, received
@@ -27,7 +28,7 @@ from mtad.smtpd.transaction import Transaction
 from mtad.wire import events as ev
 from mtad.wire.ehlo import ehlo_reply, helo_reply
 from mtad.wire.reply import Reply
-from mtad.wire.server import HELP
+from mtad.wire.server import HELP, harmless
 
 if TYPE_CHECKING:
     from mtad.net.tls_info import TLSInfo
@@ -88,6 +89,7 @@ class Session:
 
     def handle(self, event: ev.Event) -> Answer:
         """The reply to ``event``, in one of the forms that the module names."""
+        self.request.unauth_pipelining = self.engine.improper_pipelining
         kind = type(event)
         verb = _VERBS.get(kind)
         if verb is not None:
@@ -147,11 +149,12 @@ class Session:
         request = self.request
         self._end_transaction()
         before, request.helo = request.helo, event.name
-        request.protocol = "ESMTP" if event.extended else "SMTP"
         verdict = await self.service.evaluator.helo(request, event.extended)
         if verdict is not None:
             request.helo = before
             return verdict.reply
+        request.helo = harmless(event.name)
+        request.protocol = "ESMTP" if event.extended else "SMTP"
         settings = self.service.engine_settings
         if not event.extended:
             return helo_reply(settings)
@@ -211,7 +214,8 @@ class Session:
             return verdict.reply
         refusal = self._no_room(event.size)
         if refusal is not None:
-            request.sender = None
+            if refusal is NO_ROOM:
+                request.sender = None
             self.log.info(reject_line(request, "MAIL", refusal))
             request.reset_mail()
             return refusal
@@ -288,6 +292,7 @@ class Session:
                 return local.reply
             complete = local
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
+        prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
         transaction.intake = Intake(
             service.settings.intake,
             service.cleanup_log,
@@ -295,7 +300,7 @@ class Session:
             created=transaction.created,
             arrival=transaction.arrival,
             sender=transaction.mail.sender.wire,
-            received=received(self._trace(), transaction.queue_id, only, transaction.arrival),
+            received=prepend + received(self._trace(), transaction.queue_id, only, transaction.arrival),
             complete=complete,
             spool=service.open_spool,
         )
@@ -377,12 +382,14 @@ class Session:
         if intake.eight_bit and not message.body:
             message.body = b"8BITMIME"
         message.attributes = self._attributes()
-        try:
-            await service.store.enqueue(message)
-        except QueueError as problem:
-            self.log.warning(f"{transaction.queue_id}: {problem}")
-            return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
-        service.queued(message)
+        self._act(message)
+        if not request.actions.discard:
+            try:
+                await service.store.enqueue(message)
+            except QueueError as problem:
+                self.log.warning(f"{transaction.queue_id}: {problem}")
+                return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
+            service.queued(message)
         self.error_count = 0
         self.junk_count = 0
         if event.chunked:
@@ -390,6 +397,16 @@ class Session:
         else:
             text = b"Ok: queued as %b" % transaction.queue_id.encode()
         return Reply(250, text, b"2.0.0")
+
+    def _act(self, message: Message) -> None:
+        """Do to the message what access(5) results asked for."""
+        actions = self.request.actions
+        if actions.redirect:
+            message.recipients = [Recipient(actions.redirect, actions.redirect)]
+        for address in actions.bcc:
+            message.recipients.append(Recipient(address, address, frozenset((b"NEVER",))))
+        if actions.hold:
+            message.state = HOLD
 
     def _attributes(self) -> dict[str, str]:
         request = self.request

@@ -18,7 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from mtad.errors import TableError
 
@@ -147,6 +147,9 @@ class Watch:
     warning says so once.
     """
 
+    #: Called (once a change) when this process may no longer read the file, having given up its rights.
+    unreadable: ClassVar[Callable[[], object] | None] = None
+
     def __init__(self, path: str, load: Callable[[], Identity | None], warn: Callable[[str], None]) -> None:
         self._path = path
         self._load = load
@@ -165,3 +168,5 @@ class Watch:
             if state != self._failed:
                 self._failed = state
                 self._warn(f"{error}; what was read before stays in use")
+                if Watch.unreadable is not None and not os.access(self._path, os.R_OK):
+                    Watch.unreadable()
