@@ -16,6 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +27,7 @@ from mtad.queue.sqlite import SQLiteStore
 
 ROUNDS = 12
 WRITERS = 3
+BATCH = 10  # messages that are delivered at a time
 PIECE = 65536
 
 
@@ -83,7 +85,7 @@ def write_messages(directory: str, pipe: int) -> None:
 
 
 def deliver_messages(directory: str, pipe: int) -> None:
-    """Finish what comes in; say what is gone."""
+    """Finish what comes in; say what may be gone, and then what is."""
     loop = Loop()
     store = SQLiteStore(directory, loop)
     store.open()
@@ -97,12 +99,13 @@ def deliver_messages(directory: str, pipe: int) -> None:
 
     while True:
         found: list[Message] = []
-        store.incoming(after, 10).addCallbacks(found.extend, fatal)
+        store.incoming(after, BATCH).addCallbacks(found.extend, fatal)
         for message in found:
             after = message.seq
             if message.queue_id[-4] in "05BFJNSWbf":  # some stay
                 continue
             batch.append(message)
+            os.write(pipe, b"?%b\n" % message.queue_id.encode())
             outcomes = [Outcome(r, "sent", "2.0.0", "ok") for r in message.recipients]
             done = store.finish(message, outcomes, 0.0)
             done.addCallbacks(gone, fatal, callbackArgs=(message.queue_id,))
@@ -159,7 +162,16 @@ def listen(pipes: list[int], seconds: float, said: dict[int, bytes]) -> None:
                 open_pipes.remove(pipe)
 
 
-def one_round(directory: Path, dice: random.Random, safe: set[str], gone: set[str]) -> None:
+@dataclass
+class Told:
+    """Ids that the processes told of: acknowledged, given to be removed, and known to be removed."""
+
+    safe: set[str] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+
+
+def one_round(directory: Path, dice: random.Random, told: Told) -> None:
     said: dict[int, bytes] = {}
     work = [write_messages] * WRITERS + [deliver_messages]
     children = [child(each, directory) for each in work]
@@ -178,16 +190,19 @@ def one_round(directory: Path, dice: random.Random, safe: set[str], gone: set[st
             each.__exit__(None, None, None)
     for data in said.values():
         for line in data.split(b"\n")[:-1]:
-            (safe if line[:1] == b"+" else gone).add(line[1:].decode())
+            {b"+": told.safe, b"?": told.tried, b"-": told.gone}[line[:1]].add(line[1:].decode())
 
 
-def check(directory: Path, safe: set[str], gone: set[str]) -> None:
+def check(directory: Path, told: Told) -> None:
     loop = Loop()
     store = SQLiteStore(str(directory), loop)
     store.open()
     listed = {message.queue_id: message for message in store.listing()}
-    assert not safe - gone - set(listed), "acknowledged, and lost"
-    assert not gone & set(listed), "delivered, and back again"
+    missing = told.safe - told.gone - set(listed)
+    assert not missing - told.tried, "acknowledged, and lost"
+    assert len(missing) <= BATCH, "more are gone than were under way"
+    assert not told.gone & set(listed), "delivered, and back again"
+    told.gone |= missing
     for queue_id, message in listed.items():
         assert b"".join(store.read(message)) == content_of(queue_id)
         assert len(message.recipients) == message.recipient_count == len(message_of(queue_id).recipients)
@@ -211,11 +226,10 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    safe: set[str] = set()
-    gone: set[str] = set()
+    told = Told()
     for _ in range(ROUNDS):
-        one_round(tmp_path, dice, safe, gone)
-        check(tmp_path, safe, gone)
-    assert len(safe) > 10 * ROUNDS
-    assert gone
-    print(f"{len(safe)} acknowledged, {len(gone)} delivered")
+        one_round(tmp_path, dice, told)
+        check(tmp_path, told)
+    assert len(told.safe) > 10 * ROUNDS
+    assert told.gone
+    print(f"{len(told.safe)} acknowledged, {len(told.gone)} delivered")
