@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -41,13 +42,22 @@ class ConnectionBroken(MtadError):
 
 
 class HandshakeFailed(MtadError):
-    """TLS could not be set up; ``text`` is OpenSSL's reason."""
+    """TLS could not be set up; ``problems`` are the TLS library's, if it has any."""
 
     dsn = "4.7.5"
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, problems: tuple[str, ...] = ()) -> None:
         self.text = text
+        self.problems = problems
         super().__init__(text)
+
+    @classmethod
+    def because(cls, reason: Failure) -> HandshakeFailed:
+        """Of a connection that ended in the handshake."""
+        if not reason.check(SSL.Error):
+            return cls("lost connection")
+        entries = reason.value.args[0] if reason.value.args else ()
+        return cls("-1", tuple([":".join(map(str, entry)) for entry in entries]))
 
 
 def _stage_timeouts(timeouts: Timeouts) -> dict[str, int]:
@@ -246,7 +256,7 @@ class Connection(Protocol):
             self._timer.cancel()
         if self._broken is None:
             if self._shaking:
-                self._broken = HandshakeFailed(reason.getErrorMessage())
+                self._broken = HandshakeFailed.because(reason)
             else:
                 stage = _worded(self.session.stage)
                 self._broken = ConnectionBroken(f"lost connection with {self.host.pair} while {stage}")

@@ -242,7 +242,9 @@ class Connector:
         try:
             info = await connection.start_tls(handshake, self._settings.timeouts.starttls)
         except HandshakeFailed as failed:
-            self._log.info(f"SSL_connect error to {host.relay}: {printable(failed.text)}")
+            self._log.info(f"SSL_connect error to {host.relay}: {failed.text}")
+            for problem in failed.problems:
+                self._log.warning(f"TLS library problem: {printable(problem)}")
             text = "Cannot start TLS: handshake failure"
             raise SessionFailure("4.7.5", text, temporary=True, relay=host.relay, tls=True) from failed
         refusal = handshake.refusal(info)

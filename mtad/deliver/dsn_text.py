@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mtad.deliver.report import external
 from mtad.queue.message import Message, Outcome
-from mtad.wire.address import quote
 
 _WIDTH = 79
 _INDENT = b"    "
@@ -193,7 +193,7 @@ Content-Type: message/%bdelivery-status
         date,
         frame.origin,
         kind.copy_subject if postmaster else kind.subject,
-        quote(recipient),
+        external(recipient),
         b"auto-generated" if postmaster else b"auto-replied",
         b"global-" if utf8 else b"",
         boundary,
@@ -223,7 +223,7 @@ Return-Path: <%b>
         b"" if whole else b" Headers",
         _returned_type(whole, utf8),
         encoding,
-        quote(message.sender),
+        external(message.sender),
     )
     text = (head + b"\n" + report + tail).replace(b"\n", b"\r\n")
     return b"%b%b%b\r\n--%b--\r\n" % (text, returned, b"" if returned.endswith(b"\n") else b"\r\n", boundary)
@@ -249,10 +249,10 @@ def _for_people(kind: Kind, outcome: Outcome) -> bytes:
     recipient = outcome.recipient
     origin = b""
     if recipient.original and recipient.original.lower() != recipient.address.lower():
-        origin = b" (expanded from <%b>)" % quote(recipient.original)
+        origin = b" (expanded from <%b>)" % external(recipient.original)
     via = f"delivery via {outcome.relay}: " if kind is SUCCESS else ""
     reason = (via + outcome.reason).encode("utf-8", "replace")
-    return wrap(b"<%b>%b: %b" % (quote(recipient.address), origin, reason)) + b"\n\n"
+    return wrap(b"<%b>%b: %b" % (external(recipient.address), origin, reason)) + b"\n\n"
 
 
 def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outcome]) -> bytes:
@@ -261,7 +261,7 @@ def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outco
         lines.append(b"Original-Envelope-Id: %b" % xtext_decode(message.envid))
     x = b"X-%b-" % frame.mail_name
     lines.append(b"%bQueue-ID: %b" % (x, message.queue_id.encode()))
-    lines.append(b"%bSender: %b; %b" % (x, _address_type(message.sender), quote(message.sender)))
+    lines.append(b"%bSender: %b; %b" % (x, _address_type(message.sender), external(message.sender)))
     lines.append(b"Arrival-Date: %b" % mail_date(message.arrival))
     for outcome in outcomes:
         recipient = outcome.recipient
@@ -269,7 +269,7 @@ def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outco
         if recipient.orcpt:
             lines.append(b"Original-Recipient: %b" % xtext_decode(recipient.orcpt))
         elif original := recipient.original or recipient.address:
-            lines.append(b"Original-Recipient: %b;%b" % (_address_type(original), quote(original)))
+            lines.append(b"Original-Recipient: %b;%b" % (_address_type(original), external(original)))
         lines += [b"Action: %b" % kind.action, b"Status: %b" % outcome.dsn.encode()]
         if outcome.remote_mta:
             lines.append(b"Remote-MTA: dns; %b" % outcome.remote_mta.encode())

@@ -26,7 +26,7 @@ from mtad.deliver.agent import Agent, make_agents
 from mtad.deliver.bounce import Bouncer, Notice
 from mtad.deliver.dispatch import Dispatcher
 from mtad.deliver.job import Job, Result
-from mtad.deliver.report import Stamps, log_outcomes
+from mtad.deliver.report import Stamps, external, log_outcomes
 from mtad.deliver.route import Route, Router
 from mtad.deliver.throttle import Limits
 from mtad.errors import MtadError, TableError
@@ -38,7 +38,6 @@ from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
 from mtad.queue.store import QueueStore
 from mtad.rewrite.classes import AddressClasses
-from mtad.wire.address import quote
 
 #: Messages taken from the store at a time.
 _BATCH = 100
@@ -136,8 +135,8 @@ class QueueManager:
         self._incoming = True
         self._fill()
 
-    def flush(self) -> Deferred[int]:
-        """Try all deferred messages now; how many there are."""
+    def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
+        """Try all deferred messages now, or those named; how many there are."""
         self._dispatcher.revive()
         done: Deferred[int] = Deferred()
 
@@ -147,7 +146,7 @@ class QueueManager:
             done.callback(count)
 
         async def ask() -> int:
-            return await self._store.flush()
+            return await self._store.flush(queue_ids)
 
         drive(ask(), flushed, done.errback)
         return done
@@ -241,7 +240,7 @@ class QueueManager:
             self._active[message.seq] = active
             self._hold(active)
             self._log.info(
-                f"{message.queue_id}: from=<{printable(quote(message.sender))}>, size={message.size}, "
+                f"{message.queue_id}: from=<{printable(external(message.sender))}>, size={message.size}, "
                 f"nrcpt={message.recipient_count or len(message.recipients)} (queue active)"
             )
             await self._distribute(active)
@@ -369,7 +368,7 @@ class QueueManager:
         now = self._clock()
         deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
         if deferred and self._expired(message, now):
-            sender = printable(quote(message.sender))
+            sender = printable(external(message.sender))
             word = "force-expired" if message.expired else "expired"
             self._log.info(f"{message.queue_id}: from=<{sender}>, status={word}, returned to sender")
             for outcome in deferred:

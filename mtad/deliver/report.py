@@ -34,6 +34,11 @@ def seconds(value: float, digits: int = 2) -> str:
     return f"{whole}.{rest:06d}".rstrip("0")
 
 
+def external(address: bytes) -> bytes:
+    """An address as log lines and headers have it: quoted where it must be; the null address is empty."""
+    return quote(address) if address else b""
+
+
 @dataclass(slots=True)
 class Stamps:
     """When what happened to a delivery, on the clock of the epoch; 0: it did not."""
@@ -75,8 +80,8 @@ def log_outcomes(
         address, original = recipient.address, recipient.original
         orig_to = ""
         if original and original != address and original.lower() != address.lower():
-            orig_to = f" orig_to=<{printable(quote(original))}>,"
+            orig_to = f" orig_to=<{printable(external(original))}>,"
         log.info(
-            f"{queue_id}: to=<{printable(quote(address))}>,{orig_to} relay={outcome.relay}{middle}"
+            f"{queue_id}: to=<{printable(external(address))}>,{orig_to} relay={outcome.relay}{middle}"
             f"{outcome.dsn}, status={outcome.status} ({outcome.reason})"
         )
