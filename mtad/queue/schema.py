@@ -69,7 +69,9 @@ _TABLES = (
     "CREATE TABLE partial (content BIGINT PRIMARY KEY, slot INTEGER NOT NULL)",
 )
 
-#: A page of 4 KiB and a log of 4 MiB stay in the processor's cache: larger ones measured slower.
+PAGE = 4096
+
+#: With pages of 4 KiB a log of 4 MiB stays in the processor's cache: larger ones measured slower.
 #: An index made on the way would read a whole table for each batch of messages.
 _PRAGMAS = (
     "PRAGMA synchronous = FULL",
@@ -107,6 +109,7 @@ def make(directory: str) -> None:
         pass
     db = connect(directory)
     try:
+        db.execute(f"PRAGMA page_size = {PAGE}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]

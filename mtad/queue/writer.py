@@ -7,11 +7,13 @@ content whose writer has died is removed when a writer starts.
 
 A transaction that fails is rolled back and its jobs tried one by one, so that only those at fault fail, with
 QueueFull where the disk is full, else QueueError.  Results go to the reactor's thread, a batch at a time.
+New messages are refused a little before the disk is full, for taking messages out needs room too.
 Postfix counterpart: ``mail_stream(3)``, ``cleanup_bounce.c``.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -24,8 +26,12 @@ from twisted.internet.defer import Deferred
 from mtad.errors import QueueError, QueueFull
 from mtad.queue import schema
 from mtad.queue.rows import Entry
+from mtad.queue.spool import queue_error
 from mtad.queue.statements import Settlement, Stage, forget, publish, settle
 from mtad.queue.turn import Slot, Turn, alive
+
+#: Bytes of the disk that are left for removing messages: twice what the log may hold.
+_RESERVE = 8 * 1024 * 1024
 
 
 class CallsFromThread(Protocol):
@@ -65,6 +71,11 @@ class Job:
         self.steps: deque[Steps] = deque(Stage(entry) for entry in entries if entry.spool is not None)
         if change is not None:
             self.steps.append(change)
+
+    @property
+    def adds(self) -> bool:
+        """Whether it makes the queue larger."""
+        return self.settlement is None and bool(self.entries)
 
     @property
     def result(self) -> Any:
@@ -117,10 +128,12 @@ class Writer:
             try:
                 with self._turn:
                     self._drain(ready)
+                    self._refuse_if_full(ready, outcomes)
                     slow = self._long.popleft() if self._long else None
                     self._attempt(ready, slow, outcomes)
             except QueueError as error:
-                outcomes += [(job, error) for job in ready]
+                outcomes += [(job, error) for job in (*ready, *self._long)]
+                self._long.clear()
             if outcomes:
                 self._reactor.callFromThread(_report, outcomes)
         if self._db is not None:
@@ -144,6 +157,30 @@ class Writer:
                 self._take(self._inbox.get_nowait(), ready)
         except Empty:
             pass
+
+    def _refuse_if_full(self, ready: list[Job], outcomes: _Outcomes) -> None:
+        """Drop the jobs for which there is no room."""
+        adding = [job for job in (*ready, *self._long) if job.adds]
+        if not adding or self._room() >= _RESERVE:
+            return
+        for job in adding:
+            (self._long if job.steps else ready).remove(job)
+            self._forget(job)
+            outcomes.append((job, QueueFull("no room for more messages on the queue's disk")))
+
+    def _room(self) -> int:
+        """Bytes that may be written: what is free on the disk, and, where that is little, in the file."""
+        try:
+            space = os.statvfs(self._directory)
+            room = space.f_bavail * space.f_frsize
+            if room < _RESERVE:
+                db = self._connection()
+                room += schema.PAGE * int(db.execute("PRAGMA freelist_count").fetchall()[0][0])
+        except OSError as error:
+            raise queue_error(error) from error
+        except sqlite3.Error as error:
+            raise schema.queue_error(error) from error
+        return room
 
     def _attempt(self, ready: list[Job], slow: Job | None, outcomes: _Outcomes) -> None:
         """One transaction with ``ready`` and a step of ``slow``; if it fails, one for each of them."""

@@ -13,6 +13,7 @@ from conformance import PIECE, Conformance, make, sent, spooled
 from harness import SQLiteDriver
 
 from mtad.errors import QueueError, QueueFull
+from mtad.queue.message import Outcome
 from mtad.queue.sqlite import SQLiteStore
 
 
@@ -116,6 +117,31 @@ def test_full(driver: SQLiteDriver) -> None:
     assert results.count("full") == 2
     writer._db.execute("PRAGMA max_page_count = 1000000")
     driver.wait(driver.store.enqueue(spooled(b"y" * (40 * PIECE))))
+    assert len(driver.wait(driver.store.incoming(0, 10))) == 2
+
+
+def test_nearly_full(driver: SQLiteDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little room left: nothing comes in any more, and what is there may go."""
+    driver.wait(driver.store.enqueue(make()))
+    driver.wait(driver.store.enqueue(make()))
+    statvfs = os.statvfs
+
+    def little(path: str) -> os.statvfs_result:
+        fields = list(statvfs(path))
+        fields[4] = 4 * 1024 * 1024 // fields[1]  # f_bavail
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "statvfs", little)
+    waiting = [driver.store.enqueue(make()), driver.store.enqueue(spooled(b"y" * (40 * PIECE)))]
+    for awaitable in waiting:
+        with pytest.raises(QueueFull):
+            driver.wait(awaitable)
+    one, two = driver.wait(driver.store.incoming(0, 10))
+    assert driver.wait(driver.store.finish(one, sent(*one.recipients), 0.0))
+    bounced = [Outcome(two.recipients[0], "bounced", "5.1.1", "no")]
+    assert driver.wait(driver.store.finish(two, bounced, 0.0, [make()]))
+    monkeypatch.undo()
+    driver.wait(driver.store.enqueue(make()))
     assert len(driver.wait(driver.store.incoming(0, 10))) == 2
 
 
