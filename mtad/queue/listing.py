@@ -34,7 +34,7 @@ _SHORT = _Layout(
     " " * 41,
 )
 _LONG = _Layout(
-    "----Queue ID-----  --Size-- ---Arrival Time---- --Sender/Recipient------",
+    "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------",
     "{:<17} {:8d} {:>19.19} {}",
     " " * 47,
 )

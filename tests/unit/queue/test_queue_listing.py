@@ -53,7 +53,7 @@ def test_long() -> None:
     message = samples()[1]
     message.queue_id, message.expired = "4cYdLp0000z1", True
     assert text([message], set(), True) == [
-        "----Queue ID-----  --Size-- ---Arrival Time---- --Sender/Recipient------",
+        "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------",
         "4cYdLp0000z1!#         700 Wed Nov  5 10:00:00 MAILER-DAEMON",
         " " * 47 + r'"we ird\""@example.org',
         "",
