@@ -20,6 +20,7 @@ import re
 #: Input is taken in pieces of this size; no piece of output is larger than twice that.
 PIECE = 32 * 1024 - 8
 
+_DOT = b"\r\n."
 _END = b"\r\n.\r\n"
 _DOT_LINE = re.compile(rb"(?<=\n)\.\r?\n")
 
@@ -55,7 +56,8 @@ class DataDecoder:
         piece = data[at : at + PIECE]
         held = self._held
         block = held + piece
-        end = block.find(_END)
+        dot = block.find(_DOT)
+        end = block.find(_END, dot) if dot >= 0 else -1
         if end >= 0:
             self.ended = True
             at += end + len(_END) - len(held)
@@ -63,7 +65,10 @@ class DataDecoder:
         else:
             at += len(piece)
             body = self._hold(block)
-        body = body.replace(b"\r\n.", b"\r\n") if _clean(body) else self._repair(body)
+        if not _clean(body):
+            body = self._repair(body)
+        elif dot != end:
+            body = body.replace(_DOT, b"\r\n")
         if self._given and body:
             body = body[2:]
             self._given = False

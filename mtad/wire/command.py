@@ -101,6 +101,15 @@ def is_header(word: bytes) -> bool:
     return _HEADER.match(word) is not None
 
 
+def is_utf8(line: bytes) -> bool:
+    """Is this well-formed UTF-8?"""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def xtext_decode(value: bytes) -> bytes | None:
     """Decode xtext (RFC 3461 section 4)."""
     if b"+" not in value:

@@ -92,7 +92,7 @@ class Mail:
     size: int = 0  # SIZE=, 0 when absent
     body: bytes = b""  # b"", b"7BIT" or b"8BITMIME"
     smtputf8: bool = False
-    auth: bytes | None = None  # AUTH= (xtext decoded), None when absent
+    auth: bytes | None = None  # AUTH= as sent (xtext), None when absent or ``<>``
     ret: bytes = b""  # b"", b"FULL", b"HDRS" (RFC 3461)
     envid: bytes = b""  # xtext as sent
     line: bytes = b""
@@ -134,9 +134,13 @@ class BodyChunk:
 
 @dataclass(frozen=True, slots=True)
 class BdatEnd:
-    """A BDAT chunk that was not the last is complete: reply ``250 2.0.0 Ok: N bytes``."""
+    """A BDAT chunk that was not the last is complete: reply ``250 2.0.0 Ok: N bytes``.
+
+    A refusal ends the transaction; the chunks that still come are thrown away.
+    """
 
     size: int
+    bare_newline: bool = False  # as in BodyEnd, in this message so far
 
 
 @dataclass(frozen=True, slots=True)

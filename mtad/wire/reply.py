@@ -9,8 +9,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+@lru_cache(maxsize=128)
+def _encode_lines(code: int, prefix: bytes, text: bytes) -> bytes:
+    lines = [_UNPRINTABLE.sub(b" ", line) for line in text.split(b"\n")]
+    head = b"".join(b"%d-%b%b\r\n" % (code, prefix, line) for line in lines[:-1])
+    return head + b"%d %b%b\r\n" % (code, prefix, lines[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +34,7 @@ class Reply:
         prefix = self.dsn + b" " if self.dsn else b""
         if b"\n" not in self.text:
             return b"%d %b%b\r\n" % (self.code, prefix, _UNPRINTABLE.sub(b" ", self.text))
-        lines = [_UNPRINTABLE.sub(b" ", line) for line in self.text.split(b"\n")]
-        head = b"".join(b"%d-%b%b\r\n" % (self.code, prefix, line) for line in lines[:-1])
-        return head + b"%d %b%b\r\n" % (self.code, prefix, lines[-1])
+        return _encode_lines(self.code, prefix, self.text)
 
     @property
     def positive(self) -> bool:

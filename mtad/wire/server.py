@@ -30,34 +30,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from mtad.wire.address import parse_path, valid_hostname, valid_literal
+from mtad.wire import checks
+from mtad.wire import events as ev
 from mtad.wire.body import PIECE, ChunkDecoder, DataDecoder
-from mtad.wire.command import BEFORE_TLS, ENDS_GROUP, VERBS, first_word, is_header, split
+from mtad.wire.command import BEFORE_TLS, ENDS_GROUP, VERBS, first_word, is_header, is_utf8
 from mtad.wire.ehlo import ehlo_reply, helo_reply
-from mtad.wire.events import (
-    Auth,
-    AuthAborted,
-    AuthResponse,
-    BdatEnd,
-    BodyChunk,
-    BodyEnd,
-    Etrn,
-    Event,
-    Helo,
-    Help,
-    Mail,
-    Noop,
-    Quit,
-    Rcpt,
-    Refused,
-    Rset,
-    StartTLS,
-    Vrfy,
-)
 from mtad.wire.linebuffer import LineBuffer
+from mtad.wire.logtext import escaped, printable
 from mtad.wire.reply import Reply
 from mtad.wire.settings import ServerSettings, forbidden_by_default
-from mtad.wire.transaction import UNDECLARED, Chunking, Transaction, printable
+from mtad.wire.transaction import Chunking, Transaction
 
 __all__ = ["HELP", "ServerSession", "ServerSettings", "ehlo_reply", "forbidden_by_default", "helo_reply"]
 
@@ -67,13 +49,11 @@ HELP = Reply(214, b"Commands: " + b" ".join(sorted(VERBS)), b"2.0.0")
 
 _NEUTER = bytes.maketrans(b' <>()\\";@', b"?????????")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_ESCAPES = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 92: "\\\\"}
 
 
-def escaped(data: bytes) -> str:
-    """At most 100 characters for the log, what is not printable as C escapes."""
-    text = (_ESCAPES.get(c) or (chr(c) if 32 <= c < 127 else f"\\{c:03o}") for c in data[:100])
-    return "".join(text)[:100]
+def harmless(name: bytes) -> bytes:
+    """A HELO name for headers and logs: what could break out of them becomes ``?``."""
+    return _CONTROL.sub(b"?", name).translate(_NEUTER)
 
 
 class ServerSession:
@@ -99,7 +79,7 @@ class ServerSession:
         self._greeted = False
         self._denied = False
         self._handshaking = False
-        self._read: Callable[[], Event | None] = self._command
+        self._read: Callable[[], ev.Event | None] = self._command
         self._answer: Callable[[Reply], None] | None = None
         self._body = DataDecoder()
         self._chunks: ChunkDecoder | None = None
@@ -131,7 +111,7 @@ class ServerSession:
         if not (self.closed or self._handshaking):
             self._input.add(data)
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> ev.Event | None:
         """The next event, or None: a command awaits its reply, or more input is needed."""
         return None if self._waiting else self._read()
 
@@ -203,7 +183,7 @@ class ServerSession:
 
     # Commands: one line each.
 
-    def _command(self) -> Event | None:
+    def _command(self) -> ev.Event | None:
         received = self._input
         line = received.line(self.settings.line_length_limit)
         if line is None:
@@ -213,9 +193,9 @@ class ServerSession:
             return refused
         if b"\0" in line:
             line = line.partition(b"\0")[0]
-        if not line.isascii() and self.settings.smtputf8 and not _is_utf8(line):
+        if not line.isascii() and self.settings.smtputf8 and not is_utf8(line):
             self.where = b"UNKNOWN"
-            return self._refuse(b"unknown", line, 500, b"5.5.2", b"Error: bad UTF-8 syntax")
+            return checks.refuse(b"unknown", line, 500, b"5.5.2", b"Error: bad UTF-8 syntax")
         word, _, rest = line.partition(b" ")
         verb = word.upper()
         handler = _HANDLERS.get(verb)
@@ -225,22 +205,22 @@ class ServerSession:
             handler = _HANDLERS.get(verb)
             if not word:
                 self.where = b"UNKNOWN"
-                return self._refuse(b"unknown", line, 500, b"5.5.2", b"Error: bad syntax")
+                return checks.refuse(b"unknown", line, 500, b"5.5.2", b"Error: bad syntax")
         if self.settings.noop_command(word):
-            return Refused(Reply(250, b"Ok", b"2.0.0"), b"", line, error=False)
+            return ev.Refused(Reply(250, b"Ok", b"2.0.0"), b"", line, error=False)
         if handler is None:
             return self._unknown(word, line)
         if self._denied and verb != b"QUIT":
             return self._access_denied(verb, line)
         if self.settings.tls_required and not self.tls and verb not in BEFORE_TLS:
-            return self._refuse(verb, line, 530, b"5.7.0", b"Must issue a STARTTLS command first")
+            return checks.refuse(verb, line, 530, b"5.7.0", b"Must issue a STARTTLS command first")
         self.where = verb
         if (not self.esmtp or verb in ENDS_GROUP) and len(received) and self._improper():
             self._answer = self._hang_up
-            return Refused(SYNCHRONIZATION, verb, line, hang_up=True)
+            return ev.Refused(SYNCHRONIZATION, verb, line, hang_up=True)
         return handler(self, line, rest)
 
-    def _odd_line(self, line: bytes) -> Refused | None:
+    def _odd_line(self, line: bytes) -> ev.Refused | None:
         """A line that is too long, or ended by a lone LF."""
         if self._input.cut:
             self._note_long_line(line, self.settings.line_length_limit)
@@ -248,7 +228,7 @@ class ServerSession:
             text = self.settings.hostname + b" Error: bare <LF> received"
             self._answer = self._hang_up
             reply = Reply(self.settings.bare_newline_code, text, b"5.5.2")
-            return Refused(reply, b"", line, hang_up=True, reject=True)
+            return ev.Refused(reply, b"", line, hang_up=True, reject=True)
         elif self.settings.bare_newline == "note":
             self.saw_bare_newline = True
         return None
@@ -269,83 +249,70 @@ class ServerSession:
         self.notes.append(f"improper command pipelining after {where} from {self.client}: {said}")
         return self.settings.forbid_unauth_pipelining
 
-    def _unknown(self, word: bytes, line: bytes) -> Refused:
+    def _unknown(self, word: bytes, line: bytes) -> ev.Refused:
         self.where = b"UNKNOWN"
         if is_header(word) or self.settings.forbidden_command(word):
             self._answer = self._hang_up
             warning = f"non-SMTP command from {self.client}: {escaped(line)}"
             reply = Reply(221, b"Error: I can break rules, too. Goodbye.", b"2.7.0")
-            return Refused(reply, b"unknown", line, warning, hang_up=True)
+            return ev.Refused(reply, b"unknown", line, warning, hang_up=True)
         if self._denied:
             return self._access_denied(b"unknown", line)
-        return self._refuse(b"unknown", line, 500, b"5.5.2", b"Error: command not recognized")
+        return checks.refuse(b"unknown", line, 500, b"5.5.2", b"Error: command not recognized")
 
-    def _access_denied(self, verb: bytes, line: bytes) -> Refused:
+    def _access_denied(self, verb: bytes, line: bytes) -> ev.Refused:
         text = b"Error: access denied for " + self.client.encode("utf-8", "replace")
-        return self._refuse(verb, line, 503, b"5.7.0", text)
+        return checks.refuse(verb, line, 503, b"5.7.0", text)
 
-    def _refuse(self, verb: bytes, line: bytes, code: int, dsn: bytes, text: bytes) -> Refused:
-        return Refused(Reply(code, text, dsn), verb, line)
+    def _helo(self, line: bytes, rest: bytes) -> ev.Event:
+        return self._hello(checks.hello(b"HELO", line, rest))
 
-    def _helo(self, line: bytes, rest: bytes) -> Event:
-        return self._hello(b"HELO", line, rest)
+    def _ehlo(self, line: bytes, rest: bytes) -> ev.Event:
+        return self._hello(checks.hello(b"EHLO", line, rest))
 
-    def _ehlo(self, line: bytes, rest: bytes) -> Event:
-        return self._hello(b"EHLO", line, rest)
+    def _hello(self, event: ev.Helo | ev.Refused) -> ev.Event:
+        if isinstance(event, ev.Helo):
+            helo = event
 
-    def _hello(self, verb: bytes, line: bytes, rest: bytes) -> Event:
-        words, _ = split(rest)
-        if not words:
-            return self._refuse(verb, line, 501, b"", b"Syntax: " + verb + b" hostname")
-        name = words[0] if len(words) == 1 else b" ".join(words)
-        extended = verb == b"EHLO"
+            def answered(reply: Reply) -> None:
+                if reply.positive:
+                    self._reset()
+                    self.helo = _CONTROL.sub(b"?", helo.name).translate(_NEUTER)
+                    self.esmtp = self.esmtp or helo.extended
 
-        def answered(reply: Reply) -> None:
-            if reply.positive:
-                self._reset()
-                self.helo = _CONTROL.sub(b"?", name).translate(_NEUTER)
-                self.esmtp = self.esmtp or extended
+            self._answer = answered
+        return event
 
-        self._answer = answered
-        return Helo(name, extended)
-
-    def _starttls(self, line: bytes, rest: bytes) -> Event:
-        if rest and split(rest)[0]:
-            return self._refuse(b"STARTTLS", line, 501, b"5.5.4", b"Syntax: STARTTLS")
-        if self.tls:
-            return self._refuse(b"STARTTLS", line, 554, b"5.5.1", b"Error: TLS already active")
-        if not self.settings.tls_offered or self.settings.discards("starttls"):
-            return self._refuse(b"STARTTLS", line, 502, b"5.5.1", b"Error: command not implemented")
-        self._answer = self._starttls_answered
-        return StartTLS()
+    def _starttls(self, line: bytes, rest: bytes) -> ev.Event:
+        event = checks.starttls(self.settings, line, rest, self.tls)
+        if isinstance(event, ev.StartTLS):
+            self._answer = self._starttls_answered
+        return event
 
     def _starttls_answered(self, reply: Reply) -> None:
         if reply.positive:
             self._handshaking = self._waiting = True
             self._input.clear()
 
-    def _auth(self, line: bytes, rest: bytes) -> Event:
-        settings = self.settings
-        enabled = settings.auth_enabled and (self.tls or not settings.auth_tls_only)
-        if settings.helo_required and not self.helo:
-            return self._refuse(b"AUTH", line, 503, b"5.5.1", b"Error: send HELO/EHLO first")
-        if not enabled or settings.discards("auth"):
-            return self._refuse(b"AUTH", line, 503, b"5.5.1", b"Error: authentication not enabled")
-        if self.in_transaction:
-            return self._refuse(b"AUTH", line, 503, b"5.5.1", b"Error: MAIL transaction in progress")
-        if self.authenticated:
-            return self._refuse(b"AUTH", line, 503, b"5.5.1", b"Error: already authenticated")
-        words, _ = split(rest)
-        if not 1 <= len(words) <= 2:
-            return self._refuse(b"AUTH", line, 501, b"5.5.4", b"Syntax: AUTH mechanism")
-        self._answer = self._auth_answered
-        return Auth(words[0], words[1] if len(words) == 2 else None)
+    def _auth(self, line: bytes, rest: bytes) -> ev.Event:
+        event = checks.auth(
+            self.settings,
+            line,
+            rest,
+            tls=self.tls,
+            helo=bool(self.helo),
+            busy=self.in_transaction,
+            done=self.authenticated,
+        )
+        if isinstance(event, ev.Auth):
+            self._answer = self._auth_answered
+        return event
 
     def _auth_answered(self, reply: Reply) -> None:
         self._read = self._auth_response if reply.code == 334 else self._command
         self.authenticated = reply.code == 235
 
-    def _auth_response(self) -> Event | None:
+    def _auth_response(self) -> ev.Event | None:
         limit = self.settings.sasl_response_limit
         line = self._input.line(limit)
         if line is None:
@@ -354,15 +321,15 @@ class ServerSession:
         self._read = self._command
         if self._input.cut:
             self._note_long_line(b"", limit)
-            return self._refuse(b"AUTH", b"", 500, b"5.5.6", b"SASL response limit exceeded")
+            return checks.refuse(b"AUTH", b"", 500, b"5.5.6", b"SASL response limit exceeded")
         if line == b"*":
-            return AuthAborted()
+            return ev.AuthAborted()
         self._answer = self._auth_answered
-        return AuthResponse(line)
+        return ev.AuthResponse(line)
 
-    def _mail(self, line: bytes, rest: bytes) -> Event:
+    def _mail(self, line: bytes, rest: bytes) -> ev.Event:
         event = self._transaction.mail(line, rest, bool(self.helo), self.client)
-        if isinstance(event, Mail):
+        if isinstance(event, ev.Mail):
             sender = event.sender
 
             def answered(reply: Reply) -> None:
@@ -372,9 +339,9 @@ class ServerSession:
             self._answer = answered
         return event
 
-    def _rcpt(self, line: bytes, rest: bytes) -> Event:
+    def _rcpt(self, line: bytes, rest: bytes) -> ev.Event:
         event = self._transaction.rcpt(line, rest, self.client)
-        if isinstance(event, Rcpt):
+        if isinstance(event, ev.Rcpt):
             self._answer = self._rcpt_answered
         return event
 
@@ -382,11 +349,11 @@ class ServerSession:
         if reply.positive:
             self._transaction.recipients += 1
 
-    def _rset(self, line: bytes, rest: bytes) -> Event:
-        if rest and split(rest)[0]:
-            return self._refuse(b"RSET", line, 501, b"5.5.4", b"Syntax: RSET")
-        self._answer = self._transaction_over
-        return Rset()
+    def _rset(self, line: bytes, rest: bytes) -> ev.Event:
+        event = checks.rset(line, rest)
+        if isinstance(event, ev.Rset):
+            self._answer = self._transaction_over
+        return event
 
     def _transaction_over(self, reply: Reply) -> None:
         self._reset()
@@ -395,67 +362,33 @@ class ServerSession:
         self._transaction.reset()
         self._chunks = None
 
-    def _noop(self, line: bytes, rest: bytes) -> Event:
-        return Noop()
+    def _noop(self, line: bytes, rest: bytes) -> ev.Event:
+        return ev.Noop()
 
-    def _help(self, line: bytes, rest: bytes) -> Event:
-        return Help()
+    def _help(self, line: bytes, rest: bytes) -> ev.Event:
+        return ev.Help()
 
-    def _quit(self, line: bytes, rest: bytes) -> Event:
+    def _quit(self, line: bytes, rest: bytes) -> ev.Event:
         self._answer = self._hang_up
-        return Quit()
+        return ev.Quit()
 
-    def _vrfy(self, line: bytes, rest: bytes) -> Event:
-        settings = self.settings
-        if settings.disable_vrfy:
-            return self._refuse(b"VRFY", line, 502, b"5.5.1", b"VRFY command is disabled")
-        words, _ = split(rest)
-        utf8 = settings.smtputf8 and not settings.discards("smtputf8")
-        utf8 = utf8 and bool(words) and words[-1].upper() == b"SMTPUTF8"
-        if utf8:
-            words.pop()
-        if not words:
-            text = b"Syntax: VRFY address" + (b" [SMTPUTF8]" if settings.smtputf8 else b"")
-            return self._refuse(b"VRFY", line, 501, b"5.5.4", text)
-        argument = b" ".join(words)
-        recipient = parse_path(argument, smtputf8=utf8)
-        if recipient is None:
-            return self._transaction.bad_recipient(b"VRFY", line, argument, self.client)
-        if settings.strict_smtputf8 and not utf8 and not recipient.text.isascii():
-            return self._refuse(b"VRFY", line, 553, b"5.6.7", UNDECLARED)
-        return Vrfy(recipient, line, argument)
+    def _vrfy(self, line: bytes, rest: bytes) -> ev.Event:
+        return checks.vrfy(self.settings, line, rest, self.client)
 
-    def _etrn(self, line: bytes, rest: bytes) -> Event:
-        if self.settings.helo_required and not self.helo:
-            return self._refuse(b"ETRN", line, 503, b"", b"Error: send HELO/EHLO first")
-        if self.in_transaction:
-            return self._refuse(b"ETRN", line, 503, b"", b"Error: MAIL transaction in progress")
-        words, _ = split(rest)
-        if len(words) != 1:
-            return self._refuse(b"ETRN", line, 500, b"", b"Syntax: ETRN domain")
-        domain = words[0][1:] if words[0][:1] in (b"@", b"#") else words[0]
-        if not valid_hostname(domain) and not valid_literal(domain):
-            return self._refuse(b"ETRN", line, 501, b"", b"Error: invalid parameter syntax")
-        return Etrn(domain)
+    def _etrn(self, line: bytes, rest: bytes) -> ev.Event:
+        return checks.etrn(self.settings, line, rest, helo=bool(self.helo), busy=self.in_transaction)
 
-    def _xclient(self, line: bytes, rest: bytes) -> Event:
-        return self._unauthorized(b"XCLIENT", line, rest)
+    def _xclient(self, line: bytes, rest: bytes) -> ev.Event:
+        return checks.unauthorized(b"XCLIENT", line, rest, busy=self.in_transaction)
 
-    def _xforward(self, line: bytes, rest: bytes) -> Event:
-        return self._unauthorized(b"XFORWARD", line, rest)
-
-    def _unauthorized(self, verb: bytes, line: bytes, rest: bytes) -> Event:
-        if self.in_transaction:
-            return self._refuse(verb, line, 503, b"5.5.1", b"Error: MAIL transaction in progress")
-        if not split(rest)[0]:
-            return self._refuse(verb, line, 501, b"5.5.4", b"Syntax: " + verb + b" attribute=value...")
-        return self._refuse(verb, line, 550, b"5.7.0", b"Error: insufficient authorization")
+    def _xforward(self, line: bytes, rest: bytes) -> ev.Event:
+        return checks.unauthorized(b"XFORWARD", line, rest, busy=self.in_transaction)
 
     # The body: DATA.
 
-    def _data(self, line: bytes, rest: bytes) -> Event:
+    def _data(self, line: bytes, rest: bytes) -> ev.Event:
         event = self._transaction.data(line, rest)
-        if not isinstance(event, Refused):
+        if not isinstance(event, ev.Refused):
             self._answer = self._data_answered
         return event
 
@@ -464,24 +397,24 @@ class ServerSession:
             self._body = DataDecoder()
             self._read = self._body_data
 
-    def _body_data(self) -> Event | None:
+    def _body_data(self) -> ev.Event | None:
         received, body = self._input, self._body
         while len(received):
             content, received.at = body.feed(received.data, received.at)
             if body.ended:
                 self._read = self._body_end
             if content:
-                return BodyChunk(content)
+                return ev.BodyChunk(content)
             if body.ended:
                 return self._body_end()
         return None
 
-    def _body_end(self) -> Event:
+    def _body_end(self) -> ev.Event:
         self._waiting, self._read, self._answer = True, self._command, self._transaction_over
         self.where = b"END-OF-MESSAGE"
         body = self._body
         self._note_bare_newline(body.bare_newline)
-        return BodyEnd(body.size, bare_newline=body.bare_newline)
+        return ev.BodyEnd(body.size, bare_newline=body.bare_newline)
 
     def _note_bare_newline(self, seen: bool) -> None:
         if seen and self.settings.bare_newline == "note":
@@ -489,7 +422,7 @@ class ServerSession:
 
     # The body: BDAT.
 
-    def _bdat(self, line: bytes, rest: bytes) -> Event:
+    def _bdat(self, line: bytes, rest: bytes) -> ev.Event:
         event, size, last = self._transaction.bdat(line, rest, self.client)
         if size >= 0:
             self._chunk_size = self._chunk_left = size
@@ -508,7 +441,7 @@ class ServerSession:
         self._after_chunk = self._out.pop()
         self._read = self._swallow
 
-    def _swallow(self) -> Event | None:
+    def _swallow(self) -> ev.Event | None:
         received = self._input
         skipped = min(self._chunk_left, len(received))
         received.at += skipped
@@ -523,7 +456,7 @@ class ServerSession:
         self._read = self._command
         return self._command()
 
-    def _chunk(self) -> Event | None:
+    def _chunk(self) -> ev.Event | None:
         received, chunks = self._input, self._chunks
         assert chunks is not None
         while self._chunk_left and len(received):
@@ -532,20 +465,20 @@ class ServerSession:
             received.at += len(piece)
             self._chunk_left -= len(piece)
             if content := chunks.feed(piece):
-                return BodyChunk(content)
+                return ev.BodyChunk(content)
         if self._chunk_left:
             return None
         if self._chunk_last and (content := chunks.finish()):
-            return BodyChunk(content)
+            return ev.BodyChunk(content)
         self._waiting, self._read = True, self._command
         self._transaction.received = chunks.size
         self._note_bare_newline(chunks.bare_newline)
         if self._chunk_last:
             self.where = b"END-OF-MESSAGE"
             self._answer = self._transaction_over
-            return BodyEnd(chunks.size, True, self._chunk_size, chunks.bare_newline)
+            return ev.BodyEnd(chunks.size, True, self._chunk_size, chunks.bare_newline)
         self._answer = self._chunk_answered
-        return BdatEnd(self._chunk_size)
+        return ev.BdatEnd(self._chunk_size, chunks.bare_newline)
 
     def _chunk_answered(self, reply: Reply) -> None:
         if not reply.positive:
@@ -562,29 +495,6 @@ class ServerSession:
         self._input.clear()
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-_HANDLERS: dict[bytes, Callable[[ServerSession, bytes, bytes], Event]] = {
-    b"HELO": ServerSession._helo,
-    b"EHLO": ServerSession._ehlo,
-    b"STARTTLS": ServerSession._starttls,
-    b"AUTH": ServerSession._auth,
-    b"MAIL": ServerSession._mail,
-    b"RCPT": ServerSession._rcpt,
-    b"DATA": ServerSession._data,
-    b"BDAT": ServerSession._bdat,
-    b"RSET": ServerSession._rset,
-    b"NOOP": ServerSession._noop,
-    b"VRFY": ServerSession._vrfy,
-    b"ETRN": ServerSession._etrn,
-    b"QUIT": ServerSession._quit,
-    b"HELP": ServerSession._help,
-    b"XCLIENT": ServerSession._xclient,
-    b"XFORWARD": ServerSession._xforward,
+_HANDLERS: dict[bytes, Callable[[ServerSession, bytes, bytes], ev.Event]] = {
+    verb: getattr(ServerSession, f"_{verb.decode('ascii').lower()}") for verb in VERBS
 }

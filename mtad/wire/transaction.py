@@ -15,15 +15,15 @@ import enum
 import re
 
 from mtad.wire.address import parse_path
+from mtad.wire.checks import NO_HELO, UNDECLARED, bad_recipient, bad_sender, refuse
 from mtad.wire.command import notify_conditions, split, utf8_xtext_decode, xtext_decode
 from mtad.wire.events import Address, Bdat, Data, Mail, Rcpt, Refused
+from mtad.wire.logtext import printable
 from mtad.wire.reply import Reply
 from mtad.wire.settings import ServerSettings
 
 _FROM = re.compile(rb" ?from: ?(<[^<>\"\\ \t]*>)", re.IGNORECASE)
 _TO = re.compile(rb" ?to: ?(<[^<>\"\\ \t]*>)", re.IGNORECASE)
-UNDECLARED = b"Must declare SMTPUTF8 to send unicode address"
-
 _UNPRINTABLE = re.compile(rb"[^ -~]")
 _LARGEST = (1 << 63) - 1
 _NO_CONDITIONS: frozenset[bytes] = frozenset()
@@ -44,11 +44,6 @@ class _Wrong(Exception):
         self.reply = Reply(code, text, dsn)
 
 
-def printable(data: bytes, limit: int = 0) -> str:
-    """For logs: what is not printable ASCII becomes ``?``."""
-    return _UNPRINTABLE.sub(b"?", data[:limit] if limit else data).decode("ascii")
-
-
 def words_after(keyword: re.Pattern[bytes], rest: bytes) -> tuple[list[bytes] | None, bool]:
     """The path and parameters after ``FROM:`` or ``TO:``; None when there is no such word or path.
 
@@ -62,16 +57,6 @@ def words_after(keyword: re.Pattern[bytes], rest: bytes) -> tuple[list[bytes] | 
     if len(words) < 2 or words[0].lower() != wanted:
         return None, False
     return words[1:], bad and len(words) == 2
-
-
-def _refuse(verb: bytes, line: bytes, code: int, dsn: bytes, text: bytes) -> Refused:
-    return Refused(Reply(code, text, dsn), verb, line)
-
-
-def _bad_address(verb: bytes, line: bytes, argument: bytes, client: str, dsn: bytes, text: bytes) -> Refused:
-    said = printable(argument)
-    warning = f"Illegal address syntax from {client} in {verb.decode()} command: {said}"
-    return Refused(Reply(501, text, dsn), verb, line, warning)
 
 
 class Transaction:
@@ -108,21 +93,21 @@ class Transaction:
     def mail(self, line: bytes, rest: bytes, helo: bool, client: str) -> Mail | Refused:
         """MAIL FROM; ``client`` is ``name[addr]`` for warnings."""
         if self._settings.helo_required and not helo:
-            return _refuse(b"MAIL", line, 503, b"5.5.1", b"Error: send HELO/EHLO first")
+            return refuse(b"MAIL", line, 503, b"5.5.1", NO_HELO)
         if self.sender is not None:
-            return _refuse(b"MAIL", line, 503, b"5.5.1", b"Error: nested MAIL command")
+            return refuse(b"MAIL", line, 503, b"5.5.1", b"Error: nested MAIL command")
         if self.chunking is not Chunking.NONE:
-            return _refuse(b"MAIL", line, 503, b"5.5.1", b"Error: MAIL after BDAT")
+            return refuse(b"MAIL", line, 503, b"5.5.1", b"Error: MAIL after BDAT")
         words, bad = words_after(_FROM, rest)
         if words is None:
-            return _refuse(b"MAIL", line, 501, b"5.5.4", b"Syntax: MAIL FROM:<address>")
+            return refuse(b"MAIL", line, 501, b"5.5.4", b"Syntax: MAIL FROM:<address>")
         if bad:
-            return _refuse(b"MAIL", line, 501, b"5.1.7", b"Bad sender address syntax")
+            return refuse(b"MAIL", line, 501, b"5.1.7", b"Bad sender address syntax")
         utf8 = self._utf8_offered() and any(word.upper() == b"SMTPUTF8" for word in words[1:])
         self.smtputf8 = utf8
         sender = parse_path(words[0], allow_empty=True, strict=self._settings.strict_envelopes, smtputf8=utf8)
         if sender is None:
-            return _bad_address(b"MAIL", line, words[0], client, b"5.1.7", b"Bad sender address syntax")
+            return bad_sender(line, words[0], client)
         body, ret, envid = b"", b"", b""
         if len(words) > 1:
             try:
@@ -134,7 +119,7 @@ class Transaction:
             text = b"Message size exceeds fixed limit"
             return Refused(Reply(552, text, b"5.3.4"), b"MAIL", line, reject=True)
         if self._undeclared_utf8(sender):
-            return _refuse(b"MAIL", line, 553, b"5.6.7", UNDECLARED)
+            return refuse(b"MAIL", line, 553, b"5.6.7", UNDECLARED)
         return Mail(sender, self._size, body, utf8, self._sasl_sender, ret, envid, line)
 
     def _mail_parameters(self, words: list[bytes]) -> tuple[bytes, bytes, bytes]:
@@ -166,7 +151,7 @@ class Transaction:
             elif key == b"ENVID" and equals:
                 self._require_dsn()
                 decoded = xtext_decode(value)
-                if have_envid or decoded is None or _UNPRINTABLE.search(decoded):
+                if have_envid or not decoded or _UNPRINTABLE.search(decoded):
                     raise _Wrong(501, b"5.5.4", b"Bad ENVID parameter syntax")
                 have_envid, envid = True, value
             else:
@@ -176,18 +161,18 @@ class Transaction:
     def rcpt(self, line: bytes, rest: bytes, client: str) -> Rcpt | Refused:
         """RCPT TO."""
         if self.sender is None:
-            return _refuse(b"RCPT", line, 503, b"5.5.1", b"Error: need MAIL command")
+            return refuse(b"RCPT", line, 503, b"5.5.1", b"Error: need MAIL command")
         if self.chunking is not Chunking.NONE:
-            return _refuse(b"RCPT", line, 503, b"5.5.1", b"Error: RCPT after BDAT")
+            return refuse(b"RCPT", line, 503, b"5.5.1", b"Error: RCPT after BDAT")
         words, bad = words_after(_TO, rest)
         if words is None:
-            return _refuse(b"RCPT", line, 501, b"5.5.4", b"Syntax: RCPT TO:<address>")
+            return refuse(b"RCPT", line, 501, b"5.5.4", b"Syntax: RCPT TO:<address>")
         if bad:
-            return _refuse(b"RCPT", line, 501, b"5.1.3", b"Bad recipient address syntax")
+            return refuse(b"RCPT", line, 501, b"5.1.3", b"Bad recipient address syntax")
         settings = self._settings
         recipient = parse_path(words[0], strict=settings.strict_envelopes, smtputf8=self.smtputf8)
         if recipient is None:
-            return self.bad_recipient(b"RCPT", line, words[0], client)
+            return bad_recipient(b"RCPT", line, words[0], client)
         notify, orcpt = _NO_CONDITIONS, b""
         if len(words) > 1:
             try:
@@ -200,7 +185,7 @@ class Transaction:
             reply = Reply(452, b"Error: too many recipients", b"4.5.3")
             return Refused(reply, b"RCPT", line, error=over)
         if self._undeclared_utf8(recipient):
-            return _refuse(b"RCPT", line, 553, b"5.6.7", UNDECLARED)
+            return refuse(b"RCPT", line, 553, b"5.6.7", UNDECLARED)
         return Rcpt(recipient, notify, orcpt, line)
 
     def _rcpt_parameters(self, words: list[bytes]) -> tuple[frozenset[bytes], bytes]:
@@ -228,11 +213,11 @@ class Transaction:
     def data(self, line: bytes, rest: bytes) -> Data | Refused:
         """DATA."""
         if self.chunking is not Chunking.NONE:
-            return _refuse(b"DATA", line, 503, b"5.5.1", b"Error: DATA after BDAT")
+            return refuse(b"DATA", line, 503, b"5.5.1", b"Error: DATA after BDAT")
         if not self.recipients:
             return self._no_recipients(b"DATA", line)
         if rest and split(rest)[0]:
-            return _refuse(b"DATA", line, 501, b"5.5.4", b"Syntax: DATA")
+            return refuse(b"DATA", line, 501, b"5.5.4", b"Syntax: DATA")
         return Data()
 
     def bdat(self, line: bytes, rest: bytes, client: str) -> tuple[Bdat | Refused, int, bool]:
@@ -242,7 +227,7 @@ class Transaction:
         """
         settings = self._settings
         if settings.discards("chunking"):
-            return _refuse(b"BDAT", line, 521, b"5.5.1", b"Error: command not implemented"), -1, False
+            return refuse(b"BDAT", line, 521, b"5.5.1", b"Error: command not implemented"), -1, False
         words, _ = split(rest)
         size = int(words[0]) if words and words[0].isdigit() and len(words[0]) <= 19 else -1
         last = len(words) == 2
@@ -259,7 +244,7 @@ class Transaction:
             return Refused(reply, b"BDAT", line, f"NOQUEUE: null BDAT request from {client}")
         if self.chunking is Chunking.FAILED:
             text = b"Discarded %d bytes after earlier error" % size
-            return _refuse(b"BDAT", line, 551, b"5.0.0", text)
+            return refuse(b"BDAT", line, 551, b"5.0.0", text)
         if self.chunking is Chunking.NONE and not self.recipients:
             return self._no_recipients(b"BDAT", line)
         if limit and self.received > limit - size:
@@ -269,12 +254,8 @@ class Transaction:
 
     def _no_recipients(self, verb: bytes, line: bytes) -> Refused:
         if self.sender is None:
-            return _refuse(verb, line, 503, b"5.5.1", b"Error: need RCPT command")
-        return _refuse(verb, line, 554, b"5.5.1", b"Error: no valid recipients")
-
-    def bad_recipient(self, verb: bytes, line: bytes, argument: bytes, client: str) -> Refused:
-        """The refusal of a recipient address that cannot be read."""
-        return _bad_address(verb, line, argument, client, b"5.1.3", b"Bad recipient address syntax")
+            return refuse(verb, line, 503, b"5.5.1", b"Error: need RCPT command")
+        return refuse(verb, line, 554, b"5.5.1", b"Error: no valid recipients")
 
     def may_skip(self, size: int) -> bool:
         """May a refused chunk of this size be skipped?  Up to 1.5 times the size limit in all."""

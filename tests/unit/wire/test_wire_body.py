@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -32,7 +33,7 @@ END = b"\r\n.\r\n"
 
 def pieces(data: bytes, where: list[int]) -> list[bytes]:
     marks = sorted({min(mark, len(data)) for mark in where} | {0, len(data)})
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(marks)]
 
 
 def decode(parts: list[bytes]) -> tuple[bytes, bool, bytes, bool]:
