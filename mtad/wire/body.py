@@ -147,20 +147,25 @@ class ChunkDecoder:
 
 
 class Stuffer:
-    """Dot-stuffing on the way out (RFC 5321 section 4.5.2).
+    """Dot-stuffing on the way out (RFC 5321 section 4.5.2), and folding of long lines.
 
-    A bare CR or LF in the content, which nothing here stores, is made harmless by the same rules
-    as on the way in.
+    A line of more than ``line_limit`` bytes is broken with CRLF and a blank, as Postfix does; then
+    ``folded`` turns true.  A bare CR or LF in the content, which nothing here stores, is made
+    harmless by the same rules as on the way in.
     """
 
-    __slots__ = ("_decoder", "_line_start")
+    __slots__ = ("_column", "_decoder", "_limit", "_long_run", "folded")
 
-    def __init__(self) -> None:
+    def __init__(self, line_limit: int = 0) -> None:
+        """``line_limit`` 0: lines are never broken."""
         self._decoder = ChunkDecoder()
-        self._line_start = True
+        self._limit = line_limit
+        self._column = 0  # bytes on the line that the last piece left open
+        self._long_run = re.compile(rb"[^\r\n]{%d,}" % (line_limit + 1)) if line_limit else None
+        self.folded = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """The next piece of content, stuffed."""
+        """The next piece of content (at most ``PIECE`` bytes), stuffed."""
         return self._stuff(self._decoder.feed(chunk))
 
     def finish(self) -> bytes:
@@ -170,6 +175,38 @@ class Stuffer:
     def _stuff(self, body: bytes) -> bytes:
         if not body:
             return b""
-        start = b"." if self._line_start and body.startswith(b".") else b""
-        self._line_start = body.endswith(b"\n")
-        return start + body.replace(b"\n.", b"\n..")
+        start = b"." if not self._column and body.startswith(b".") else b""
+        if self._too_long(body):
+            body = self._fold(body)
+        newline = body.rfind(b"\n")
+        self._column = len(body) - newline - 1 if newline >= 0 else self._column + len(body)
+        return start + body.replace(_DOT, b"\r\n..")
+
+    def _too_long(self, body: bytes) -> bool:
+        """Is there a line of more than the limit?  Looks at one line end in ``limit`` bytes."""
+        if not self._limit:
+            return False
+        at, room, size = 0, self._limit + 2 - self._column, len(body)
+        while at + room < size:
+            newline = body.rfind(b"\n", at, at + room)
+            if newline < 0:
+                return True
+            at, room = newline + 1, self._limit + 2
+        newline = body.rfind(b"\n", at)
+        return size - newline - 1 > self._limit if newline >= 0 else size - at > room - 2
+
+    def _fold(self, body: bytes) -> bytes:
+        self.folded = True
+        assert self._long_run is not None
+        end = body.find(b"\r\n")
+        first = body if end < 0 else body[:end]
+        rest = body[len(first) :]
+        return self._broken(first, self._limit - self._column) + self._long_run.sub(
+            lambda run: self._broken(run.group(), self._limit), rest
+        )
+
+    def _broken(self, line: bytes, room: int) -> bytes:
+        """A line, of which ``room`` bytes fit on what is there already."""
+        width = self._limit - 1
+        pieces = [line[at : at + width] for at in range(room, len(line), width)]
+        return b"\r\n ".join([line[:room], *pieces])

@@ -75,6 +75,7 @@ class ClientSession:
         self.extensions = Extensions()
         self.authenticated = False
         self.closed = False
+        self.broke_lines = False  # a line longer than line_length_limit was sent, broken
         #: what the session waits for, in Postfix's words: "lost connection with H while <stage>"
         self.stage = "receiving the initial server greeting"
         self._reader = ReplyReader()
@@ -199,6 +200,7 @@ class ClientSession:
         if self._stuffer is None:
             raise RuntimeError("the server does not wait for a message")
         self._out.append(self._stuffer.finish())
+        self.broke_lines = self.broke_lines or self._stuffer.folded
         self._stuffer = None
         self._expect("sending end of data -- message may be sent more than once", self._message_answer)
 
@@ -396,7 +398,7 @@ class ClientSession:
                 self._events.append(DataRefused(reply))
             self._drop()
         elif self._accepted:
-            self._stuffer = Stuffer()
+            self._stuffer = Stuffer(self.settings.line_length_limit)
             self.stage = "sending message body"
             self._events.append(SendBody())
         else:

@@ -21,6 +21,7 @@ class ClientSettings:
     discard: frozenset[str] = frozenset()  # smtp_discard_ehlo_keywords, lower case
     dummy_mail_auth: bool = False  # smtp_send_dummy_mail_auth
     quote_envelope: bool = True  # smtp_quote_rfc821_envelope
+    line_length_limit: int = 998  # smtp_line_length_limit; 0: none
 
 
 @dataclass(frozen=True, slots=True)

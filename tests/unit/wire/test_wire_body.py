@@ -200,3 +200,26 @@ def test_stuffing_adds_the_line_end_that_is_missing() -> None:
     stuffer = Stuffer()
     assert stuffer.feed(b"a") + stuffer.finish() == b"a\r\n.\r\n"
     assert Stuffer().finish() == b".\r\n"
+
+
+def folded(content: bytes, limit: int) -> bytes:
+    """A slow model of folding."""
+    lines = []
+    for line in content.split(b"\r\n")[:-1]:
+        lines.append(line[:limit])
+        lines += [b" " + line[at : at + limit - 1] for at in range(limit, len(line), limit - 1)]
+    return b"".join(b"." * line.startswith(b".") + line + b"\r\n" for line in lines) + b".\r\n"
+
+
+lengths = st.lists(st.integers(0, 30), max_size=12)
+
+
+@settings(max_examples=300)
+@given(lengths, cuts, st.sampled_from([5, 8, 10]))
+@example([8, 9, 16, 17], [8, 9], 8)
+def test_long_lines_are_folded(sizes: list[int], where: list[int], limit: int) -> None:
+    content = b"".join(b".23456789abcdefghijklmnopqrstuv"[:size] + b"\r\n" for size in sizes)
+    stuffer = Stuffer(limit)
+    wire = b"".join(map(stuffer.feed, pieces(content, where))) + stuffer.finish()
+    assert wire == folded(content, limit)
+    assert stuffer.folded == any(size > limit for size in sizes)

@@ -491,3 +491,14 @@ def test_it_does_not_matter_how_the_replies_are_cut(said: list[bytes], where: li
             sent += session.data_to_send()
         results.append((seen, sent, session.closed, session.stage))
     assert results[0] == results[1] == results[2]
+
+
+def test_long_lines_are_broken_on_the_way_out() -> None:
+    session = ready()
+    session.send(ENVELOPE)
+    events(session, b"250 k\r\n250 k\r\n250 k\r\n354 g\r\n")
+    session.data_to_send()
+    session.send_body(b"x" * 998 + b"\r\n" + b"y" * 999 + b"\r\n")
+    session.end_body()
+    assert session.data_to_send() == b"x" * 998 + b"\r\n" + b"y" * 998 + b"\r\n y\r\n.\r\n"
+    assert session.broke_lines
