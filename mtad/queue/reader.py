@@ -126,8 +126,11 @@ class _Snapshot:
         return self._db
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._db.in_transaction:
-            self._db.execute("COMMIT")
+        try:
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+        except sqlite3.Error as failed:
+            error = error or failed
         if isinstance(error, sqlite3.Error):
             raise schema.queue_error(error) from error
 

@@ -13,6 +13,7 @@ from conformance import PIECE, Conformance, make, sent, spooled
 from harness import SQLiteDriver
 
 from mtad.errors import QueueError, QueueFull
+from mtad.queue import reader, schema
 from mtad.queue.message import Outcome
 from mtad.queue.sqlite import SQLiteStore
 
@@ -59,6 +60,19 @@ def test_failed_large_message_leaves_nothing(driver: SQLiteDriver) -> None:
     with pytest.raises(QueueError):
         driver.wait(driver.store.enqueue(message))
     assert count(driver.directory, "piece") == count(driver.directory, "partial") == 0
+
+
+def test_no_batch_reads_a_whole_table(driver: SQLiteDriver) -> None:
+    db = schema.connect(str(driver.directory))
+    for where, value in ((reader._INCOMING, 0), (reader._NAMED, "[1]"), (reader._AFTER, 0)):
+        for select in (
+            f"{reader._WITH_CONTENT} WHERE {where} ORDER BY m.seq LIMIT ?",
+            f"{reader._RECIPIENTS} AND {where} AND m.seq <= ? ORDER BY m.seq, r.id",
+        ):
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {select}", (value, 9)).fetchall()]
+            tables = [step for step in plan if "json_each" not in step and "LIST SUBQUERY" not in step]
+            assert all("USING INTEGER PRIMARY KEY" in step for step in tables), plan
+    db.close()
 
 
 def test_one_wake_up_a_batch(driver: SQLiteDriver) -> None:
@@ -156,12 +170,12 @@ def test_recovers_from_an_error(driver: SQLiteDriver) -> None:
 
 def test_read_only(driver: SQLiteDriver) -> None:
     driver.wait(driver.store.enqueue(make()))
-    reader = SQLiteStore(str(driver.directory), None, read_only=True)
-    reader.open()
-    assert len(list(reader.listing())) == 1
+    store = SQLiteStore(str(driver.directory), None, read_only=True)
+    store.open()
+    assert len(list(store.listing())) == 1
     with pytest.raises(QueueError):
-        driver.wait(reader.enqueue(make()))
-    driver.wait(reader.close())
+        driver.wait(store.enqueue(make()))
+    driver.wait(store.close())
 
 
 def test_no_directory(tmp_path: Path) -> None:
