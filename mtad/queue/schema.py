@@ -1,10 +1,11 @@
 """The tables of the queue, and connections to them.
 
 One file, ``queue.db``, in a directory that the caller made; mode 0600, owned by the process's user.  The
-tables are such as PostgreSQL can have too (with BYTEA for BLOB).  A *part* of a message (a recipient, a piece of content) is
-found by its key, ``key(owner, n)``: the owner's number in the high bits and n in the low ones, so that the
-parts lie side by side and need no index of their own.  Content's owner is the message's ``content`` number:
-its seq, or an earlier number where the pieces came before the message (see :mod:`mtad.queue.writer`).
+tables are such as PostgreSQL can have too (with BYTEA for BLOB).  A *part* of a message (a recipient, a piece
+of content) is found by its key, ``key(owner, n)``: the owner's number in the high bits and n in the low ones,
+so that the parts lie side by side and need no index of their own.  Content's owner is the message's
+``content`` number: its seq, or an earlier number where the pieces came before the message (see
+:mod:`mtad.queue.writer`).
 
 Raises :class:`mtad.errors.QueueError` when the file cannot be opened or has a schema we don't know.
 Postfix counterpart: the queue directories, ``rec_type(3)``.
