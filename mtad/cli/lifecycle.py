@@ -24,7 +24,7 @@ from mtad.daemon.lock import AlreadyRunning, holder, program_of
 from mtad.daemon.logs import open_sink, program_log
 from mtad.daemon.paths import make_directories, paths
 from mtad.daemon.plan import Plan, inspect, make_plan, read_parameters
-from mtad.errors import ConfigError
+from mtad.errors import ConfigError, MtadError
 
 #: Seconds that ``stop`` and ``reload`` wait for the master.
 _PATIENCE = 30.0
@@ -36,8 +36,10 @@ def run(command: str, option: str | None, arguments: Sequence[str], verbose: int
     directory = config_directory(option)
     try:
         return _COMMANDS[command](directory, arguments)
-    except ConfigError as problem:
+    except MtadError as problem:
         return _fatal(str(problem))
+    except PermissionError as problem:
+        return _fatal(f"{problem.filename or 'the running mail system'}: {problem.strerror}; who are you?")
 
 
 def _fatal(text: str) -> int:
@@ -165,21 +167,23 @@ def _reload(directory: str, arguments: Sequence[str]) -> int:
     _, pid = _running(directory)
     plan = _checked(directory)
     outcome = paths(plan.p).outcome
-    before = _stamp(outcome)
     _script_log(plan.p, "refreshing the Postfix mail system")
+    asked = time.monotonic_ns()
     os.kill(pid, signal.SIGHUP)
-    if not _wait(lambda: _stamp(outcome) != before):
+    problem = ""
+
+    def answered() -> bool:
+        """The master has read the configuration since we asked, and says what came of it."""
+        nonlocal problem
+        try:
+            read, _, problem = Path(outcome).read_text().partition("\n")
+        except FileNotFoundError:
+            return False
+        return int(read) >= asked
+
+    if not _wait(answered):
         return _fatal("the master did not answer")
-    problem = Path(outcome).read_text()
     return _fatal(problem) if problem else 0
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns
 
 
 def _flush(directory: str, arguments: Sequence[str]) -> int:

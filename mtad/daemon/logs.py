@@ -37,6 +37,12 @@ def open_sink(p: Parameters) -> Sink:
     return FileSink(fd, p["myhostname"])
 
 
+def close_sink(sink: Sink) -> None:
+    """Let go of the file of a sink that nothing is written to any more."""
+    if isinstance(sink, FileSink) and sink.fd > 2:
+        os.close(sink.fd)
+
+
 def program_log(p: Parameters, sink: Sink, program: str) -> MailLog:
     """The log of ``program``: ident ``$syslog_name/program``."""
     return MailLog(sink, f"{p['syslog_name']}/{program}")

@@ -1,10 +1,13 @@
-"""The master: holds the lock and the listening sockets, and keeps the processes alive.
+"""The master: holds the lock and the sockets, and keeps the processes alive.
 
 It has no reactor and does little: reads and checks the configuration, opens the sockets, forks one process
-for the queue manager and several for smtpd, and waits for signals.  SIGHUP reloads: the new configuration
-is read and checked whole; a broken one changes nothing; a good one gets new processes on the same sockets,
-and the old ones finish what they have in hand.  SIGTERM stops.  A child that dies is replaced, slowly where
-it dies at once.
+for the queue manager and several for smtpd, and waits for signals.  SIGHUP reloads, SIGTERM and SIGINT stop.
+A child that dies is replaced, slowly where it dies at once.
+
+A new configuration takes effect whole or not at all: it is read and checked, its processes are forked and
+make everything that may fail, and only when all of them are prepared are they told to serve and the old ones
+to finish what they have in hand.  Whatever goes wrong before that leaves the old ones as they were.  The
+words that pass between us and a child are those of :mod:`mtad.daemon.process`.
 
 Postfix counterpart: ``master(8)``.
 """
@@ -16,38 +19,40 @@ import os
 import selectors
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import mtad
+from mtad.daemon.children import Child, Children
 from mtad.daemon.lock import MasterLock
-from mtad.daemon.logs import open_sink, program_log
+from mtad.daemon.logs import close_sink, open_sink, program_log
 from mtad.daemon.notify import Notifier
 from mtad.daemon.paths import Paths, make_directories
 from mtad.daemon.plan import Plan, make_plan
-from mtad.daemon.process import run_child
-from mtad.daemon.sockets import Listeners
-from mtad.errors import ConfigError
+from mtad.daemon.sockets import Channels, Listeners
+from mtad.errors import ConfigError, MtadError
 from mtad.maillog import MailLog, Sink
 
 #: Seconds that a stop waits for the children before it kills them.
 STOP_PATIENCE = 7.0
+#: Seconds to wait for a port that the processes of a killed master may still hold.
+_ORPHANS = 10.0
 #: A child that ends sooner after its start was never well.
 _TOO_SOON = 2.0
 
+_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
-@dataclass(slots=True)
-class Child:
-    """A process of ours.  ``generation`` counts configurations."""
 
-    pid: int
-    roles: tuple[str, ...]
-    generation: int
-    ready_pipe: int
-    life_pipe: int
-    started: float
-    ready: bool = False
-    leaving: bool = False
+@dataclass(frozen=True, slots=True, eq=False)
+class Configuration:
+    """A configuration and what the master has opened for it."""
+
+    plan: Plan
+    sink: Sink
+    log: MailLog
+    listeners: Listeners
+    read: int  # when we began to read it, by the monotonic clock (ns)
 
 
 class Master:
@@ -60,46 +65,64 @@ class Master:
         self._single = single
         self._started: Callable[[str], None] | None = started
         self._notifier = Notifier()
-        self._children: dict[int, Child] = {}
-        self._generation = 0
-        self._listeners = Listeners()
-        self._retired: list[Listeners] = []
+        self._selector = selectors.DefaultSelector()
+        self._current: Configuration | None = None
+        self._next: Configuration | None = None  # its processes are not all prepared
+        self._settling = False  # the current one serves, but not all of its processes do
         self._stopping = 0  # the signal that ends us
+        self._status = 0
         self._reload = False
         self._replace: list[tuple[float, tuple[str, ...]]] = []
         self._failures = 0
-        self._selector = selectors.DefaultSelector()
-        self._plan: Plan
+        self._children: Children
         self._paths: Paths
-        self._sink: Sink
         self._lock: MasterLock
-        self._log: MailLog
 
     def run(self) -> int:
         """Start, serve, end.  Returns the exit status; raises ConfigError when it cannot start."""
-        self._plan = plan = make_plan(self._directory)
+        read = time.monotonic_ns()
+        plan = make_plan(self._directory)
         self._paths = make_directories(plan.p, plan.owner)
         self._lock = MasterLock(self._paths.lock)
-        self._sink = open_sink(plan.p)
-        self._log = program_log(plan.p, self._sink, "master")
-        self._listeners = Listeners().change(plan.smtpd)
-        self._signals()
-        self._log.info(f"daemon started -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
+        try:
+            sink = open_sink(plan.p)
+            listeners = self._first_listeners(plan)
+            channels = Channels(self._paths, plan.owner)
+        except ConfigError:
+            self._lock.release()
+            raise
+        log = program_log(plan.p, sink, "master")
+        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._children = Children(
+            self._selector, self._paths, channels, self._lock, read_end, self._notifier.interval
+        )
+        self._signals(read_end, write_end)
+        log.info(f"daemon started -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
         gc.collect()
         gc.freeze()
-        self._launch_all()
+        self._try(Configuration(plan, sink, log, listeners, read))
         self._loop()
         self._end()
-        return 0
+        return self._status
+
+    def _first_listeners(self, plan: Plan) -> Listeners:
+        """The sockets; those of a master that was killed are free as soon as its children have noticed."""
+        deadline = time.monotonic() + (_ORPHANS if self._lock.orphaned else 0.0)
+        while True:
+            try:
+                return Listeners().change(plan.smtpd)
+            except ConfigError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.02)
 
     # -- signals and the loop
 
-    def _signals(self) -> None:
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        self._signal_pipe = read
-        self._selector.register(read, selectors.EVENT_READ, None)
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    def _signals(self, read_end: int, write_end: int) -> None:
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        self._signal_pipe = read_end
+        self._selector.register(read_end, selectors.EVENT_READ, None)
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -110,196 +133,220 @@ class Master:
 
     def _loop(self) -> None:
         beat = 0.0
-        while not self._stopping:
-            timeout = self._notifier.interval or 3600.0
-            if self._replace:
-                timeout = min(timeout, max(0.0, min(when for when, _ in self._replace) - time.monotonic()))
-            for key, _ in self._selector.select(timeout):
-                if key.data is None:
-                    _drain(self._signal_pipe)
-                else:
-                    self._heard(key.data)
-            self._reap()
-            if self._reload and not self._stopping:
+        while not self._stopping and not self._status:
+            self._wait(self._patience())
+            if self._reload and self._next is None and not self._stopping:
                 self._reload = False
                 self._reload_now()
             self._replace_the_dead()
             now = time.monotonic()
-            if self._notifier.interval and now - beat >= self._notifier.interval * 0.5:
+            interval = self._notifier.interval
+            if interval and now - beat >= interval * 0.5 and self._well(now):
                 beat = now
                 self._notifier.alive()
 
-    def _heard(self, child: Child) -> None:
-        """A child wrote to its pipe: it serves, or it wants to be replaced since a table has changed."""
-        try:
-            word = os.read(child.ready_pipe, 16)
-        except BlockingIOError:
-            return
-        if not word:
-            self._selector.unregister(child.ready_pipe)
-            os.close(child.ready_pipe)
-            child.ready_pipe = -1
-            return
-        if b"R" in word:
-            child.ready = True
-            self._failures = 0
-            self._when_ready()
-        if b"T" in word and child.generation == self._generation and not child.leaving:
-            self._reload = True
+    def _patience(self) -> float:
+        """Seconds until there is something to do of ourselves."""
+        patience = self._notifier.interval * 0.5 or 3600.0
+        if self._replace:
+            patience = min(patience, max(0.0, min(when for when, _ in self._replace) - time.monotonic()))
+        return patience
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for signals and words of the children, and heed them."""
+        for key, _ in self._selector.select(seconds):
+            if key.data is None:
+                _drain(self._signal_pipe)
+            else:
+                self._children.hear(key.data)
+        for child, status in self._children.reap():
+            self._ended(child, status)
+        self._look_round()
+
+    def _well(self, now: float) -> bool:
+        """Whether every process that there should be lives, serves and answers."""
+        if self._current is None:
+            return False
+        limit = now - 1.5 * self._notifier.interval
+        here = [child.roles for child in self._children.of(self._current) if child.serving]
+        heard = all(child.heard >= limit for child in self._children.of(self._current))
+        return heard and sorted(here) == sorted(self._roles(self._current))
 
     # -- children
 
-    def _roles(self) -> list[tuple[str, ...]]:
+    def _roles(self, configuration: Configuration) -> list[tuple[str, ...]]:
         if self._single:
             return [("qmgr", "smtpd")]
-        workers = self._plan.p.number("mtad_smtpd_workers") or os.cpu_count() or 1
+        workers = configuration.plan.p.number("mtad_smtpd_workers") or os.cpu_count() or 1
         return [("qmgr",), *[("smtpd",)] * workers]
 
-    def _launch_all(self) -> None:
-        self._generation += 1
-        for roles in self._roles():
-            self._launch(roles)
+    def _try(self, configuration: Configuration) -> None:
+        """Fork the processes of a new configuration; the rest follows when they are prepared."""
+        self._next = configuration
+        for roles in self._roles(configuration):
+            self._children.launch(roles, configuration)
 
-    def _launch(self, roles: tuple[str, ...]) -> None:
-        ready_read, ready_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        life_read, life_write = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            self._let_go(ready_read, life_write)
-            sockets = self._listeners.by_service
-            run_child(roles, self._plan, self._paths, self._sink, sockets, ready_write, life_read)
-        os.close(ready_write)
-        os.close(life_read)
-        child = Child(pid, roles, self._generation, ready_read, life_write, time.monotonic())
-        self._children[pid] = child
-        self._selector.register(ready_read, selectors.EVENT_READ, child)
-
-    def _let_go(self, *pipes: int) -> None:
-        """In a new child: close what is the master's alone."""
-        signal.set_wakeup_fd(-1)
-        self._selector.close()
-        self._lock.leave()
-        for fd in pipes:
-            os.close(fd)
-        os.close(self._signal_pipe)
-        for child in self._children.values():
-            os.close(child.life_pipe)
-            if child.ready_pipe >= 0:
-                os.close(child.ready_pipe)
-
-    def _when_ready(self) -> None:
-        """When all processes of this generation serve, the older ones may go."""
-        current = [child for child in self._children.values() if child.generation == self._generation]
-        if not all(child.ready for child in current if "smtpd" in child.roles):
+    def _look_round(self) -> None:
+        """See how far the children are."""
+        if self._next is not None and all(child.prepared for child in self._children.of(self._next)):
+            self._take(self._next)
+        current = self._current
+        if current is None or self._next is not None:
             return
-        for child in self._children.values():
-            if child.generation < self._generation and not child.leaving:
-                child.leaving = True
-                os.kill(child.pid, signal.SIGHUP)
-        if not all(child.ready for child in current):
+        for child in self._children.of(current):
+            if child.prepared and not child.told:
+                child.go()
+        if any(child.wants_others for child in self._children.of(current)):
+            self._reload = True
+            for child in self._children.of(current):
+                child.wants_others = False
+        if self._settling:
+            self._settle(current)
+
+    def _take(self, new: Configuration) -> None:
+        """From now on ``new`` counts: all its processes are prepared."""
+        old, self._current, self._next = self._current, new, None
+        for child in self._children.of(new):
+            child.go()
+        self._settling = True
+        if old is None:
             return
-        for listeners in self._retired:
-            listeners.close_all_but(self._listeners)
-        self._retired.clear()
+        self._replace.clear()
+        for child in self._children.of(old):
+            child.leave()
+        old.listeners.close_all_but(new.listeners)
+        close_sink(old.sink)
+
+    def _settle(self, current: Configuration) -> None:
+        """Say that the current configuration serves, and no other any more, once that is so."""
+        mine = self._children.of(current)
+        if not all(child.serving for child in mine) or len(mine) < len(self._roles(current)):
+            return
+        if any(child.configuration is not current and not child.left for child in self._children):
+            return
+        self._settling = False
+        self._failures = 0
         self._notifier.ready("serving")
         if self._started is not None:
             self._started("")
             self._started = None
         else:
-            self._outcome("")
+            self._outcome(current.read, "")
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            child = self._children.pop(pid, None)
-            if child is None:
-                continue
-            os.close(child.life_pipe)
-            if child.ready_pipe >= 0:
-                self._selector.unregister(child.ready_pipe)
-                os.close(child.ready_pipe)
-            if not child.leaving and not self._stopping:
-                self._died(child, status)
-
-    def _died(self, child: Child, status: int) -> None:
+    def _ended(self, child: Child, status: int) -> None:
+        """A child is gone."""
+        if child.leaving or self._stopping:
+            return
         code = os.waitstatus_to_exitcode(status)
         how = f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
         program = "/".join(child.roles)
-        self._log.warning(f"process {program} pid {child.pid} {how}")
-        if child.generation != self._generation:
+        log = child.configuration.log
+        log.warning(f"process {program} pid {child.pid} {how}")
+        if child.configuration is self._next:
+            self._give_up(self._next, child.problem or f"process {program}: {how}")
+        elif child.configuration is self._current:
+            delay = 0.0
+            if not child.serving and time.monotonic() - child.started < _TOO_SOON:
+                self._failures += 1
+                limit = float(self._current.plan.p.seconds("service_throttle_time"))
+                delay = min(2.0**self._failures, limit)
+                log.warning(f"{program}: bad command startup -- throttling")
+            self._replace.append((time.monotonic() + delay, child.roles))
+
+    def _give_up(self, new: Configuration, problem: str) -> None:
+        """The processes of ``new`` cannot start: do as if it had never been."""
+        self._next = None
+        for child in self._children.of(new):
+            child.kill()
+        if self._current is None:
+            self._status = 1
+            if self._started is not None:
+                self._started(problem)
             return
-        delay = 0.0
-        if not child.ready and time.monotonic() - child.started < _TOO_SOON:
-            self._failures += 1
-            delay = min(2.0**self._failures, float(self._plan.p.seconds("service_throttle_time")))
-            self._log.warning(f"{program}: bad command startup -- throttling")
-        self._replace.append((time.monotonic() + delay, child.roles))
+        new.listeners.close_all_but(self._current.listeners)
+        close_sink(new.sink)
+        self._refuse(new.read, problem)
 
     def _replace_the_dead(self) -> None:
         now = time.monotonic()
         due = [entry for entry in self._replace if entry[0] <= now]
         for entry in due:
             self._replace.remove(entry)
-            self._launch(entry[1])
+            if self._current is not None:
+                self._children.launch(entry[1], self._current)
 
     # -- reload and end
 
     def _reload_now(self) -> None:
-        self._notifier.reloading()
-        self._log.info(f"reload -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
-        try:
-            plan = make_plan(self._directory)
-            if plan.p["queue_directory"] != self._plan.p["queue_directory"]:
-                self._log.warning("ignoring queue_directory change: stop and start to change it")
-            make_directories(plan.p, plan.owner)
-            sink = open_sink(plan.p)
-            listeners = self._listeners.change(plan.smtpd)
-        except ConfigError as problem:
-            self._log.error(f"reload refused: {problem}")
-            self._outcome(str(problem))
-            self._notifier.ready("serving the old configuration: the new one was refused")
+        current = self._current
+        if current is None:
             return
-        self._retired.append(self._listeners)
-        self._plan, self._sink, self._listeners = plan, sink, listeners
-        self._log = program_log(plan.p, sink, "master")
-        self._replace.clear()
-        # the queue has one manager: the old one starts to finish now, the new one waits for its lock
-        for child in self._children.values():
-            if "qmgr" in child.roles and not child.leaving:
-                child.leaving = True
-                os.kill(child.pid, signal.SIGHUP)
-        self._launch_all()
+        read = time.monotonic_ns()
+        self._notifier.reloading()
+        current.log.info(f"reload -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
+        try:
+            self._try(self._read(current, read))
+        except (MtadError, OSError) as problem:
+            self._refuse(read, str(problem))
+        except Exception as problem:  # a mistake of ours must not end what runs well
+            for line in traceback.format_exc().strip().split("\n"):
+                current.log.error(line)
+            self._refuse(read, f"internal error: {problem!r}")
 
-    def _outcome(self, text: str) -> None:
-        """Leave word for ``mtad reload`` of what became of it: nothing, or why it was refused."""
+    def _read(self, current: Configuration, read: int) -> Configuration:
+        """The configuration as it is now in the files, checked, with its sockets."""
+        plan = make_plan(self._directory)
+        for name in ("queue_directory", "mtad_queue_directory"):
+            if plan.p[name] != current.plan.p[name]:
+                current.log.warning(f"ignoring {name} change: stop and start to change it")
+        make_directories(current.plan.p, plan.owner)
+        sink = open_sink(plan.p)
+        try:
+            listeners = current.listeners.change(plan.smtpd)
+        except BaseException:
+            close_sink(sink)
+            raise
+        return Configuration(plan, sink, program_log(plan.p, sink, "master"), listeners, read)
+
+    def _refuse(self, read: int, problem: str) -> None:
+        assert self._current is not None
+        self._current.log.error(f"reload refused: {problem}")
+        self._outcome(read, problem)
+        self._notifier.ready("serving the old configuration: the new one was refused")
+
+    def _outcome(self, read: int, text: str) -> None:
+        """Leave word for ``mtad reload`` of what became of it: when we read the configuration, and nothing
+        more or why it was refused."""
         temporary = f"{self._paths.outcome}.tmp"
         try:
             with open(temporary, "w") as out:
-                out.write(text)
+                out.write(f"{read}\n{text}")
             os.rename(temporary, self._paths.outcome)
         except OSError as problem:
-            self._log.warning(f"cannot write {self._paths.outcome}: {problem.strerror}")
+            assert self._current is not None
+            self._current.log.warning(f"cannot write {self._paths.outcome}: {problem.strerror}")
 
     def _end(self) -> None:
         self._notifier.stopping()
-        self._log.info(f"terminating on signal {self._stopping}")
-        for listener in self._listeners.open.values():
-            listener.close()
-        for child in self._children.values():
-            child.leaving = True
-            os.kill(child.pid, signal.SIGTERM)
+        configuration = self._current or self._next
+        if configuration is not None:
+            if self._stopping:
+                configuration.log.info(f"terminating on signal {self._stopping}")
+            configuration.listeners.close()
+        if self._started is not None and self._stopping:
+            self._started("stopped before it served")
+        for child in self._children:
+            child.stop()
+        self._stopping = self._stopping or signal.SIGTERM
         deadline = time.monotonic() + STOP_PATIENCE
-        while self._children and time.monotonic() < deadline:
-            self._selector.select(0.2)
-            _drain(self._signal_pipe)
-            self._reap()
-        for child in self._children.values():
-            os.kill(child.pid, signal.SIGKILL)
+        while len(self._children) and (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if key.data is None:
+                    _drain(self._signal_pipe)
+                else:
+                    self._children.hear(key.data)
+            self._children.reap()
+        self._children.kill()
         self._lock.release()
 
 

@@ -1,8 +1,12 @@
 """A process of the daemon, from its fork to its end.
 
 :func:`run_child` is called in a forked process that has no reactor yet and never returns.  It makes one, lets
-the roles open what they must, gives up root, serves, and leaves when it is told to (SIGHUP: when all is
-finished; SIGTERM: soon) or when the master is gone.
+the roles open what they must, gives up root, serves when it is told to, and leaves when it is told to
+(SIGHUP: when all is finished; SIGTERM: soon) or when the master is gone.
+
+What it says to the master, a byte each: ``P`` prepared, ``R`` serving, ``D`` takes no more connections, ``B``
+a sign of life, ``T`` a table has changed that only fresh processes can read, ``F`` and a text: why it cannot
+start.  What it hears: ``G``, serve.
 
 Postfix counterpart: ``multi_server(3)``.
 """
@@ -14,16 +18,19 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
 
 from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
 from mtad.daemon.readers import PipeWatch
 from mtad.daemon.roles import QmgrRole, SmtpdRole, Surroundings
+from mtad.daemon.sockets import Channels
 from mtad.errors import MtadError
 from mtad.maillog import Sink
 from mtad.queue.sqlite import SQLiteStore
@@ -32,25 +39,48 @@ from mtad.tables.table import Watch
 #: Exit status of a child that could not start for the configuration's sake.
 BAD_START = 78
 
+#: The signals of a master, held back in a new child until it has its own handlers.
+SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
 Sockets = Mapping[int, Sequence[socket.socket]]
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The two pipes between a child and its master."""
+
+    pipe: int
+    life: int
+    beat: float  # seconds between signs of life, 0: none
+
+    def say(self, word: bytes) -> None:
+        try:
+            os.write(self.pipe, word)
+        except OSError:
+            pass  # the master is gone, which we shall notice
+
+
 def run_child(
-    roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, sockets: Sockets, ready: int, life: int
+    roles: Sequence[str],
+    plan: Plan,
+    paths: Paths,
+    sink: Sink,
+    sockets: Sockets,
+    channels: Channels,
+    lines: Lines,
 ) -> None:
-    """Be a child with ``roles`` (``smtpd``, ``qmgr``); write to ``ready`` when serving; end with ``life``."""
+    """Be a child with ``roles`` (``smtpd``, ``qmgr``).  Signals are blocked when this is called."""
     status = 1
     try:
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the master's
-        status = _serve(roles, plan, paths, sink, sockets, ready, life)
+        status = _Process(roles, plan, paths, sink, lines).run(sockets, channels)
     except MtadError as problem:
         _report(plan, sink, roles, f"fatal: {problem}")
+        lines.say(f"F{problem}".encode("utf-8", "replace")[:4000])
         status = BAD_START
-    except BaseException:
+    except BaseException as mistake:
         for line in traceback.format_exc().strip().split("\n"):
             _report(plan, sink, roles, f"panic: {line}")
+        lines.say(f"F{mistake!r}".encode("utf-8", "replace")[:4000])
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -60,53 +90,96 @@ def _report(plan: Plan, sink: Sink, roles: Sequence[str], text: str) -> None:
     sink.write("fatal", f"{plan.p['syslog_name']}/{roles[0]}", text)
 
 
-def _report_failure(event: Any, plan: Plan, sink: Sink, roles: Sequence[str]) -> None:
-    """What Twisted caught of our mistakes, with its traceback."""
-    failure = event.get("log_failure")
-    if failure is not None:
+class _Process:
+    """The parts of a child and the life they share."""
+
+    def __init__(self, roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, lines: Lines) -> None:
+        self._roles = roles
+        self._plan = plan
+        self._paths = paths
+        self._sink = sink
+        self._lines = lines
+        self._status = 0
+        self._parts: list[SmtpdRole | QmgrRole] = []
+        self._reactor: Any = None
+
+    def run(self, sockets: Sockets, channels: Channels) -> int:
+        from twisted.internet.epollreactor import EPollReactor
+        from twisted.internet.main import installReactor
+
+        reactor: Any = EPollReactor()
+        self._reactor = reactor
+        installReactor(reactor)
+        observers: Any = [self._report_failure]
+        globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
+        around = Surroundings(self._plan, self._paths, self._sink, reactor)
+        store = SQLiteStore(self._paths.queue, reactor)
+        if "qmgr" in self._roles:
+            self._parts.append(QmgrRole(around, store, channels))
+        if "smtpd" in self._roles:
+            self._parts.append(SmtpdRole(around, store, sockets))
+        for part in self._parts:
+            part.start()
+        # a table that root alone may read has changed: the master's fresh processes can open it
+        Watch.unreadable = lambda: self._lines.say(b"T")
+        self._plan.owner.become()
+        os.umask(0o077)
+        store.open()
+
+        def finished(_: object) -> None:
+            store.close().addBoth(lambda _: reactor.stop())
+
+        DeferredList([part.ended for part in self._parts]).addBoth(finished)
+        PipeWatch(reactor, self._lines.life, self._go, self._stop)
+        self._handle_signals()
+        self._lines.say(b"P")
+        if self._lines.beat:
+            self._live()
+        reactor.run(installSignalHandlers=False)
+        return self._status
+
+    def _handle_signals(self) -> None:
+        def on(number: int, action: Callable[[], None]) -> None:
+            signal.signal(number, lambda *_: self._reactor.callFromThread(action))
+
+        on(signal.SIGHUP, self._drain)
+        on(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the master's
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _live(self) -> None:
+        self._lines.say(b"B")
+        self._reactor.callLater(self._lines.beat, self._live)
+
+    def _go(self) -> None:
+        try:
+            serving: list[Deferred[None]] = [part.serve() for part in self._parts]
+        except Exception:
+            self._broken(Failure())
+            return
+        gatherResults(serving).addCallbacks(lambda _: self._lines.say(b"R"), self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        """We can't serve."""
         for line in failure.getTraceback().strip().split("\n"):
-            _report(plan, sink, roles, f"error: {line}")
+            _report(self._plan, self._sink, self._roles, f"panic: {line}")
+        self._status = 1
+        self._reactor.stop()
 
+    def _drain(self) -> None:
+        for part in self._parts:
+            part.drain()
+        self._lines.say(b"D")
 
-def _serve(
-    roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, sockets: Sockets, ready: int, life: int
-) -> int:
-    from twisted.internet.epollreactor import EPollReactor
-    from twisted.internet.main import installReactor
+    def _stop(self) -> None:
+        for part in self._parts:
+            part.stop()
+        self._lines.say(b"D")
 
-    reactor: Any = EPollReactor()
-    installReactor(reactor)
-    observers: Any = [lambda event: _report_failure(event, plan, sink, roles)]
-    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
-    around = Surroundings(plan, paths, sink, reactor)
-    store = SQLiteStore(paths.queue, reactor)
-    parts: list[SmtpdRole | QmgrRole] = []
-    if "qmgr" in roles:
-        parts.append(QmgrRole(around, store))
-    if "smtpd" in roles:
-        parts.append(SmtpdRole(around, store, sockets))
-    for part in parts:
-        part.start()
-    # a table that root alone may read has changed: the master's fresh processes can open it
-    Watch.unreadable = lambda: os.write(ready, b"T")
-    plan.owner.become()
-    os.umask(0o077)
-    store.open()
-    for part in parts:
-        part.serve()
-
-    def finished(_: object) -> None:
-        store.close().addBoth(lambda _: reactor.stop())
-
-    DeferredList([part.ended for part in parts]).addBoth(finished)
-
-    def tell(action: str) -> None:
-        for part in parts:
-            getattr(part, action)()
-
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(tell, "drain"))
-    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(tell, "stop"))
-    PipeWatch(reactor, life, lambda: tell("stop"))
-    reactor.callWhenRunning(os.write, ready, b"R")
-    reactor.run(installSignalHandlers=False)
-    return 0
+    def _report_failure(self, event: Any) -> None:
+        """What Twisted caught of our mistakes, with its traceback."""
+        failure = event.get("log_failure")
+        if failure is not None:
+            for line in failure.getTraceback().strip().split("\n"):
+                _report(self._plan, self._sink, self._roles, f"error: {line}")

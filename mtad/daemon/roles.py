@@ -1,16 +1,16 @@
 """What a process does: receive mail (:class:`SmtpdRole`), or deliver it (:class:`QmgrRole`).
 
 A role lives in a reactor.  ``start`` makes its objects while the process still has its rights (tables and
-key files that only root may read); ``serve`` goes to work after they were given up and the store was
-opened; ``drain`` ends it without cutting anything short, ``stop`` ends it soon.  Both end in the Deferred
-``ended``.  The master runs each role in processes of its own; ``start-fg --single`` runs both in one.
+key files that only root may read); ``serve`` goes to work after they were given up and the store was opened,
+and its Deferred fires when it does; ``drain`` ends it without cutting anything short, ``stop`` ends it soon.
+Both end in the Deferred ``ended``.  The master runs each role in processes of its own; ``start-fg --single``
+runs both in one.
 
 Postfix counterpart: ``smtpd(8)`` and ``qmgr(8)`` as ``master(8)`` runs them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
@@ -18,12 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from mtad.daemon.control import ControlServer
+from mtad.daemon.lock import ManagerLock
 from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
-from mtad.daemon.readers import DatagramReader
+from mtad.daemon.readers import Acceptor, DatagramReader
+from mtad.daemon.sockets import Channels
 from mtad.deliver.qmgr import QueueManager
 from mtad.maillog import MailLog, Sink
 from mtad.net.dns import Resolver
@@ -35,6 +37,10 @@ from mtad.smtpd.service import SmtpdService
 
 #: Seconds that ``stop`` waits for what is in hand.
 PATIENCE = 5.0
+#: Seconds between attempts to get the queue from the manager before us.
+_STEP = 0.02
+#: Seconds between looks at what managers before us still have in hand, beside their own word.
+_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,17 @@ class SmtpdRole:
                 )
             )
 
-    def serve(self) -> None:
+    def serve(self) -> Deferred[None]:
         """Accept connections."""
         around = self._around
         for place, service in enumerate(self._services):
             for listener in self._sockets.get(place, ()):
                 self._ports.append(adopt(around.reactor, listener, service))
+        # the ports have descriptors of their own: when they are closed, nobody here listens any more
+        for listeners in self._sockets.values():
+            for listener in listeners:
+                listener.close()
+        return succeed(None)
 
     def _queued(self, message: Message) -> None:
         if not self._waking:
@@ -145,18 +156,22 @@ class SmtpdRole:
 class QmgrRole:
     """Delivers the mail and answers the commands that ask about the queue."""
 
-    def __init__(self, around: Surroundings, store: SQLiteStore) -> None:
+    def __init__(self, around: Surroundings, store: SQLiteStore, channels: Channels) -> None:
         self._around = around
         self._store = store
-        self.ended: Deferred[None] = Deferred()
+        self._channels = channels
+        self._serving: Deferred[None] = Deferred()
+        self._readers: list[Acceptor | DatagramReader] = []
+        self._call: Any = None
+        self._has_queue = False
+        self._passed_on = False
         self._ending = False
+        self.ended: Deferred[None] = Deferred()
 
     def start(self) -> None:
         around = self._around
-        # the queue has one manager: wait until the last one is gone
-        self._lock = os.open(os.path.join(around.paths.queue, "qmgr.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        os.fchown(self._lock, around.plan.owner.uid, around.plan.owner.gid)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        owner = around.plan.owner
+        self._lock = ManagerLock(os.path.join(around.paths.queue, "qmgr.lock"), owner.uid, owner.gid)
         self._manager = QueueManager(
             around.plan.p,
             self._store,
@@ -166,31 +181,82 @@ class QmgrRole:
             new_id=around.ids().next,
             services=around.plan.services,
             clock=time.time,
+            let_go=self._let_go,
         )
 
-    def serve(self) -> None:
-        around = self._around
-        self._reader = DatagramReader(around.reactor, around.paths.wakeup, self._manager.wake)
-        self._control = ControlServer(around, self._manager, self._store)
-        self._control.listen()
+    def serve(self) -> Deferred[None]:
+        self._begin()
+        return self._serving
+
+    def _begin(self) -> None:
+        """Go to work, once the manager before us has let go of the queue."""
+        if self._ending:
+            return
+        if not self._lock.take():
+            self._call = self._around.reactor.callLater(_STEP, self._begin)
+            return
+        self._has_queue = True
+        reactor = self._around.reactor
+        self._look()
+        control = ControlServer(self._around.plan.p, self._manager, self._store)
+        self._readers = [
+            DatagramReader(reactor, self._channels.wakeup, self._woken),
+            Acceptor(reactor, self._channels.control, control),
+        ]
         self._manager.start()
+        self._serving.callback(None)
+
+    def _look(self) -> None:
+        """See what managers before us still have in hand."""
+        if self._ending:
+            return
+        kept = self._lock.kept_by_others()
+        self._manager.leave_to_others(kept)
+        if kept and (self._call is None or not self._call.active()):
+            self._call = self._around.reactor.callLater(_LOOK, self._look)
+
+    def _woken(self) -> None:
+        if self._manager.left_to_others:
+            self._look()
+        self._manager.wake()
+
+    def _let_go(self, seq: int) -> None:
+        """The manager, in its last hour, is done with a message: the next one may have it."""
+        if not self._passed_on:
+            return
+        self._lock.release(seq)
+        tell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        with tell:
+            try:
+                tell.sendto(b"I", self._around.paths.wakeup)
+            except OSError:
+                pass  # it looks of itself, too
 
     def drain(self) -> None:
-        """Finish the deliveries in hand."""
-        self._end()
+        """Leave the queue to the next manager; finish the deliveries in hand."""
+        self._end(None)
 
     def stop(self) -> None:
         """Finish what can be finished soon."""
-        self._end()
+        self._end(PATIENCE)
 
-    def _end(self) -> None:
-        if self._ending:
+    def _end(self, limit: float | None) -> None:
+        first, self._ending = not self._ending, True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if not self._has_queue:
+            if first:
+                self.ended.callback(None)
             return
-        self._ending = True
-        self._reader.close()
-        self._control.close()
-        self._manager.stop().addBoth(self._stopped)
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+        ended = self._manager.stop(limit)
+        if first:
+            self._passed_on = True
+            self._lock.pass_on(self._manager.in_hand())
+            ended.addBoth(self._stopped)
 
     def _stopped(self, _: object) -> None:
-        os.close(self._lock)
+        self._lock.close()
         self.ended.callback(None)

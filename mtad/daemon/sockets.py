@@ -1,17 +1,21 @@
-"""The listening sockets, which outlive the processes that serve them.
+"""The sockets, which outlive the processes that serve them.
 
-A reload keeps each socket whose address is still wanted, opens the new ones and, once no process serves
-them, closes the rest; so that no connection is refused in between.
+:class:`Listeners` are those of the smtpd services.  A reload keeps each socket whose address is still wanted,
+opens the new ones and closes the rest, so that no connection is refused in between.  :class:`Channels` are
+those of the queue manager: what comes while there is none waits in them for the next one.
 
 Postfix counterpart: ``master_listen.c``.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mtad.daemon.paths import Owner, Paths
+from mtad.errors import ConfigError
 from mtad.net.listen import Endpoint, endpoints, open_socket
 from mtad.smtpd.service import ServicePlan
 
@@ -50,3 +54,41 @@ class Listeners:
         for endpoint, listener in self.open.items():
             if endpoint not in others.open:
                 listener.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        for listener in self.open.values():
+            listener.close()
+
+
+class Channels:
+    """``wakeup``: datagrams that say that there is new mail; ``control``: the operator's commands."""
+
+    def __init__(self, paths: Paths, owner: Owner) -> None:
+        """Make both, for ``owner`` alone; whoever had them before is gone.  Raises ConfigError."""
+        self.wakeup = _unix(paths.wakeup, socket.SOCK_DGRAM, owner)
+        self.control = _unix(paths.control, socket.SOCK_STREAM, owner)
+        self.control.listen(64)
+
+    def close(self) -> None:
+        """Let go of both in a process that does not need them."""
+        self.wakeup.close()
+        self.control.close()
+
+
+def _unix(path: str, kind: socket.SocketKind, owner: Owner) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+    try:
+        if os.path.lexists(path):
+            os.unlink(path)
+        made.bind(path)
+        os.chmod(path, 0o600)
+        if os.geteuid() == 0:
+            os.chown(path, owner.uid, owner.gid)
+    except OSError as problem:
+        made.close()
+        reason = problem.strerror or str(problem)
+        raise ConfigError(
+            f"{path}: {reason}", parameter="mtad_queue_directory", remedy="see its permissions and its length"
+        ) from problem
+    return made

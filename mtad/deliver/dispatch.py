@@ -78,11 +78,13 @@ class Dispatcher:
         queue.messages.append(deque(jobs))
         self._pump(route, queue)
 
-    def stop(self) -> None:
-        """Begin no more deliveries; what waits is left to the store."""
+    def stop(self) -> list[Job]:
+        """Begin no more deliveries; gives those that waited for their turn."""
         self.stopped = True
+        waiting = [job for queue in self._queues.values() for jobs in queue.messages for job in jobs]
         for queue in self._queues.values():
             queue.messages.clear()
+        return waiting
 
     def revive(self) -> None:
         """Forget that destinations were dead (a flush was asked for)."""

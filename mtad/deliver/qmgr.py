@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -73,7 +73,8 @@ class _Active:
 class QueueManager:
     """See the module.  ``resolver`` asks the DNS; ``services`` are those of master.cf.
 
-    ``clock`` tells the time since the epoch, by default the reactor's.
+    ``clock`` tells the time since the epoch, by default the reactor's.  ``let_go`` is called with the ``seq``
+    of each message that is in hand no more once :meth:`stop` was called.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class QueueManager:
         services: Sequence[Service] = (),
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
+        let_go: Callable[[int], None] | None = None,
     ) -> None:
         self._p = p
         self._store = store
@@ -97,7 +99,8 @@ class QueueManager:
         self._log = log.named(f"{name}/qmgr")
         self._error_log = log.named(f"{name}/error")
         self._discard_log = log.named(f"{name}/discard")
-        self._router = Router(p, AddressClasses(p))
+        warn = self._log.warning
+        self._router = Router(p, AddressClasses(p, warn=warn), warn)
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
         self._bouncer = Bouncer(p, store, log, new_id, self._clock)
         self._agents: dict[str, Agent] = make_agents(
@@ -121,6 +124,8 @@ class QueueManager:
         self._timer: IDelayedCall | None = None
         self._retries: set[IDelayedCall] = set()
         self._stopping: Deferred[None] | None = None
+        self._let_go = let_go
+        self.left_to_others: frozenset[int] = frozenset()  # what managers before us still have in hand
         for transport in self._agents:
             self._limits_of(transport)  # so that a bad value is found at once
 
@@ -155,21 +160,58 @@ class QueueManager:
         """The queue ids of the active messages."""
         return [active.message.queue_id for active in self._active.values()]
 
-    def stop(self, limit: float = 5.0) -> Deferred[None]:
-        """Take no more, finish what is under way, for at most ``limit`` seconds."""
-        if self._stopping is not None:
-            return self._stopping
-        self._stopping = Deferred()
-        self._dispatcher.stop()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        for agent in self._agents.values():
-            agent.close_idle()
-        if not self._quiet():
+    def leave_to_others(self, seqs: frozenset[int]) -> None:
+        """Touch none of these messages, and look anew at those that were named before and are not now.
+
+        To be called before :meth:`start`, and then with ever fewer."""
+        free = self.left_to_others - seqs
+        self.left_to_others = seqs
+        if free:
+            self._after = min(self._after, min(free) - 1)
+            self._incoming = self._due = True
+            self._fill()
+
+    def in_hand(self) -> list[int]:
+        """The ``seq`` of the messages that we have in hand."""
+        return list(self._active)
+
+    def stop(self, limit: float | None = 5.0) -> Deferred[None]:
+        """Take no more, finish what is under way, for at most ``limit`` seconds if that is given.
+
+        May be called again with a shorter limit."""
+        if self._stopping is None:
+            self._stopping = Deferred()
+            if self._timer is not None and self._timer.active():
+                self._timer.cancel()
+            for job in self._dispatcher.stop():
+                self._drop(self._active[job.message.seq])
+            for agent in self._agents.values():
+                agent.close_idle()
+        if self._quiet():
+            self._stopped()
+        elif limit is not None:
+            if self._timer is not None and self._timer.active():
+                self._timer.cancel()
             self._timer = self._reactor.callLater(limit, self._give_up)
-            return self._stopping
-        self._stopped()
-        return succeed(None)
+        return self._stopping
+
+    def _drop(self, active: _Active) -> None:
+        """A delivery of a message is not made, since we stop: what was made is recorded, the rest stays."""
+        active.jobs -= 1
+        if active.jobs > 0 or active.writing:
+            return
+        if active.outcomes:
+            drive(self._end(active), self._ended, self._log_mistake)
+        else:
+            self._forget(active)
+
+    def _forget(self, active: _Active) -> None:
+        """A message is in hand no more."""
+        seq = active.message.seq
+        del self._active[seq]
+        self._held -= active.held
+        if self._stopping is not None and self._let_go is not None:
+            self._let_go(seq)
 
     # -- from the store
 
@@ -192,7 +234,8 @@ class QueueManager:
                     self._after = messages[-1].seq
             elif self._due:
                 self._due = False
-                messages = await self._store.due(self._clock(), room, frozenset(self._active))
+                skip = self.left_to_others.union(self._active)
+                messages = await self._store.due(self._clock(), room, skip)
                 self._due |= len(messages) == room
                 scanned = True
             else:
@@ -215,9 +258,13 @@ class QueueManager:
             self._log.error(printable(failure.getTraceback()))
         self._incoming = self._due = True
         self._set_timer(self._clock() + _RETRY)
+        if self._stopping is not None:
+            self._check_stopped()
 
     def _set_timer(self, when: float | None) -> None:
         """Look for due messages at ``when``, or at the end of ``queue_run_delay``."""
+        if self._stopping is not None:
+            return
         delay = float(self._run_delay)
         if when is not None and when > self._clock():
             delay = min(delay, when - self._clock())
@@ -233,7 +280,9 @@ class QueueManager:
 
     async def _take(self, messages: Iterable[Message]) -> None:
         for message in messages:
-            if message.seq in self._active:
+            if self._stopping is not None:
+                return
+            if message.seq in self._active or message.seq in self.left_to_others:
                 continue
             now = self._clock()
             active = _Active(message, now)
@@ -270,6 +319,9 @@ class QueueManager:
                     self._log.warning(f"{message.queue_id}: {error}")
                     route = Route("retry", "4.3.0 address resolver failure")
             groups.setdefault(route, []).append(recipient)
+        if self._stopping is not None:
+            self._forget(active)
+            return
         active.jobs = len(groups)  # keeps the message in hand until all are queued
         for route, recipients in groups.items():
             if route.transport in self._agents:
@@ -403,8 +455,7 @@ class QueueManager:
 
     def _ended(self, result: tuple[_Active, bool, float]) -> None:
         active, gone, when = result
-        del self._active[active.message.seq]
-        self._held -= active.held
+        self._forget(active)
         if gone:
             self._log.info(f"{active.message.queue_id}: removed")
         if self._stopping is not None:
