@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mtad.errors import QueueError, QueueFull
 from mtad.maillog import MailLog, printable
+from mtad.queue.spool import queue_error
 from mtad.smtpd.headers import HeaderScanner
 from mtad.smtpd.received import mail_date
 from mtad.wire.reply import Reply
@@ -129,8 +129,8 @@ class Intake:
             for part in self._parts:
                 self.spool.write(part)
         except OSError as problem:
-            self._log.warning(f"{self._queue_id}: write queue file: {problem.strerror}")
-            failure = QueueFull if problem.errno == 28 else QueueError
+            failure = queue_error(problem)
+            self._log.warning(f"{self._queue_id}: {failure}")
             self._refuse(Reply(failure.code, failure.text.encode(), failure.dsn.encode()))
             return
         self._parts = []

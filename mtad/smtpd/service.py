@@ -10,11 +10,10 @@ Postfix counterpart: one entry of ``master.cf`` and ``smtpd(8)``'s initialisatio
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
@@ -32,6 +31,7 @@ from mtad.policy.evaluator import Evaluator
 from mtad.policy.request import Request
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
+from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -134,7 +134,7 @@ class SmtpdService(Factory):
 
     def open_spool(self) -> BinaryIO:
         """A file without a name for the content of a large message."""
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.spool_directory))
+        return open_spool(self.spool_directory)
 
     def report_bug(self, failure: Failure) -> None:
         """Log the traceback of a mistake of ours."""

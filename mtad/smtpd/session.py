@@ -58,8 +58,19 @@ class Session:
     """One client's session, from its connection to its end."""
 
     __slots__ = (
-        "auth", "client", "counters", "engine", "error_count", "junk_count", "log", "request", "service",
-        "tls", "transaction", "verb",
+        "_forgiven",
+        "auth",
+        "client",
+        "counters",
+        "engine",
+        "error_count",
+        "junk_count",
+        "log",
+        "request",
+        "service",
+        "tls",
+        "transaction",
+        "verb",
     )  # fmt: skip
 
     def __init__(self, service: SmtpdService, engine: ServerSession, request: Request, client: str) -> None:
@@ -76,6 +87,7 @@ class Session:
         self.auth: Exchange | None = None
         self.transaction: Transaction | None = None
         self.verb = b""  # the command in hand
+        self._forgiven = False  # its refusal is no error of the client's
 
     # -- from the protocol
 
@@ -109,10 +121,11 @@ class Session:
         if code < 400:
             if verb:
                 self.counters.done(verb)
-        elif not (code == 452 and self._overshoots(reply)):
+        elif not self._forgiven:
             self.error_count += 1
         elif verb:
             self.counters.done(verb)
+        self._forgiven = False
         if verb in _JUNK:
             self.junk_count += 1
             if self.junk_count > self.service.settings.junk_command_limit + 1:
@@ -143,6 +156,9 @@ class Session:
             self.counters.given(self.verb)
         if event.warning:
             self.log.warning(event.warning)
+        if event.reject:
+            self.log.info(reject_line(self.request, self.engine.where.decode(), event.reply))
+        self._forgiven = not event.error
         return event.reply
 
     async def _helo(self, event: ev.Helo) -> Reply:
@@ -346,11 +362,23 @@ class Session:
 
     def _bdat_end(self, event: ev.BdatEnd) -> Reply:
         transaction = self.transaction
-        if transaction is not None and transaction.intake is not None and transaction.intake.refusal:
+        refusal = self._bare_newline(event.bare_newline)
+        if refusal is None and transaction is not None and transaction.intake is not None:
             refusal = transaction.intake.refusal
+        if refusal is not None:
             self._end_transaction()
             return refusal
         return Reply(250, b"Ok: %d bytes" % event.size, b"2.0.0")
+
+    def _bare_newline(self, seen: bool) -> Reply | None:
+        """The refusal of content with lone line feeds, where that is asked for."""
+        settings = self.engine.settings
+        if not seen or settings.bare_newline != "reject":
+            return None
+        self.log.info(line(self.request, "reject", "bare <LF> received", "END-OF-MESSAGE"))
+        return Reply(
+            settings.bare_newline_code, b"%b Error: bare <LF> received" % settings.hostname, b"5.5.2"
+        )
 
     async def _body_end(self, event: ev.BodyEnd) -> Reply:
         transaction = self.transaction
@@ -364,11 +392,9 @@ class Session:
     async def _queue(self, event: ev.BodyEnd, transaction: Transaction, intake: Intake) -> Reply:
         """Give the message to the queue; the reply is final."""
         request, service = self.request, self.service
-        engine_settings = self.engine.settings
-        if event.bare_newline and engine_settings.bare_newline == "reject":
-            text = b"%b Error: bare <LF> received" % engine_settings.hostname
-            self.log.info(line(request, "reject", "bare <LF> received", "END-OF-MESSAGE"))
-            return Reply(engine_settings.bare_newline_code, text, b"5.5.2")
+        refusal = self._bare_newline(event.bare_newline)
+        if refusal is not None:
+            return refusal
         request.size = event.size
         self._name_only_recipient()
         verdict = await service.evaluator.end_of_data(request)
@@ -379,17 +405,21 @@ class Session:
             return intake.refusal
         message = transaction.message(service.rewriter, service.settings.duplicate_filter_limit)
         message.content, message.spool, message.size = content, intake.spool, intake.size
+        intake.spool = None  # the queue reads it even when the client goes away meanwhile
         if intake.eight_bit and not message.body:
             message.body = b"8BITMIME"
         message.attributes = self._attributes()
         self._act(message)
-        if not request.actions.discard:
-            try:
+        try:
+            if not request.actions.discard:
                 await service.store.enqueue(message)
-            except QueueError as problem:
-                self.log.warning(f"{transaction.queue_id}: {problem}")
-                return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
-            service.queued(message)
+                service.queued(message)
+        except QueueError as problem:
+            self.log.warning(f"{transaction.queue_id}: {problem}")
+            return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
+        finally:
+            if message.spool is not None:
+                message.spool.close()
         self.error_count = 0
         self.junk_count = 0
         if event.chunked:
@@ -456,14 +486,6 @@ class Session:
         return BYE
 
     # -- small things
-
-    def _overshoots(self, reply: Reply) -> bool:
-        """A 452 for too many recipients is no error until ``smtpd_recipient_overshoot_limit``."""
-        transaction = self.transaction
-        if transaction is None or reply.dsn != b"4.5.3":
-            return False
-        transaction.overshoot += 1
-        return transaction.overshoot <= self.service.settings.recipient_overshoot_limit
 
     def _end_transaction(self) -> None:
         if self.transaction is not None:
