@@ -24,7 +24,7 @@ from mtad.auth.checkers import AlwaysTrue, PasswordChecker, ProvenChecker, Verif
 from mtad.auth.realm import SubmissionRealm
 from mtad.auth.saslauthd import Reactor, Saslauthd
 from mtad.config.parameters import Parameters
-from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf
+from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf, search_path
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog
 from mtad.sasl import server
@@ -79,6 +79,23 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
         options,
         _announced(p, conf, mechanisms, options),
     )
+
+
+def describe(p: Parameters) -> str:
+    """What was found and what it comes to, in one line for the operator; raises ConfigError."""
+    path = find_sasl_conf(p)
+    conf = read_sasl_conf(path) if path is not None else SaslConf()
+    taken = path or f"no {os.path.basename(p['smtpd_sasl_path'])}.conf found in {':'.join(search_path(p))}"
+    methods = []
+    for method in _methods(conf):
+        if method == "auxprop":
+            methods.append(f"auxprop (sasldb {_sasldb_path(p, conf)})")
+        elif method == "saslauthd":
+            methods.append(f"saslauthd ({', '.join(dict.fromkeys(_saslauthd_paths(p, conf)))})")
+        else:
+            methods.append(method)
+    names = _join(server.select(conf.words("mech_list") or None)) or "none"
+    return f"SASL: {taken}; passwords are checked by {', then '.join(methods)}; mechanisms: {names}"
 
 
 def _unique() -> bytes:

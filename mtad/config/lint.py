@@ -56,9 +56,14 @@ def lint(p: Parameters, services: Sequence[Service], warnings: Iterable[str] = (
     found = [_from_text(text) for text in (*p.warnings, *warnings)]
     found += _values(p, services)
     found += _services(p, services)
-    found += _names(p, services)
     found += _not_done(p, services)
+    found += _names(p, services)
     found += _level(p)
+    return ordered(found)
+
+
+def ordered(found: Iterable[Finding]) -> list[Finding]:
+    """Each finding once, errors first; else in the order given."""
     order = (ERROR, WARNING, NOTE)
     return sorted(dict.fromkeys(found), key=lambda finding: order.index(finding.severity))
 
@@ -82,7 +87,7 @@ def _values(p: Parameters, services: Sequence[Service]) -> Iterator[Finding]:
             except ConfigError as error:
                 yield _from_error(error)
     for name in p.explicit_names():
-        if p.type(name).kind in ("list", "set") and any(
+        if p.type(name).kind in (*types.LISTS, "set") and any(
             word.startswith("#") for word in cut(p.raw(name) or "", LIST_SEPARATORS)
         ):
             yield _finding(p, WARNING, name, "# does not begin a comment here, it is part of the value")

@@ -9,6 +9,8 @@ A type is written in ``parameters.tsv`` as a word and its arguments:
 ``time UNIT LOW..HIGH``   digits and a unit of ``s m h d w``; UNIT is the one meant without
 ``str LOW..HIGH``         text of a length
 ``list``                  words between commas and blanks, ``{...}`` one word
+``maps``                  a list of tables, ``type:name``; the tables are opened by who uses them
+``networks``              a list of hosts and networks, likewise read by who uses it
 ``enum NAME...``          one of these names, in any case
 ``enum? NAME...``         the same, or nothing
 ``set NAME...``           a list of these names, written just so
@@ -34,9 +36,14 @@ from functools import cache
 from mtad.config.expand import ExpansionError, parse_level
 from mtad.config.lines import tokens, unbraced
 
+#: The types whose values are lists of tables, or may hold some; then all types of lists of free words.
+TABLES = ("maps", "networks")
+LISTS = ("list", *TABLES)
+
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
+_ADDRESS = re.compile(r"(?=.*:.*:)[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*(?:/[0-9]+)?")
 _INT_LIMIT = 1 << 31
 _LONG_LIMIT = 1 << 63
 
@@ -128,8 +135,8 @@ def check(name: str, text: str, of: Type) -> None:
         seconds(name, text, of)
     elif of.kind == "str":
         _length(name, text, of)
-    elif of.kind == "list":
-        words(name, text)
+    elif of.kind in LISTS:
+        _tables(words(name, text), of)
     elif of.kind in ("enum", "enum?"):
         choice(text, of)
     elif of.kind == "set":
@@ -186,6 +193,20 @@ def members(found: Iterable[str], of: Type) -> None:
 def _unknown(word: str, of: Type) -> BadValue:
     remedy = nearest(word.lower(), of.names) or "specify one of: " + ", ".join(of.names)
     return BadValue(f'unknown value: "{word}"', remedy)
+
+
+def _tables(found: Iterable[str], of: Type) -> None:
+    """Check that words that must name tables, or can be nothing else, look like it."""
+    for word in found:
+        pattern = word.lstrip("!")
+        if of.kind == "maps" or (of.kind == "networks" and ":" in pattern and pattern[0] not in "[/"):
+            kind, colon, table = word.partition(":") if of.kind == "maps" else pattern.partition(":")
+            if kind and colon and table and not (of.kind == "networks" and _ADDRESS.fullmatch(pattern)):
+                continue
+            remedy = "write the table as type:name, for example hash:/etc/postfix/table"
+            if of.kind == "networks":
+                remedy = f"write an IPv6 address as [{pattern}]"
+            raise BadValue(f'open dictionary: expecting "type:name" form instead of "{word}"', remedy)
 
 
 def _length(name: str, text: str, of: Type) -> None:

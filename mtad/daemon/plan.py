@@ -13,13 +13,15 @@ import os
 from dataclasses import dataclass
 
 from mtad.auth.authenticator import Authenticator
-from mtad.config.lint import ERROR, WARNING, Finding, lint
+from mtad.config.lint import ERROR, WARNING, Finding, lint, ordered
 from mtad.config.master_cf import Service, read_master_cf
 from mtad.config.parameters import Parameters
+from mtad.daemon.audit import audit, exposure, login
 from mtad.daemon.paths import Owner, owner
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
 from mtad.net.interfaces import facts
+from mtad.net.listen import endpoints
 from mtad.policy.evaluator import Evaluator
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -49,68 +51,122 @@ def is_listener(service: Service) -> bool:
 
 def inspect(directory: str) -> list[Finding]:
     """Everything worth telling about the configuration, what makes it unusable included."""
-    try:
-        return make_plan(directory).findings
-    except ConfigError as problem:
-        fatal = Finding(ERROR, problem.path, problem.line, problem.parameter, _reason(problem))
-    try:
-        p = read_parameters(directory)
-        warnings: list[str] = []
-        services = read_master_cf(os.path.join(directory, "master.cf"), warnings)
-        rest = lint(p, services, warnings)
-    except ConfigError:
-        rest = []
-    same = [each for each in rest if each.severity == ERROR and each.text == fatal.text]
-    return rest if same else [fatal, *rest]
-
-
-def _reason(problem: ConfigError) -> str:
-    return f"{problem.reason} ({problem.remedy})" if problem.remedy else problem.reason
+    return _examine(directory)[1]
 
 
 def make_plan(directory: str) -> Plan:
     """Read and check the configuration in ``directory``.  Raises ConfigError."""
-    p = read_parameters(directory)
+    plan, findings = _examine(directory)
+    if plan is not None:
+        return plan
+    bad = findings[0]
+    raise ConfigError(bad.text, path=bad.path, line=bad.line, parameter=bad.parameter)
+
+
+def _examine(directory: str) -> tuple[Plan | None, list[Finding]]:
+    """The plan, unless one of the findings is an error; errors come first."""
     warnings: list[str] = []
-    services = read_master_cf(os.path.join(directory, "master.cf"), warnings)
-    findings = lint(p, services, warnings)
+    try:
+        p = read_parameters(directory)
+        services = read_master_cf(os.path.join(directory, "master.cf"), warnings)
+    except ConfigError as problem:
+        return None, [_error(problem)]
     sink = ListSink()
-    log = MailLog(sink, "check")
-    errors = p.check()
-    if errors:
-        raise errors[0]
-    bad = next((finding for finding in findings if finding.severity == ERROR), None)
-    if bad is not None:
-        raise ConfigError(bad.text, path=bad.path, line=bad.line, parameter=bad.parameter)
-    smtpd = [plan_service(service, p, log) for service in services if is_listener(service)]
-    if not smtpd:
-        raise ConfigError(
-            "no service for mtad: no inet service runs smtpd",
-            path=os.path.join(directory, "master.cf"),
-            remedy="enable the submission and submissions entries",
-        )
-    for plan in smtpd:
-        _try_out(plan, p, log)
-    seen = {(finding.path, finding.line, finding.text) for finding in findings}
-    for _, _, text in sink.lines:
-        finding = Finding(WARNING, "", 0, "", text.removeprefix("warning: "))
-        if (finding.path, finding.line, finding.text) not in seen:
-            seen.add((finding.path, finding.line, finding.text))
-            findings.append(finding)
-    return Plan(p, owner(p), services, smtpd, findings)
+    trial = _Trial(p, MailLog(sink, "check"))
+    for service in services:
+        if is_listener(service):
+            trial.add(service)
+    found = [*trial.findings, *audit(p, [plan.p for plan in trial.plans])]
+    found += lint(p, services, warnings)
+    found += _logged(sink, found)
+    findings = ordered(_distinct(found))
+    if findings and findings[0].severity == ERROR:
+        return None, findings
+    try:
+        return Plan(p, owner(p), services, trial.plans, findings), findings
+    except ConfigError as problem:
+        return None, [_error(problem), *findings]
+
+
+def _error(problem: ConfigError, p: Parameters | None = None) -> Finding:
+    """A fatal problem as a finding; where it names only a parameter, ``p`` knows the line."""
+    text = f"{problem.reason} ({problem.remedy})" if problem.remedy else problem.reason
+    path, line = problem.path, problem.line
+    if not path and problem.parameter and p is not None:
+        path, line = p.where(problem.parameter)
+    return Finding(ERROR, path, line, problem.parameter, text)
+
+
+def _core(text: str) -> str:
+    """A finding's text without what to do about it."""
+    return text.partition("; mail that needs ")[0].partition(" (")[0]
+
+
+def _distinct(found: list[Finding]) -> list[Finding]:
+    """Without errors told twice: at the line that makes them and at a default that mentions it, or with
+    and without a remedy."""
+    errors = [finding for finding in found if finding.severity == ERROR]
+    placed = {_core(finding.text) for finding in errors if finding.line}
+    longest: dict[tuple[str, int, str, str], Finding] = {}
+    for finding in errors:
+        key = (finding.path, finding.line, finding.parameter, _core(finding.text))
+        other = longest.get(key)
+        if other is None or len(finding.text) > len(other.text):
+            longest[key] = finding
+    dropped = {finding for finding in errors if not finding.line and _core(finding.text) in placed}
+    kept = set(longest.values()) - dropped
+    return [finding for finding in found if finding.severity != ERROR or finding in kept]
+
+
+def _logged(sink: ListSink, found: list[Finding]) -> list[Finding]:
+    """What would have been logged, without what is among the findings already."""
+    texts = {_core(finding.text) for finding in found}
+    fresh: dict[str, Finding] = {}
+    for severity, _, line in sink.lines:
+        if severity == "info":
+            continue
+        text = line.removeprefix("warning: ")
+        if not any(known in text or text in known for known in texts) and "is older than source" not in text:
+            fresh[text] = Finding(WARNING, "", 0, "", text)
+    return list(fresh.values())
+
+
+class _Trial:
+    """Builds what a worker will build of each service, and lets go of it."""
+
+    def __init__(self, p: Parameters, log: MailLog) -> None:
+        self.p = p
+        self.log = log
+        self.plans: list[ServicePlan] = []
+        self.findings: list[Finding] = []
+
+    def add(self, service: Service) -> None:
+        """Try out one service."""
+        own = self.p.for_service(service)
+        try:
+            plan = plan_service(service, self.p, self.log)
+            self.plans.append(plan)
+            self._serve(plan)
+        except ConfigError as problem:
+            self.findings.append(_error(problem, own))
+        if own.flag("smtpd_sasl_auth_enable"):
+            self.findings += login.findings(own)
+
+    def _serve(self, plan: ServicePlan) -> None:
+        listening = endpoints(plan.service, plan.p)
+        classes = AddressClasses(self.p)
+        evaluator = Evaluator(plan.p, self.log, Rewriter(self.p), classes, sleep=_no_sleep, actions=ACTIONS)
+        for warning in evaluator.warnings:
+            self.log.warning(warning)
+        try:
+            authenticator = None
+            if plan.p.flag("smtpd_sasl_auth_enable"):
+                authenticator = Authenticator.build(plan.p, None, self.log)  # type: ignore[arg-type]
+            self.findings += exposure.findings(plan, listening, evaluator, authenticator)
+        finally:
+            evaluator.close()
+            classes.close()
 
 
 async def _no_sleep(seconds: float) -> None:
     """Nothing is evaluated while a configuration is only tried out."""
-
-
-def _try_out(plan: ServicePlan, main: Parameters, log: MailLog) -> None:
-    """Build what a worker will build, and let go of it."""
-    classes = AddressClasses(main)
-    evaluator = Evaluator(plan.p, log, Rewriter(main), classes, sleep=_no_sleep, actions=ACTIONS)
-    for warning in evaluator.warnings:
-        log.warning(warning)
-    evaluator.close()
-    classes.close()
-    if plan.p.flag("smtpd_sasl_auth_enable"):
-        Authenticator.build(plan.p, None, log)  # type: ignore[arg-type]

@@ -29,28 +29,46 @@ from mtad.tables.table import LocalTable, Options, Table, no_warning
 
 Opener = Callable[[str, Options, str], Table]
 
+#: The types that have an index file beside their source, and its suffix.
+INDEXED = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
+
 
 def _texthash(spec: str, options: Options, name: str) -> Table:
     return TextHashTable(spec, options, options.path(name))
 
 
-def _hash(spec: str, options: Options, name: str) -> Table:
-    """The index of ``name`` in whatever format there is, or its text source."""
+def index_files(kind: str, path: str) -> list[str]:
+    """The index files of the table ``path`` that there are, the newest first; of equal age the own one first.
+
+    ``hash`` and ``btree`` stand for the data, whatever the format of its index; other types for their own.
+    """
+    suffixes = (".db", ".lmdb", ".cdb") if kind in ("hash", "btree") else (INDEXED[kind],)
+    found = []
+    for order, suffix in enumerate(suffixes):
+        try:
+            found.append((-os.stat(path + suffix).st_mtime_ns, order, path + suffix))
+        except OSError:
+            continue
+    return [index for _, _, index in sorted(found)]
+
+
+def _berkeley(spec: str, options: Options, name: str) -> Table:
+    """The newest index of ``name`` in whatever format there is, or its text source."""
     path = options.path(name)
-    if os.path.exists(path + ".db"):
-        return BerkeleyTable(spec, options, path + ".db")
-    for kind, opener in (("lmdb", LmdbTable), ("cdb", CdbTable)):
-        if os.path.exists(f"{path}.{kind}"):
-            options.warn(f"{spec}: no index {path}.db, {path}.{kind} is used")
-            return opener(spec, options, f"{path}.{kind}")
-    if not os.path.isfile(path):
+    kind = spec.partition(":")[0]
+    indexes = index_files(kind, path)
+    if indexes:
+        suffix = indexes[0][len(path) :]
+        if suffix == ".db":
+            return BerkeleyTable(spec, options, indexes[0])
+        reason = f"{path}.db is older" if len(indexes) > 1 else f"no index {path}.db"
+        options.warn(f"{spec}: {reason}, {indexes[0]} is used")
+        opener = LmdbTable if suffix == ".lmdb" else CdbTable
+        return opener(spec, options, indexes[0])
+    if kind == "btree" or not os.path.isfile(path):
         raise TableError(f"open database {path}.db: No such file or directory")
     options.warn(f"{spec}: no index {path}.db, the text source {path} is used")
     return TextHashTable(spec, options, path)
-
-
-def _btree(spec: str, options: Options, name: str) -> Table:
-    return BerkeleyTable(spec, options, options.path(name) + ".db")
 
 
 def _cdb(spec: str, options: Options, name: str) -> Table:
@@ -89,12 +107,12 @@ def _combined(cls: type[UnionTable] | type[PipeTable]) -> Opener:
 
 
 TYPES: dict[str, Opener] = {
-    "btree": _btree,
+    "btree": _berkeley,
     "cdb": _cdb,
     "cidr": CidrTable,
     "environ": _environ,
     "fail": _fail,
-    "hash": _hash,
+    "hash": _berkeley,
     "inline": InlineTable,
     "lmdb": _lmdb,
     "pcre": PcreTable,

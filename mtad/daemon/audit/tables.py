@@ -1,9 +1,8 @@
 """The tables that the configuration names: can they be opened, and is what they hold up to date?
 
-A table that cannot be opened is an error where its name is no name of a table, else a warning, since Postfix
-starts without it, too, and answers with temporary errors.  So is a bad pattern of a list of networks an error.
-Of the formats of one table (``.db``, ``.lmdb``, ``.cdb``) the newest index serves, and it should not be older
-than its source.
+A table that cannot be opened is an error where its specification is none, else a warning: Postfix starts
+without it, too, and answers with temporary errors.  A bad pattern in a list of networks is an error.  Of a
+table's indexes (``.db``, ``.lmdb``, ``.cdb``) the newest serves, and it should not be older than the source.
 """
 
 from __future__ import annotations

@@ -117,9 +117,9 @@ def test_master_cf(tmp_path: Path) -> None:
         f"{path}, line 5: parameter soft_bounce: bad boolean configuration: soft_bounce = x "
         '(specify "yes" or "no")',
         f'{path}, line 10: duplicate master.cf entry for service "qmgr" (unix) -- using the last entry',
+        f"{path}, line 5: parameter always_bcc: mtad does not implement it: no copy is sent",
         f"{path}, line 5: parameter smtpd_tls_wrapermode: unused parameter: nothing reads it "
         '(did you mean "smtpd_tls_wrappermode"?)',
-        f"{path}, line 5: parameter always_bcc: mtad does not implement it: no copy is sent",
     ]
     assert [str(finding) for finding in found if finding.severity == "note"] == [
         f"{path}: services that mtad does not run: lmtp (lmtp/unix), pipe (maildrop/unix), "

@@ -1,0 +1,78 @@
+"""Every option of Cyrus SASL's ``smtpd.conf`` that the library or one of its plug-ins reads.
+
+An option that is not here is read by nobody: Cyrus says nothing about it, ``mtad check`` does.
+:func:`notes` compares a file with this list; it raises nothing.
+
+Cyrus counterpart: ``doc/legacy/options.html``, the ``getopt`` calls of ``lib/`` and ``plugins/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mtad.config.sasl_conf import SaslConf
+from mtad.config.types import nearest
+
+#: What mtad goes by.
+HONOURED = frozenset(
+    {"pwcheck_method", "mech_list", "auxprop_plugin", "sasldb_path", "saslauthd_path", "canon_user_plugin"}
+)
+
+#: The others, and what they are for.
+OTHERS = {
+    "ad_compat": "GSSAPI",
+    "allow_plaintext": "nothing any more",
+    "authdaemond_path": "the verifier authdaemond",
+    "auto_transition": "copying passwords to another store",
+    "ccache_store": "GSSAPI",
+    "client_mech_list": "clients, not servers",
+    "keytab": "GSSAPI",
+    "ldapdb_canon_attr": "the plug-in ldapdb",
+    "ldapdb_id": "the plug-in ldapdb",
+    "ldapdb_mech": "the plug-in ldapdb",
+    "ldapdb_pw": "the plug-in ldapdb",
+    "ldapdb_rc": "the plug-in ldapdb",
+    "ldapdb_starttls": "the plug-in ldapdb",
+    "ldapdb_uri": "the plug-in ldapdb",
+    "log_level": "how much the library logs",
+    "ntlm_server": "NTLM",
+    "ntlm_v2": "NTLM",
+    "opiekeys": "OTP",
+    "otp_mda": "OTP",
+    "plugin_list": "debugging",
+    "reauth_timeout": "DIGEST-MD5",
+    "sasldb_mapsize": "sasldb in LMDB format",
+    "sasldb_maxreaders": "sasldb in LMDB format",
+    "scram_iteration_counter": "making SCRAM secrets",
+    "scram_secret_generate": "making SCRAM secrets",
+    "service_principal": "GSSAPI",
+    "sql_database": "the plug-in sql",
+    "sql_engine": "the plug-in sql",
+    "sql_hostnames": "the plug-in sql",
+    "sql_insert": "the plug-in sql",
+    "sql_passwd": "the plug-in sql",
+    "sql_select": "the plug-in sql",
+    "sql_statement": "the plug-in sql",
+    "sql_update": "the plug-in sql",
+    "sql_user": "the plug-in sql",
+    "sql_usessl": "the plug-in sql",
+    "sql_verbose": "the plug-in sql",
+    "srp_mda": "SRP",
+    "srvtab": "KERBEROS_V4",
+}
+
+#: Those whose value is a secret.
+SECRETS = frozenset({"sql_passwd", "ldapdb_pw"})
+
+
+def notes(conf: SaslConf) -> Iterator[tuple[bool, str]]:
+    """(whether anything at all reads the option, what there is to say about it)."""
+    known = (*HONOURED, *OTHERS)
+    for name in conf.names():
+        # libsasl asks for <plug-in>_<option> first
+        plain = next((word for word in known if name == word or name.endswith(f"_{word}")), "")
+        if plain in OTHERS:
+            yield True, f"option {name} is not used here (it is for {OTHERS[plain]})"
+        elif not plain:
+            guess = nearest(name, known)
+            yield False, f"option {name} is unknown: nothing reads it" + (f" ({guess})" if guess else "")
