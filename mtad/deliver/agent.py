@@ -191,6 +191,7 @@ class Agent:
         )
         await transaction.run()
         if transaction.stale:
+            connection.quit()
             return False
         job.stamps.done = self._clock()
         outcomes = self._sorted(connection, attempt, transaction.outcomes)

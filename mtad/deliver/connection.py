@@ -56,7 +56,8 @@ class HandshakeFailed(MtadError):
         """Of a connection that ended in the handshake."""
         if not reason.check(SSL.Error):
             return cls("lost connection")
-        entries = reason.value.args[0] if reason.value.args else ()
+        arguments = getattr(reason.value, "args", ())
+        entries = arguments[0] if arguments else ()
         return cls("-1", tuple([":".join(map(str, entry)) for entry in entries]))
 
 

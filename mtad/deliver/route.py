@@ -9,11 +9,13 @@ Postfix counterpart: ``resolve_addr`` of ``trivial-rewrite(8)``, ``transport(5)`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.rewrite.classes import DEFAULT, LOCAL, RELAY, VIRTUAL_ALIAS, VIRTUAL_MAILBOX, AddressClasses
 from mtad.tables.maps import Find, Maps
+from mtad.tables.table import no_warning
 
 _UNKNOWN_ALIAS = "5.1.1 User unknown in virtual alias table"
 
@@ -32,9 +34,11 @@ class Route:
 class Router:
     """The routing rules of one configuration."""
 
-    def __init__(self, p: Parameters, classes: AddressClasses) -> None:
+    def __init__(
+        self, p: Parameters, classes: AddressClasses, warn: Callable[[str], None] = no_warning
+    ) -> None:
         def maps(name: str) -> Maps:
-            return Maps(p[name], p.directory, title=name)
+            return Maps(p[name], p.directory, title=name, warn=warn)
 
         self._classes = classes
         self._relayhost = ", ".join(p.words("relayhost"))

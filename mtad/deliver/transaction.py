@@ -98,6 +98,9 @@ class Transaction:
                         self._message_answered(reply)
                         break
                     case MailAnswer(reply):
+                        if reply.code == 421 and connection.uses > 1:
+                            self.stale = True  # it had been idle for too long
+                            return
                         if not reply.positive:
                             self._said(reply, "MAIL FROM command", list(self._open))
                     case DataRefused(reply):
@@ -240,8 +243,17 @@ class Transaction:
 
 
 def too_long(content: bytes, limit: int) -> bool:
-    """Whether a line has more than ``limit`` bytes, its end not counted."""
-    return len(content) > limit and max(map(len, content.split(b"\n"))) > limit
+    """Whether a line has more than ``limit`` bytes, its CRLF not counted.
+
+    Jumps from line end to line end as far apart as the limit allows, so that most lines are never seen.
+    """
+    at, size = 0, len(content)
+    while size - at > limit:
+        end = content.rfind(b"\n", at, at + limit + 2)
+        if end < 0:
+            return True
+        at = end + 1
+    return False
 
 
 class Folder:
@@ -262,8 +274,9 @@ class Folder:
         self._return = chunk.endswith(b"\r")
         if self._return:
             chunk = chunk[:-1]
-        lines = chunk.split(b"\r\n")
-        if self._column + len(lines[0]) > self._limit or max(map(len, lines)) > self._limit:
+        first = chunk.find(b"\r\n")
+        if self._column + (first if first >= 0 else len(chunk)) > self._limit or too_long(chunk, self._limit):
+            lines = chunk.split(b"\r\n")
             lines[0] = self._fold(lines[0], self._column)
             for number, line in enumerate(lines[1:], 1):
                 if len(line) > self._limit:

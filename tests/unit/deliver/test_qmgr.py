@@ -63,12 +63,13 @@ def test_an_idle_connection_that_the_server_closed_costs_no_mail() -> None:
     assert "status=sent" in world.log("Q2")[1]
 
 
-def test_a_connection_that_dies_as_it_is_used_again_is_replaced() -> None:
+@pytest.mark.parametrize("answer", [None, b"421 4.4.2 idle for too long\r\n"])
+def test_a_connection_that_dies_as_it_is_used_again_is_replaced(answer: bytes | None) -> None:
     world = World()
     server = world.server()
     world.submit("Q1", b"you@dest.test")
     world.run()
-    server.answers["mail"] = lambda line: None if server.connections == 1 else b"250 ok\r\n"
+    server.answers["mail"] = lambda line: answer if server.connections == 1 else b"250 ok\r\n"
     world.submit("Q2", b"you@dest.test")
     world.run()
     assert server.connections == 2
