@@ -89,7 +89,7 @@ class Children:
         paths: Paths,
         channels: Channels,
         lock: MasterLock,
-        signal_pipe: int,
+        signal_pipe: tuple[int, int],
         watchdog: float,
     ) -> None:
         """``watchdog``: seconds between the master's signs of life, 0: none are wanted."""
@@ -111,8 +111,10 @@ class Children:
         """Those that serve ``configuration`` and are not about to end."""
         return [each for each in self if each.configuration is configuration and not each.leaving]
 
-    def launch(self, roles: tuple[str, ...], configuration: Configuration) -> None:
-        """Fork a process with ``roles``."""
+    def launch(
+        self, roles: tuple[str, ...], configuration: Configuration, other: Configuration | None
+    ) -> None:
+        """Fork a process with ``roles``; ``other``: a configuration that has sockets open, too."""
         pipe, its_pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         its_life, life = os.pipe2(os.O_CLOEXEC)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -121,6 +123,10 @@ class Children:
             self._let_go(pipe, life)
             if "qmgr" not in roles:
                 self._channels.close()
+            if other is not None:
+                other.listeners.close_all_but(configuration.listeners)
+            if "smtpd" not in roles:
+                configuration.listeners.close()
             lines = Lines(its_pipe, its_life, self._beat)
             sockets = configuration.listeners.by_service
             run_child(
@@ -139,7 +145,7 @@ class Children:
         signal.set_wakeup_fd(-1)
         self._selector.close()
         self._lock.leave()
-        for fd in (*pipes, self._signal_pipe):
+        for fd in (*pipes, *self._signal_pipe):
             os.close(fd)
         for child in self:
             os.close(child.life)

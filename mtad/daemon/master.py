@@ -94,7 +94,12 @@ class Master:
         log = program_log(plan.p, sink, "master")
         read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._children = Children(
-            self._selector, self._paths, channels, self._lock, read_end, self._notifier.interval
+            self._selector,
+            self._paths,
+            channels,
+            self._lock,
+            (read_end, write_end),
+            self._notifier.interval,
         )
         self._signals(read_end, write_end)
         log.info(f"daemon started -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
@@ -184,7 +189,7 @@ class Master:
         """Fork the processes of a new configuration; the rest follows when they are prepared."""
         self._next = configuration
         for roles in self._roles(configuration):
-            self._children.launch(roles, configuration)
+            self._children.launch(roles, configuration, self._current)
 
     def _look_round(self) -> None:
         """See how far the children are."""
@@ -273,7 +278,7 @@ class Master:
         for entry in due:
             self._replace.remove(entry)
             if self._current is not None:
-                self._children.launch(entry[1], self._current)
+                self._children.launch(entry[1], self._current, self._next)
 
     # -- reload and end
 

@@ -107,7 +107,8 @@ class PipeWatch:
         self._gone()
 
     def connectionLost(self, reason: Failure) -> None:
-        pass
+        """The reactor has seen the end of the pipe, and nothing to read before it."""
+        self._gone()
 
     def logPrefix(self) -> str:
         return "master"
