@@ -35,3 +35,16 @@ class Result:
     outcomes: list[Outcome] = field(default_factory=list)
     unreached: tuple[str, str] | None = None
     relayed: list[Outcome] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Active:
+    """A message in hand."""
+
+    message: Message
+    begun: float
+    held: int = 0  # bytes of content that count against the budget
+    jobs: int = 0  # deliveries not over yet
+    writing: bool = False  # what came of some is being recorded
+    outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
+    relayed: list[Outcome] = field(default_factory=list)  # as in Result

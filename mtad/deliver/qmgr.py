@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -23,11 +22,12 @@ from twisted.python.failure import Failure
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.deliver.agent import Agent, make_agents
-from mtad.deliver.bounce import Bouncer, Notice
+from mtad.deliver.bounce import Bouncer
 from mtad.deliver.dispatch import Dispatcher
-from mtad.deliver.job import Job, Result
+from mtad.deliver.job import Active, Job, Result
 from mtad.deliver.report import Stamps, external, log_outcomes
 from mtad.deliver.route import Route, Router
+from mtad.deliver.settle import RETRY, Ending, Settler
 from mtad.deliver.throttle import Limits
 from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog, printable
@@ -35,7 +35,6 @@ from mtad.net.dns import Resolver
 from mtad.net.drive import drive
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message, Outcome, Recipient
-from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
 from mtad.queue.store import QueueStore
 from mtad.rewrite.classes import AddressClasses
 
@@ -43,8 +42,6 @@ from mtad.rewrite.classes import AddressClasses
 _BATCH = 100
 #: Content of active messages that is kept in memory; beyond that it is read again when it is sent.
 _CONTENT_BUDGET = 32 * 1024 * 1024
-#: Seconds after which a failed write is tried again.
-_RETRY = 10
 #: Transports that need no agent.
 _INTERNAL = ("error", "retry", "discard")
 
@@ -55,19 +52,6 @@ class Reactor(Protocol):
     def seconds(self) -> float: ...
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall: ...
-
-
-@dataclass(slots=True, eq=False)
-class _Active:
-    """A message in hand."""
-
-    message: Message
-    begun: float
-    held: int = 0  # bytes of content that count against the budget
-    jobs: int = 0  # deliveries not over yet
-    writing: bool = False
-    outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
-    relayed: list[Outcome] = field(default_factory=list)
 
 
 class QueueManager:
@@ -102,7 +86,8 @@ class QueueManager:
         warn = self._log.warning
         self._router = Router(p, AddressClasses(p, warn=warn), warn)
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
-        self._bouncer = Bouncer(p, store, log, new_id, self._clock)
+        bouncer = Bouncer(p, store, log, new_id, self._clock)
+        self._settler = Settler(p, store, bouncer, self._log, self._clock, self._sleep)
         self._agents: dict[str, Agent] = make_agents(
             p, services, store, reactor, log, resolver, rng or random.Random(), self._clock
         )
@@ -110,12 +95,8 @@ class QueueManager:
         self._dispatcher = Dispatcher(self, self._limits_of, self._clock)
         self._limit = p.number("qmgr_message_active_limit")
         self._run_delay = p.seconds("queue_run_delay")
-        self._backoff = (p.seconds("minimal_backoff_time"), p.seconds("maximal_backoff_time"))
-        self._lifetime = p.seconds("maximal_queue_lifetime")
-        self._bounce_lifetime = p.seconds("bounce_queue_lifetime")
-        self._warn_after = p.seconds("delay_warning_time")
         self._digits = p.number("delay_logging_resolution_limit")
-        self._active: dict[int, _Active] = {}
+        self._active: dict[int, Active] = {}
         self._held = 0
         self._after = 0  # seq of the last message taken from "incoming"
         self._incoming = True  # there may be more
@@ -195,17 +176,17 @@ class QueueManager:
             self._timer = self._reactor.callLater(limit, self._give_up)
         return self._stopping
 
-    def _drop(self, active: _Active) -> None:
+    def _drop(self, active: Active) -> None:
         """A delivery of a message is not made, since we stop: what was made is recorded, the rest stays."""
         active.jobs -= 1
         if active.jobs > 0 or active.writing:
             return
         if active.outcomes:
-            drive(self._end(active), self._ended, self._log_mistake)
+            drive(self._settler.end(active), self._ended, self._log_mistake)
         else:
             self._forget(active)
 
-    def _forget(self, active: _Active) -> None:
+    def _forget(self, active: Active) -> None:
         """A message is in hand no more."""
         seq = active.message.seq
         del self._active[seq]
@@ -257,7 +238,7 @@ class QueueManager:
         if not failure.check(MtadError):
             self._log.error(printable(failure.getTraceback()))
         self._incoming = self._due = True
-        self._set_timer(self._clock() + _RETRY)
+        self._set_timer(self._clock() + RETRY)
         if self._stopping is not None:
             self._check_stopped()
 
@@ -285,7 +266,7 @@ class QueueManager:
             if message.seq in self._active or message.seq in self.left_to_others:
                 continue
             now = self._clock()
-            active = _Active(message, now)
+            active = Active(message, now)
             self._active[message.seq] = active
             self._hold(active)
             self._log.info(
@@ -294,7 +275,7 @@ class QueueManager:
             )
             await self._distribute(active)
 
-    def _hold(self, active: _Active) -> None:
+    def _hold(self, active: Active) -> None:
         """Keep the content while there is room for it."""
         message = active.message
         if message.content is not None:
@@ -306,7 +287,7 @@ class QueueManager:
 
     # -- to the transports
 
-    async def _distribute(self, active: _Active) -> None:
+    async def _distribute(self, active: Active) -> None:
         """Find the routes, and queue the deliveries."""
         message = active.message
         groups: dict[Route, list[Recipient]] = {}
@@ -385,84 +366,35 @@ class QueueManager:
 
     # -- and back to the store
 
-    def _over(self, active: _Active, outcomes: list[Outcome]) -> None:
+    def _over(self, active: Active, outcomes: list[Outcome]) -> None:
         """One delivery of a message is over."""
         active.outcomes += outcomes
         active.jobs -= 1
         if active.writing:
             return
         if active.jobs <= 0:
-            drive(self._end(active), self._ended, self._log_mistake)
+            drive(self._settler.end(active), self._ended, self._log_mistake)
         elif any(outcome.status == "sent" for outcome in active.outcomes):
-            drive(self._record(active), self._nothing, self._log_mistake)
+            drive(self._settler.record(active), self._recorded, self._log_mistake)
 
-    async def _record(self, active: _Active) -> None:
-        """Write down what was delivered while the rest is under way."""
-        active.writing = True
-        while sent := [outcome for outcome in active.outcomes if outcome.status == "sent"]:
-            active.outcomes = [outcome for outcome in active.outcomes if outcome.status != "sent"]
-            try:
-                await self._store.finish(active.message, sent, self._clock())
-            except MtadError as error:
-                self._log.warning(f"{active.message.queue_id}: can't write to the queue: {error}")
-                active.outcomes += sent
-                break
-        active.writing = False
+    def _recorded(self, active: Active) -> None:
         if active.jobs <= 0:
-            drive(self._end(active), self._ended, self._log_mistake)
+            drive(self._settler.end(active), self._ended, self._log_mistake)
         elif self._stopping is not None:
             self._check_stopped()
 
-    async def _end(self, active: _Active) -> tuple[_Active, bool, float]:
-        """End an attempt: record the outcomes, queue the notifications."""
-        message = active.message
-        active.writing = True
-        now = self._clock()
-        deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
-        if deferred and self._expired(message, now):
-            sender = printable(external(message.sender))
-            word = "force-expired" if message.expired else "expired"
-            self._log.info(f"{message.queue_id}: from=<{sender}>, status={word}, returned to sender")
-            for outcome in deferred:
-                outcome.status = "bounced"
-            deferred = []
-        when = next_attempt(now, message.arrival, *self._backoff) if deferred else now
-        warn = bool(deferred) and warning_due(now, message.arrival, self._warn_after, message.warned)
-        message.warned |= warn
-        while True:
-            try:
-                notices = self._notices(active, deferred if warn else [])
-                bounces = [notice.message for notice in notices]
-                gone = await self._store.finish(message, active.outcomes, when, bounces)
-                break
-            except MtadError as error:
-                self._log.warning(f"{message.queue_id}: can't write to the queue: {error}; will try again")
-            await self._sleep(_RETRY)
-        self._bouncer.announce(notices)
-        if notices:
-            self._incoming = True
-        return active, gone, when
-
-    def _notices(self, active: _Active, late: list[Outcome]) -> list[Notice]:
-        message = active.message
-        bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
-        notices = self._bouncer.failed(message, bounced) if bounced else []
-        if active.relayed:
-            notices += self._bouncer.relayed(message, active.relayed)
-        if late:
-            notices += self._bouncer.delayed(message, late)
-        return notices
-
-    def _ended(self, result: tuple[_Active, bool, float]) -> None:
-        active, gone, when = result
+    def _ended(self, ending: Ending) -> None:
+        active = ending.active
         self._forget(active)
-        if gone:
+        if ending.gone:
             self._log.info(f"{active.message.queue_id}: removed")
         if self._stopping is not None:
             self._check_stopped()
             return
-        if not gone and (self._timer is None or not self._timer.active() or when < self._due_at()):
-            self._set_timer(when)
+        overdue = self._timer is None or not self._timer.active() or ending.when < self._due_at()
+        if not ending.gone and overdue:
+            self._set_timer(ending.when)
+        self._incoming |= ending.notified
         if self._incoming or self._due:
             self._fill()
 
@@ -471,10 +403,6 @@ class QueueManager:
         if self._timer is None:
             return 0.0
         return self._clock() + self._timer.getTime() - float(self._reactor.seconds())
-
-    def _expired(self, message: Message, now: float) -> bool:
-        limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)
-        return message.expired or expired(now, message.arrival, limit)
 
     def _sleep(self, delay: float) -> Deferred[None]:
         woken: Deferred[None] = Deferred()
@@ -486,9 +414,6 @@ class QueueManager:
         call = self._reactor.callLater(delay, wake)
         self._retries.add(call)
         return woken
-
-    def _nothing(self, _: None) -> None:
-        pass
 
     def _log_mistake(self, failure: Failure) -> None:
         self._log.error(printable(failure.getTraceback()))

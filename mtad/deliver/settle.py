@@ -1,0 +1,118 @@
+"""Writing down what came of a message's deliveries.
+
+:class:`Settler` records delivered recipients while others are under way, and ends an attempt: what failed for
+too long is given up, the sender is told, the rest gets its next attempt, all in one ``store.finish``.  A
+store that fails is logged and asked again; nothing is raised.
+
+Postfix counterpart: ``qmgr_active_done``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from mtad.config.parameters import Parameters
+from mtad.deliver.bounce import Bouncer, Notice
+from mtad.deliver.job import Active
+from mtad.deliver.report import external
+from mtad.errors import MtadError
+from mtad.maillog import MailLog, printable
+from mtad.queue.message import Message, Outcome
+from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
+from mtad.queue.store import QueueStore
+
+#: Seconds after which a store that failed is asked again.
+RETRY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended: whether the message is gone, or ``when`` it is tried again."""
+
+    active: Active
+    gone: bool
+    when: float
+    notified: bool  # notifications were queued
+
+
+class Settler:
+    """See the module.  ``sleep`` waits for some seconds."""
+
+    def __init__(
+        self,
+        p: Parameters,
+        store: QueueStore,
+        bouncer: Bouncer,
+        log: MailLog,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._bouncer = bouncer
+        self._log = log
+        self._clock = clock
+        self._sleep = sleep
+        self._backoff = (p.seconds("minimal_backoff_time"), p.seconds("maximal_backoff_time"))
+        self._lifetime = p.seconds("maximal_queue_lifetime")
+        self._bounce_lifetime = p.seconds("bounce_queue_lifetime")
+        self._warn_after = p.seconds("delay_warning_time")
+
+    async def record(self, active: Active) -> Active:
+        """Write down what was delivered while the rest is under way."""
+        active.writing = True
+        while sent := [outcome for outcome in active.outcomes if outcome.status == "sent"]:
+            active.outcomes = [outcome for outcome in active.outcomes if outcome.status != "sent"]
+            try:
+                await self._store.finish(active.message, sent, self._clock())
+            except MtadError as error:
+                self._log.warning(f"{active.message.queue_id}: can't write to the queue: {error}")
+                active.outcomes += sent
+                break
+        active.writing = False
+        return active
+
+    async def end(self, active: Active) -> Ending:
+        """End an attempt: record the outcomes, queue the notifications."""
+        message = active.message
+        active.writing = True
+        now = self._clock()
+        deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
+        if deferred and self._expired(message, now):
+            self._give_up(message, deferred)
+            deferred = []
+        when = next_attempt(now, message.arrival, *self._backoff) if deferred else now
+        warn = bool(deferred) and warning_due(now, message.arrival, self._warn_after, message.warned)
+        message.warned |= warn
+        while True:
+            try:
+                notices = self._notices(active, deferred if warn else [])
+                bounces = [notice.message for notice in notices]
+                gone = await self._store.finish(message, active.outcomes, when, bounces)
+                break
+            except MtadError as error:
+                self._log.warning(f"{message.queue_id}: can't write to the queue: {error}; will try again")
+            await self._sleep(RETRY)
+        self._bouncer.announce(notices)
+        return Ending(active, gone, when, bool(notices))
+
+    def _give_up(self, message: Message, deferred: list[Outcome]) -> None:
+        sender = printable(external(message.sender))
+        word = "force-expired" if message.expired else "expired"
+        self._log.info(f"{message.queue_id}: from=<{sender}>, status={word}, returned to sender")
+        for outcome in deferred:
+            outcome.status = "bounced"
+
+    def _expired(self, message: Message, now: float) -> bool:
+        limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)
+        return message.expired or expired(now, message.arrival, limit)
+
+    def _notices(self, active: Active, late: list[Outcome]) -> list[Notice]:
+        message = active.message
+        bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
+        notices = self._bouncer.failed(message, bounced) if bounced else []
+        if active.relayed:
+            notices += self._bouncer.relayed(message, active.relayed)
+        if late:
+            notices += self._bouncer.delayed(message, late)
+        return notices
