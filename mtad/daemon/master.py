@@ -28,7 +28,7 @@ from mtad.daemon.children import Child, Children
 from mtad.daemon.lock import MasterLock
 from mtad.daemon.logs import close_sink, open_sink, program_log
 from mtad.daemon.notify import Notifier
-from mtad.daemon.paths import Paths, make_directories
+from mtad.daemon.paths import Paths, hand_over, make_directories
 from mtad.daemon.plan import Plan, make_plan
 from mtad.daemon.sockets import Channels, Listeners
 from mtad.errors import ConfigError, MtadError
@@ -85,6 +85,7 @@ class Master:
         self._paths = make_directories(plan.p, plan.owner)
         self._lock = MasterLock(self._paths.lock)
         try:
+            hand_over(self._paths, plan.owner)
             sink = open_sink(plan.p)
             listeners = self._first_listeners(plan)
             channels = Channels(self._paths, plan.owner)
@@ -301,6 +302,12 @@ class Master:
     def _read(self, current: Configuration, read: int) -> Configuration:
         """The configuration as it is now in the files, checked, with its sockets."""
         plan = make_plan(self._directory)
+        if plan.owner != current.plan.owner:
+            path, line = plan.p.where("mail_owner")
+            raise ConfigError(
+                f"the queue belongs to {current.plan.owner.name}", path=path, line=line, parameter="mail_owner",
+                remedy="stop and start to change it",
+            )  # fmt: skip
         for name in ("queue_directory", "mtad_queue_directory"):
             if plan.p[name] != current.plan.p[name]:
                 current.log.warning(f"ignoring {name} change: stop and start to change it")

@@ -90,6 +90,19 @@ def make_directories(p: Parameters, who: Owner) -> Paths:
     return found
 
 
+def hand_over(found: Paths, who: Owner) -> None:
+    """Give the files of the queue to ``who``, where root finds another's.  Raises ConfigError."""
+    if os.geteuid() != 0:
+        return
+    try:
+        for entry in os.scandir(found.queue):
+            status = entry.stat(follow_symlinks=False)
+            if (status.st_uid, status.st_gid) != (who.uid, who.gid):
+                os.chown(entry.path, who.uid, who.gid, follow_symlinks=False)
+    except OSError as problem:
+        raise ConfigError(f"{problem.filename}: {problem.strerror}") from problem
+
+
 def _directory(p: Parameters, parameter: str, path: str, mode: int, who: Owner | None) -> None:
     """``who`` None: made where it is missing, and left as it is where it exists."""
     where, line = p.where(parameter)
