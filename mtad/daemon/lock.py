@@ -109,10 +109,8 @@ class ManagerLock:
     The locks are the process's: a process opens the file once, and loses them when it ends.
     """
 
-    def __init__(self, path: str, uid: int, gid: int) -> None:
+    def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.geteuid() == 0:
-            os.fchown(self._fd, uid, gid)
 
     def take(self) -> bool:
         """Be the queue manager, if there is none."""

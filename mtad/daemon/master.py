@@ -305,9 +305,12 @@ class Master:
         if plan.owner != current.plan.owner:
             path, line = plan.p.where("mail_owner")
             raise ConfigError(
-                f"the queue belongs to {current.plan.owner.name}", path=path, line=line, parameter="mail_owner",
+                f"the queue belongs to {current.plan.owner.name}",
+                path=path,
+                line=line,
+                parameter="mail_owner",
                 remedy="stop and start to change it",
-            )  # fmt: skip
+            )
         for name in ("queue_directory", "mtad_queue_directory"):
             if plan.p[name] != current.plan.p[name]:
                 current.log.warning(f"ignoring {name} change: stop and start to change it")

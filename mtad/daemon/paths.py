@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
@@ -30,6 +33,20 @@ class Owner:
         os.initgroups(self.name, self.gid)
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Do something with this user's rights where we are root."""
+        if os.geteuid() != 0:
+            yield
+            return
+        os.setegid(self.gid)
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
 
 
 def owner(p: Parameters) -> Owner:
@@ -76,7 +93,7 @@ def paths(p: Parameters) -> Paths:
         control=os.path.join(queue, "control"),
         spool=os.path.join(queue, "spool"),
         wakeup=os.path.join(queue, "wakeup"),
-        outcome=os.path.join(queue, "reload"),
+        outcome=os.path.join(p["queue_directory"], "pid", "mtad.reload"),
     )
 
 
@@ -85,20 +102,24 @@ def make_directories(p: Parameters, who: Owner) -> Paths:
     found = paths(p)
     _directory(p, "queue_directory", p["queue_directory"], 0o755, None)
     _directory(p, "queue_directory", os.path.dirname(found.lock), 0o755, None)
-    for path in (found.queue, found.spool):
-        _directory(p, "mtad_queue_directory", path, 0o700, who)
+    _directory(p, "mtad_queue_directory", found.queue, 0o700, who)
     return found
 
 
 def hand_over(found: Paths, who: Owner) -> None:
-    """Give the files of the queue to ``who``, where root finds another's.  Raises ConfigError."""
-    if os.geteuid() != 0:
-        return
+    """Give what is in the queue's directory to ``who``, and make what is missing.  Raises ConfigError.
+
+    The directory is that of a user whom root does not trust: no links of theirs are followed."""
     try:
         for entry in os.scandir(found.queue):
             status = entry.stat(follow_symlinks=False)
-            if (status.st_uid, status.st_gid) != (who.uid, who.gid):
+            lone = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1
+            if os.geteuid() == 0 and lone and (status.st_uid, status.st_gid) != (who.uid, who.gid):
                 os.chown(entry.path, who.uid, who.gid, follow_symlinks=False)
+        with who.acting():
+            if not os.path.isdir(found.spool):
+                os.mkdir(found.spool, 0o700)
+            os.chmod(found.spool, 0o700)
     except OSError as problem:
         raise ConfigError(f"{problem.filename}: {problem.strerror}") from problem
 

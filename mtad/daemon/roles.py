@@ -170,8 +170,6 @@ class QmgrRole:
 
     def start(self) -> None:
         around = self._around
-        owner = around.plan.owner
-        self._lock = ManagerLock(os.path.join(around.paths.queue, "qmgr.lock"), owner.uid, owner.gid)
         self._manager = QueueManager(
             around.plan.p,
             self._store,
@@ -185,6 +183,7 @@ class QmgrRole:
         )
 
     def serve(self) -> Deferred[None]:
+        self._lock = ManagerLock(os.path.join(self._around.paths.queue, "qmgr.lock"))
         self._begin()
         return self._serving
 

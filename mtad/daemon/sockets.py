@@ -79,12 +79,11 @@ class Channels:
 def _unix(path: str, kind: socket.SocketKind, owner: Owner) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     try:
-        if os.path.lexists(path):
-            os.unlink(path)
-        made.bind(path)
-        os.chmod(path, 0o600)
-        if os.geteuid() == 0:
-            os.chown(path, owner.uid, owner.gid)
+        with owner.acting():
+            if os.path.lexists(path):
+                os.unlink(path)
+            made.bind(path)
+            os.chmod(path, 0o600)
     except OSError as problem:
         made.close()
         reason = problem.strerror or str(problem)

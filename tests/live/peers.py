@@ -1,9 +1,9 @@
 """Servers and clients that behave as a test tells them, byte by byte.
 
 ``Peer`` is an SMTP server: each connection runs in a thread, and what the server says at a stage
-(``connect``, ``helo``, ``starttls``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``quit``) can be replaced by
-a function of the :class:`Talk`, which may wait, close, inject or never return.  ``Client`` is a socket with
-replies.
+(``connect``, ``helo``, ``starttls``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``quit``) can be
+replaced by a function of the :class:`Talk`, which may wait, close, inject or never return.
+``Client`` is a socket with replies.
 """
 
 from __future__ import annotations
