@@ -202,7 +202,7 @@ class Agent:
             job.stamps,
             self._settings.delay_digits,
             connection.uses,
-            connection.tls_label,
+            self._tls_field(connection.tls_status),
         )
         result = attempt.result
         result.outcomes += outcomes
@@ -241,6 +241,10 @@ class Agent:
                 kept.append(outcome)
         return kept
 
+    def _tls_field(self, status: str) -> str:
+        """``smtp_log_tls_feature_status``: what became of TLS, for the delivery line."""
+        return f"tls={status}, " if status and self._settings.log_tls else ""
+
     def _fail(self, attempt: _Attempt) -> None:
         """The same failure for all that are still pending."""
         failure = attempt.failure or SessionFailure("4.4.4", "no host to try", temporary=True)
@@ -256,7 +260,8 @@ class Agent:
             for recipient in attempt.pending
         ]
         digits = self._settings.delay_digits
-        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits)
+        tls = self._tls_field(failure.tls_status)
+        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls)
         attempt.result.outcomes += outcomes
         if temporary and not any(outcome.status == "sent" for outcome in attempt.result.outcomes):
             attempt.result.unreached = (dsn, failure.text)

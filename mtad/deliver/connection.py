@@ -89,7 +89,7 @@ class Connection(Protocol):
         self.last = False
         self.opened = 0.0
         self.tls: TLSInfo | None = None
-        self.tls_label = ""  # for log lines: "tls=may, "
+        self.tls_status = ""  # for log lines: "may", "may:none", "encrypt?", "!encrypt" (3.11's tls=)
         self.made: Callable[[], None] | None = None  # called when the connection is there
         self.closed: Callable[[], None] | None = None  # called once when it is gone
         self._timeouts = _stage_timeouts(timeouts)

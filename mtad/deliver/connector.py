@@ -69,6 +69,7 @@ class SessionFailure(MtadError):
         self.diagnostic = diagnostic
         self.remote_mta = remote_mta
         self.tls = tls
+        self.tls_status = ""  # as of Connection
         super().__init__(text)
 
     @property
@@ -134,6 +135,17 @@ class Connector:
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True)
         session = ClientSession(self._client_settings, tls=self._settings.wrappermode)
         connection = Connection(host, session, self._settings.timeouts, self._reactor)
+        connection.tls_status = f"{policy.level}?"
+        try:
+            await self._session(connection, policy, login, registry)
+        except SessionFailure as failure:
+            failure.tls_status = connection.tls_status
+            raise
+        return connection
+
+    async def _session(
+        self, connection: Connection, policy: Policy, login: Login | None, registry: set[Connection]
+    ) -> None:
         await self._connect(connection)
         connection.opened = self._clock()
         registry.add(connection)
@@ -142,14 +154,14 @@ class Connector:
             await self._prepare(connection, policy, login)
         except ConnectionBroken as broken:
             connection.abort()
-            raise SessionFailure(broken.dsn, broken.text, temporary=True, relay=host.relay) from broken
+            relay = connection.host.relay
+            raise SessionFailure(broken.dsn, broken.text, temporary=True, relay=relay) from broken
         except SessionFailure:
             connection.quit()
             raise
         except MtadError:
             connection.abort()
             raise
-        return connection
 
     async def _connect(self, connection: Connection) -> None:
         host = connection.host
@@ -191,8 +203,11 @@ class Connector:
             if extended and session.extensions.starttls:
                 await self._starttls(connection, policy)
             elif policy.required:
+                connection.tls_status = f"!{policy.level}"
                 text = f"TLS is required, but was not offered by host {connection.host.pair}"
                 raise SessionFailure("4.7.4", text, temporary=True, relay=connection.host.relay)
+        if not session.tls:
+            connection.tls_status = "none" if policy.level == "none" else f"{policy.level}:none"
         if login is not None and session.extensions.auth:
             await self._authenticate(connection, login)
 
@@ -227,6 +242,7 @@ class Connector:
             case StartTLSAnswer(reply):
                 if policy.required:
                     pair = connection.host.pair
+                    connection.tls_status = f"!{policy.level}"
                     text = f"TLS is required, but host {pair} refused to start TLS: {reply}"
                     raise _failure(connection, reply, text, True)
             case ProtocolError(text):
@@ -250,8 +266,7 @@ class Connector:
         refusal = handshake.refusal(info)
         if refusal:
             raise SessionFailure("4.7.5", refusal, temporary=True, relay=host.relay)
-        if self._settings.log_tls:
-            connection.tls_label = f"tls={policy.level}, "
+        connection.tls_status = policy.level
 
     # -- AUTH
 

@@ -23,9 +23,10 @@ _WITH_CONTENT = (
     f" LEFT JOIN piece p ON m.size <= {PIECE} AND p.id = m.content * {_PART}"
 )
 _WITHOUT_CONTENT = f"SELECT {rows.MESSAGE_FIELDS}, NULL FROM message m"
+#: The plus keeps SQLite from making an index of the whole table on the fly.
 _RECIPIENTS = (
     f"SELECT {rows.RECIPIENT_FIELDS} FROM message m CROSS JOIN recipient r"
-    f" WHERE r.state = 0 AND r.id >= m.seq * {_PART} AND r.id < (m.seq + 1) * {_PART}"
+    f" WHERE +r.state = 0 AND r.id >= m.seq * {_PART} AND r.id < (m.seq + 1) * {_PART}"
 )
 
 _INCOMING = "m.state = 0 AND m.seq > ?"

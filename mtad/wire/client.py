@@ -60,6 +60,9 @@ from mtad.wire.server_reply import CHALLENGE_LIMIT, LINE_LIMIT, MalformedReply, 
 _UNSENDABLE = re.compile(rb"[\r\n\0]")
 _BAD_DOMAIN = re.compile(rb"@[^@]*[<>\s][^@]*\Z")
 #: An initial response that makes the command line longer is sent as the answer to a challenge.
+#: NOTIFY's words in the order in which Postfix sends them.
+_CONDITIONS = (b"NEVER", b"SUCCESS", b"FAILURE", b"DELAY")
+
 _AUTH_LINE_LIMIT = 512
 
 _Handler = Callable[[ServerReply], None]
@@ -272,7 +275,7 @@ class ClientSession:
         if orcpt:
             command += b" ORCPT=" + orcpt
         if recipient.notify:
-            command += b" NOTIFY=" + b",".join(sorted(recipient.notify))
+            command += b" NOTIFY=" + b",".join(word for word in _CONDITIONS if word in recipient.notify)
         return command
 
     # Receiving: one method for each kind of reply.

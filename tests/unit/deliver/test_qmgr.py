@@ -28,7 +28,7 @@ def test_a_message_is_relayed_and_logged_as_postfix_does() -> None:
     ]
     assert world.log("Q1") == [
         "postfix/qmgr: from=<me@example.com>, size=23, nrcpt=1 (queue active)",
-        "postfix/smtp: to=<you@dest.test>, relay=192.0.2.1[192.0.2.1]:2525, delay=0, delays=0/0/0/0, "
+        "postfix/smtp: to=<you@dest.test>, relay=192.0.2.1[192.0.2.1]:2525, delay=0, delays=0/0/0/0, tls=none, "
         "dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as 1)",
         "postfix/qmgr: removed",
     ]
@@ -116,7 +116,7 @@ def test_a_refused_connection_suspends_the_destination_until_it_may_live_again()
     refused = "connect to 192.0.2.1[192.0.2.1]:2525: Connection refused"
     assert f"postfix/smtp: {refused}" in world.lines
     assert world.log("Q1")[1:] == [
-        f"postfix/smtp: to=<a@dest.test>, relay=none, delay=0, delays=0/0/0/0, dsn=4.4.1, "
+        f"postfix/smtp: to=<a@dest.test>, relay=none, delay=0, delays=0/0/0/0, tls=none?, dsn=4.4.1, "
         f"status=deferred ({refused})"
     ]
     assert world.log("Q2")[1:] == [
@@ -220,7 +220,9 @@ def test_timeouts_have_postfix_words() -> None:
     assert len(world.log("Q1")) == 1
     world.advance(0.2)
     text = "conversation with 192.0.2.1[192.0.2.1] timed out while sending RCPT TO"
-    assert world.log("Q1")[1].endswith(f"delay=7.1, delays=0/0/0/7.1, dsn=4.4.2, status=deferred ({text})")
+    assert world.log("Q1")[1].endswith(
+        f"delay=7.1, delays=0/0/0/7.1, tls=none, dsn=4.4.2, status=deferred ({text})"
+    )
 
 
 def test_the_next_host_is_tried_after_a_temporary_failure() -> None:

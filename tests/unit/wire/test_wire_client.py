@@ -318,7 +318,7 @@ def test_envelope_parameters() -> None:
     session.send(ce.Envelope(b"", recipients, 7, b"8BITMIME", True, b"HDRS", b"id+3D"))
     assert session.data_to_send() == (
         b"MAIL FROM:<> SIZE=7 BODY=8BITMIME ENVID=id+3D RET=HDRS SMTPUTF8\r\n"
-        b'RCPT TO:<"a b"@x> ORCPT=rfc822;A+2Bb@x NOTIFY=DELAY,SUCCESS\r\n'
+        b'RCPT TO:<"a b"@x> ORCPT=rfc822;A+2Bb@x NOTIFY=SUCCESS,DELAY\r\n'
         b"RCPT TO:<c@x> ORCPT=rfc822;d+2Be@x\r\n"
         b"RCPT TO:<c@x> ORCPT=utf-8;\\x{E4}@x\r\n"
         b"DATA\r\n"
