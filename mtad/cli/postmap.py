@@ -114,7 +114,9 @@ def _job(flags: list[tuple[str, str]]) -> Job:
     """The options of the command line, together with those of main.cf."""
     given = dict(flags)
     p: Parameters = load_parameters(given.get("-c"))
-    options = Options(warn=_warn, utf8=p.flag("smtputf8_enable") and "-u" not in given)
+    options = Options(
+        config_directory=p.directory, warn=_warn, utf8=p.flag("smtputf8_enable") and "-u" not in given
+    )
     job = Job(options, default_type=p["default_database_type"])
     for flag, _ in flags:
         match flag:

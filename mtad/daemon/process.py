@@ -34,7 +34,9 @@ from mtad.daemon.sockets import Channels
 from mtad.errors import MtadError
 from mtad.maillog import Sink
 from mtad.queue.sqlite import SQLiteStore
+from mtad.tables.blocking import BlockingTable
 from mtad.tables.table import Watch
+from mtad.tables.threads import Threads
 
 #: Exit status of a child that could not start for the configuration's sake.
 BAD_START = 78
@@ -124,6 +126,7 @@ class _Process:
         Watch.unreadable = lambda: self._lines.say(b"T")
         self._plan.owner.become()
         os.umask(0o077)
+        BlockingTable.runner = Threads(reactor)
         store.open()
 
         def finished(_: object) -> None:

@@ -1,16 +1,17 @@
 """Tables whose entries are in the configuration, in the environment, or in a small text file.
 
-``texthash:/file`` is re-read when the file changes; ``inline:{...}``, ``static:value``, ``environ:``
-and ``fail:`` need no file.  Raises :class:`~mtad.errors.ConfigError` on bad syntax and
+``texthash:/file`` is re-read when the file changes; ``inline:{...}``, ``static:value``, ``randmap:{...}``,
+``environ:`` and ``fail:`` need no file.  Raises :class:`~mtad.errors.ConfigError` on bad syntax and
 :class:`~mtad.errors.TableError` on a file that can't be read.
 
-Postfix counterpart: ``dict_thash(3)``, ``dict_inline(3)``, ``dict_static(3)``, ``dict_env(3)``,
-``dict_fail(3)``.
+Postfix counterpart: ``dict_thash(3)``, ``dict_inline(3)``, ``dict_static(3)``, ``dict_random(3)``,
+``dict_env(3)``, ``dict_fail(3)``.
 """
 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 
 from mtad.errors import ConfigError, TableError
@@ -109,6 +110,25 @@ class StaticTable(LocalTable):
 
     def get(self, key: bytes) -> bytes | None:
         return self._value
+
+
+class RandomTable(LocalTable):
+    """``randmap:{value, value ...}``: any of the values, whatever the key."""
+
+    fixed_key = False
+
+    def __init__(self, spec: str, options: Options, name: str) -> None:
+        super().__init__(spec, options)
+        try:
+            values = list(split_list(extract_braces(name)))
+        except ConfigError:
+            values = []
+        if not values:
+            raise ConfigError(f'bad syntax: "{spec}"; need "randmap:{{value...}}"')
+        self._values = [file_value(text) if options.value_is_file else to_bytes(text) for text in values]
+
+    def get(self, key: bytes) -> bytes | None:
+        return random.choice(self._values)
 
 
 class EnvironmentTable(LocalTable):

@@ -13,19 +13,30 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from importlib import import_module
 
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.tables.accounts import AccountTable
 from mtad.tables.berkeley import BerkeleyTable
+from mtad.tables.blocking import BlockingTable, shared
 from mtad.tables.cdb import CdbTable
 from mtad.tables.cidr import CidrTable
 from mtad.tables.combined import PipeTable, UnionTable
 from mtad.tables.lmdb_table import LmdbTable
-from mtad.tables.memory import EnvironmentTable, FailTable, InlineTable, StaticTable, TextHashTable
+from mtad.tables.memory import (
+    EnvironmentTable,
+    FailTable,
+    InlineTable,
+    RandomTable,
+    StaticTable,
+    TextHashTable,
+)
 from mtad.tables.pcre import PcreTable
+from mtad.tables.proxymap import approved, unproxied
 from mtad.tables.regexp import RegexpTable
+from mtad.tables.settings import main_cf
 from mtad.tables.source import extract_braces, split_list
-from mtad.tables.table import LocalTable, Options, Table, no_warning
+from mtad.tables.table import LocalTable, Options, Table, no_warning, state_of
 
 Opener = Callable[[str, Options, str], Table]
 
@@ -89,7 +100,27 @@ def _fail(spec: str, options: Options, name: str) -> Table:
 
 def _proxy(spec: str, options: Options, name: str) -> Table:
     """``proxy:type:name`` is opened right here: no proxymap(8) process is needed."""
-    return open_with(name, options)
+    table = unproxied(name)
+    if table not in approved(main_cf(options)):
+        raise ConfigError(
+            f'proxymap service is not configured for table "{table}"',
+            remedy=f"to approve it, list proxy:{table} in main.cf:proxy_read_maps",
+        )
+    return open_with(table, options)
+
+
+def _blocking(module: str, cls: str) -> Opener:
+    """A type that asks a server: its module is loaded when it is needed, its tables are shared."""
+
+    def opener(spec: str, options: Options, name: str) -> Table:
+        kind: Callable[[str, Options, str], BlockingTable] = getattr(
+            import_module(f"mtad.tables.{module}"), cls
+        )
+        state = state_of(options.path(name)) if name[:1] in ("/", ".") else None
+        how = (spec, options.directory, options.config_directory, options.fold, options.utf8, state)
+        return shared(how, lambda: kind(spec, options, name))
+
+    return opener
 
 
 def _combined(cls: type[UnionTable] | type[PipeTable]) -> Opener:
@@ -114,12 +145,20 @@ TYPES: dict[str, Opener] = {
     "fail": _fail,
     "hash": _berkeley,
     "inline": InlineTable,
+    "ldap": _blocking("ldap_table", "LdapTable"),
     "lmdb": _lmdb,
+    "memcache": _blocking("memcache", "MemcacheTable"),
+    "mysql": _blocking("mysql", "MysqlTable"),
     "pcre": PcreTable,
+    "pgsql": _blocking("pgsql", "PgsqlTable"),
     "pipemap": _combined(PipeTable),
     "proxy": _proxy,
+    "randmap": RandomTable,
     "regexp": RegexpTable,
+    "socketmap": _blocking("socketmap", "SocketmapTable"),
+    "sqlite": _blocking("sqlite_table", "SqliteTable"),
     "static": StaticTable,
+    "tcp": _blocking("tcp", "TcpTable"),
     "texthash": _texthash,
     "unionmap": _combined(UnionTable),
     "unix": AccountTable,

@@ -34,13 +34,15 @@ def no_warning(text: str) -> None:
 class Options:
     """How to open a table.
 
-    ``directory`` is what relative file names are relative to; ``duplicates`` says what a text source's
-    second entry for a key does: ``warn`` (the first stays), ``ignore`` (the same, silently), ``replace``.
+    ``directory`` is what relative file names are relative to; ``config_directory``, by default the same, is
+    where main.cf is, for types of table that heed it.  ``duplicates`` says what a text source's second
+    entry for a key does: ``warn`` (the first stays), ``ignore`` (the same, silently), ``replace``.
     ``nulls``: whether index files are asked for keys with a NUL at the end, and for keys without.
     ``value_is_file``: values in text sources name a file whose content, base64, is meant.
     """
 
     directory: str = "."
+    config_directory: str = ""
     fold: bool = True
     utf8: bool = True
     duplicates: str = "warn"
@@ -76,19 +78,27 @@ class LocalTable(ABC):
 
     def find(self, key: bytes) -> bytes | None:
         """``lookup`` without the coroutine."""
+        folded = self.folded(key)
+        return None if folded is None else self.get(folded)
+
+    def folded(self, key: bytes) -> bytes | None:
+        """The key as :meth:`get` wants it; None for one that is in no table."""
         options = self.options
         if key.isascii() or not options.utf8:
-            return self.get(key.lower() if options.fold and self.fixed_key else key)
+            return key.lower() if options.fold and self.fixed_key else key
         try:
             text = key.decode()
         except UnicodeDecodeError:
             shown = key.decode("utf-8", "surrogateescape")
             options.warn(f'{self.spec}: non-UTF-8 key "{shown}": malformed UTF-8 or invalid codepoint')
             return None
-        return self.get(text.casefold().encode() if options.fold and self.fixed_key else key)
+        return text.casefold().encode() if options.fold and self.fixed_key else key
 
     async def lookup(self, key: bytes) -> bytes | None:
-        value = self.find(key)
+        return self.checked(key, self.find(key))
+
+    def checked(self, key: bytes, value: bytes | None) -> bytes | None:
+        """The value, which must be UTF-8."""
         if value is not None and self.options.utf8 and not value.isascii() and not is_utf8(value):
             raise TableError(f"{self.spec}: non-UTF-8 value for key {key!r}")
         return value

@@ -38,7 +38,6 @@ def ask(table: Table, key: bytes) -> bytes | None:
         ("pipemap:{inline:{a=x},inline:{b=c}}", b"a", None),
         ("unionmap:{inline:{a=b},static:{c d},inline:{x=y}}", b"a", b"b,c d"),
         ("unionmap:{inline:{a=b}}", b"z", None),
-        ("proxy:inline:{a=b}", b"a", b"b"),
         ("regexp:{{/^(.*)@Example\\.com$/ x-$1-${1}-$(1)-$$}}", b"joe@example.com", b"x-joe-joe-joe-$"),
         ("regexp:{{/a/i lower}}", b"A", None),
         ("regexp:{{!/a/ none}}", b"b", b"none"),
