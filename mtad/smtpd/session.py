@@ -414,6 +414,7 @@ class Session:
             if not request.actions.discard:
                 await service.store.enqueue(message)
                 service.queued(message)
+            transaction.settled = True
         except QueueError as problem:
             self.log.warning(f"{transaction.queue_id}: {problem}")
             return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
@@ -489,7 +490,7 @@ class Session:
 
     def _end_transaction(self) -> None:
         if self.transaction is not None:
-            self.transaction.discard()
+            self.transaction.discard(self.service.cleanup_log)
             self.transaction = None
         self.request.reset_mail()
 

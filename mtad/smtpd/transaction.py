@@ -16,7 +16,7 @@ from mtad.wire.events import Mail, Rcpt
 class Transaction:
     """``queue_id`` is empty until the first valid recipient (``smtpd_delay_open_until_valid_rcpt``)."""
 
-    __slots__ = ("accepted", "arrival", "created", "intake", "mail", "overshoot", "queue_id", "recipients")
+    __slots__ = ("arrival", "created", "intake", "mail", "overshoot", "queue_id", "recipients", "settled")
 
     def __init__(self, mail: Mail, arrival: float) -> None:
         self.mail = mail
@@ -24,8 +24,8 @@ class Transaction:
         self.created = arrival
         self.queue_id = ""
         self.recipients: list[Rcpt] = []
-        self.accepted = 0
         self.overshoot = 0
+        self.settled = False  # the queue has the message, or it is not wanted
         self.intake: Intake | None = None
 
     def message(self, rewriter: Rewriter, duplicate_limit: int) -> Message:
@@ -54,8 +54,10 @@ class Transaction:
             envid=mail.envid,
         )
 
-    def discard(self, log: MailLog | None = None) -> None:
-        """Drop the content; ``log`` (cleanup's) then notes a queue file that is not to be."""
+    def discard(self, log: MailLog) -> None:
+        """The end: drop the content; ``log`` (cleanup's) notes a message that is not to be."""
         if self.intake is not None:
             self.intake.discard()
             self.intake = None
+        if self.queue_id and not self.settled:
+            log.info(f"{self.queue_id}: removed (canceled)")

@@ -38,12 +38,13 @@ class DataDecoder:
     of data was seen.
     """
 
-    __slots__ = ("_dropped", "_given", "_held", "bare_newline", "ended", "size")
+    __slots__ = ("_dropped", "_given", "_held", "_open_line", "bare_newline", "ended", "size")
 
     def __init__(self) -> None:
         self._held = b"\r\n"  # as if a line had just ended
         self._given = True  # the line end that ``_held`` begins with is not to come out (again)
         self._dropped = False
+        self._open_line = 0  # bytes that came out since the last line end
         self.size = 0
         self.bare_newline = False
         self.ended = False
@@ -75,7 +76,16 @@ class DataDecoder:
         if self._dropped:
             self._given, self._dropped = True, False
         self.size += len(body)
+        newline = body.rfind(b"\n")
+        self._open_line = self._open_line + len(body) if newline < 0 else len(body) - newline - 1
         return body, at
+
+    @property
+    def whole_lines(self) -> int:
+        """How many bytes were in lines that have ended (their ends count two)."""
+        if self._given or b"\n" not in self._held:
+            return self.size - self._open_line
+        return self.size + 2
 
     def _hold(self, block: bytes) -> bytes:
         """Keep back what could begin an end of data or a line of one dot; gives the rest."""

@@ -132,6 +132,7 @@ class ServerSession:
         if not self._waiting or self._answer != self._bdat_refused:
             raise RuntimeError("no BDAT awaits an answer")
         self._waiting, self._answer = False, None
+        self.where = b"BDAT content"
         self._transaction.chunking = Chunking.OPEN
         if self._chunks is None:
             self._chunks = ChunkDecoder()
@@ -178,8 +179,8 @@ class ServerSession:
 
     @property
     def body_size(self) -> int:
-        """How many bytes of the current message have come out."""
-        return self._chunks.size if self._chunks is not None else self._body.size
+        """How many bytes of the current message were received; of DATA only whole lines count."""
+        return self._chunks.size if self._chunks is not None else self._body.whole_lines
 
     # Commands: one line each.
 
@@ -394,6 +395,7 @@ class ServerSession:
 
     def _data_answered(self, reply: Reply) -> None:
         if reply.code == 354:
+            self.where = b"DATA content"
             self._body = DataDecoder()
             self._read = self._body_data
 

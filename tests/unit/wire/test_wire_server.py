@@ -186,7 +186,7 @@ def test_warnings_go_with_the_refusal() -> None:
 def test_where_the_client_was() -> None:
     dialogue = Dialogue()
     assert dialogue.session.where == b"CONNECT"
-    for line, where in ((MAIL, b"MAIL"), (b"FOO", b"UNKNOWN"), (RCPT, b"RCPT"), (b"DATA", b"DATA")):
+    for line, where in ((MAIL, b"MAIL"), (b"FOO", b"UNKNOWN"), (RCPT, b"RCPT"), (b"DATA", b"DATA content")):
         dialogue.line(line)
         assert dialogue.session.where == where
     dialogue.say(b".\r\n")

@@ -1,0 +1,554 @@
+"""The same words to Postfix and to mtad; what they answer, relay and log must be equal.
+
+A :class:`Dialogue` is one session with a service: its ``steps`` are command lines (``str``), raw bytes with
+the number of replies that they call for (:class:`Send`), message content (:class:`Body`), a handshake
+(:class:`Tls`), or an end without QUIT (:class:`Hang`, :class:`End`).  A :class:`House` runs one configuration
+in both, before one :class:`~oracle.upstream.Upstream`.  ``house.compare(dialogue)`` plays it to the one and
+the other and compares
+
+1. the bytes of each reply,
+2. all that the upstream heard: commands, envelopes, content, notifications,
+3. the log lines of each program, for each queue id in their order.
+
+What differs by nature is masked (:data:`MASKS`), and nothing else.  The installed Postfix is older than the
+release that mtad follows: what later releases say otherwise is in :data:`DIFFERENCES`, by which the older
+text is rewritten.  Nothing sleeps for luck: a side is quiet when its log shows the ends of session and
+messages.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hmac
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from live.daemon import Mtad, wait_until
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.upstream import OFFERS, Upstream
+
+from mtad.tables.sasldb import SaslDb
+
+__all__ = [
+    "AVAILABLE", "WHY_NOT", "Body", "Config", "Dialogue", "End", "Hang", "House", "Houses", "Send", "Tls",
+    "b64", "cram", "plain",
+]  # fmt: skip
+
+PATIENCE = 15.0
+
+# -- what is said
+
+
+@dataclass(frozen=True)
+class Send:
+    """Bytes as they are, and the number of replies to wait for.  ``half``: we send no more, but listen."""
+
+    data: bytes
+    replies: int = 0
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class Body:
+    """Message content behind DATA's 354: its dots are stuffed and the end is added.  LF in text is CRLF."""
+
+    text: str | bytes
+
+    @property
+    def data(self) -> bytes:
+        data = self.text if isinstance(self.text, bytes) else self.text.encode().replace(b"\n", b"\r\n")
+        if data and not data.endswith(b"\r\n"):
+            data += b"\r\n"
+        return (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """A handshake.  ``certificate``: the client shows one."""
+
+    certificate: bool = False
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Hang up without a word."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Wait until the server hangs up."""
+
+
+Step = str | Send | Body | Tls | Hang | End | Callable[[bytes], str]
+
+
+@dataclass(frozen=True, eq=False)
+class Dialogue:
+    """A session.  Without :class:`Hang` or :class:`End` as the last step, QUIT ends it.
+
+    ``rules``: what the upstream says otherwise than usual.  ``login``: ``(method, name)`` that the log of
+    later releases names in reject lines.  ``tls``: what it says of the delivery's TLS.  ``early``: do not
+    wait for the greeting.  ``wrapper``: TLS first.
+    """
+
+    name: str
+    steps: Sequence[Step]
+    rules: Mapping[str, bytes] = field(default_factory=dict)
+    login: tuple[str, str] | None = None
+    tls: str = "none"
+    early: bool = False
+    service: str = "submission"
+    wrapper: bool = False
+
+
+def plain(user: str, password: str, authzid: str = "") -> str:
+    """``AUTH PLAIN`` with its response."""
+    return "AUTH PLAIN " + b64(f"{authzid}\0{user}\0{password}")
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def cram(user: str, password: str) -> Callable[[bytes], str]:
+    """The answer to a CRAM-MD5 challenge."""
+
+    def answer(challenge: bytes) -> str:
+        said = base64.b64decode(challenge[4:])
+        return b64(f"{user} {hmac.new(password.encode(), said, 'md5').hexdigest()}")
+
+    return answer
+
+
+# -- one session
+
+
+class _Client:
+    """Plays a dialogue."""
+
+    def __init__(self, port: int, dialogue: Dialogue, certificate: tuple[str, str]) -> None:
+        self._dialogue = dialogue
+        self._certificate = certificate
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._pending = b""
+        self.replies: list[bytes] = []
+
+    def play(self) -> list[bytes]:
+        try:
+            steps = self._dialogue.steps
+            if self._dialogue.wrapper:
+                self._handshake(Tls())
+            if not self._dialogue.early:
+                self._hear()
+            for step in steps:
+                self._do(step)
+            if not steps or not isinstance(steps[-1], Hang | End):
+                self._do("QUIT")
+                self._do(End())
+        finally:
+            self._socket.close()
+        return self.replies
+
+    def _do(self, step: Step) -> None:
+        match step:
+            case str():
+                self._say(step.encode() + b"\r\n")
+                self._hear()
+            case Send(data, replies, half):
+                self._say(data)
+                if half:
+                    self._socket.shutdown(socket.SHUT_WR)
+                for _ in range(replies):
+                    self._hear()
+            case Body():
+                self._say(step.data)
+                self._hear()
+            case Tls():
+                self._handshake(step)
+            case Hang():
+                self._socket.close()
+            case End():
+                while self._more():
+                    pass
+                self.replies.append(self._pending + b"(end)")
+            case _:
+                self._say(step(self.replies[-1]).encode() + b"\r\n")
+                self._hear()
+
+    def _say(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            self.replies.append(b"(gone)")
+
+    def _more(self) -> bool:
+        try:
+            data = self._socket.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"no answer; so far: {self.replies} {self._pending!r}") from None
+        except OSError:
+            data = b""
+        self._pending += data
+        return bool(data)
+
+    def _hear(self) -> None:
+        """Take one reply, of several lines perhaps."""
+        while (m := re.match(rb"(?:\d{3}-[^\n]*\n)*\d{3}(?: [^\n]*)?\r?\n", self._pending)) is None:
+            if not self._more():
+                self.replies.append(self._pending + b"(end)")
+                self._pending = b""
+                return
+        self.replies.append(m.group())
+        self._pending = self._pending[m.end() :]
+
+    def _handshake(self, step: Tls) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if step.certificate:
+            context.load_cert_chain(*self._certificate)
+        self.replies.append(b"(left before the handshake: %b)" % self._pending)
+        self._pending = b""
+        self._socket = context.wrap_socket(self._socket)
+
+
+# -- logs
+
+_LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ (\S+)\[(\d+)\]: (.*)")
+_ID = r"[0-9A-Za-z]{6,}"
+_NEW_ID = re.compile(rf"^(?!NOQUEUE)({_ID}): (?:client=|message-id=)|notification: ({_ID})$")
+_ACTIVE = re.compile(rf"({_ID}): from=<.*nrcpt=(\d+) \(queue active\)")
+_PROGRAMS = frozenset(("smtpd", "cleanup", "qmgr", "smtp", "bounce", "error", "discard", "trivial-rewrite"))
+
+
+@dataclass
+class Line:
+    """A line of the log."""
+
+    ident: str
+    text: str
+
+
+def _lines(log: str) -> list[Line]:
+    found = (_LINE.match(line) for line in log.splitlines())
+    lines = [Line(m[1], m[3]) for m in found if m is not None]
+    return [line for line in lines if line.ident.rpartition("/")[2] in _PROGRAMS]
+
+
+def _ids(lines: Iterable[Line]) -> list[str]:
+    """The queue ids, in the order in which they came up."""
+    ids: dict[str, None] = {}
+    for line in lines:
+        for groups in _NEW_ID.findall(line.text):
+            ids.update({each: None for each in groups if each})
+    return list(ids)
+
+
+def _quiet(lines: list[Line], replies: list[bytes], old: bool) -> bool:
+    """Is the session over, and has each message come to rest?  ``old``: what was opened may end silently."""
+    texts = [line.text for line in lines]
+    if not any(text.startswith("disconnect from ") for text in texts):
+        return False
+    queued = set(re.findall(rf"queued as ({_ID})\r", b"".join(replies).decode("latin-1")))
+    if not old:
+        queued |= {m[1] for text in texts if (m := re.match(rf"({_ID}): client=", text))}
+    queued |= {m[1] for text in texts if (m := re.search(rf"notification: ({_ID})$", text))}
+    return all(_at_rest(each, [text for text in texts if text.startswith(f"{each}: ")]) for each in queued)
+
+
+def _at_rest(queue_id: str, texts: list[str]) -> bool:
+    if any(re.match(rf"{queue_id}: (?:removed|hold: |discard: )", text) for text in texts):
+        return True
+    active = next((m for text in texts if (m := _ACTIVE.match(text))), None)
+    ended = [text for text in texts if " status=" in text]
+    if active is None or len(ended) < int(active[2]):
+        return False
+    told = any("notification: " in text for text in texts)
+    return told or not any("status=bounced" in text for text in ended)
+
+
+# -- what later releases say otherwise
+
+
+def _ends_with_id(lines: list[Line], dialogue: Dialogue) -> list[Line]:
+    queue_id = "NOQUEUE"
+    taken = {m[1] for line in lines if (m := _ACTIVE.match(line.text))}
+    for line in lines:
+        if m := re.match(rf"({_ID}): client=", line.text):
+            queue_id = m[1] if m[1] not in taken else "NOQUEUE"
+        elif re.match(r"(?:lost connection|timeout|too many errors) after .* from ", line.text):
+            line.text = f"{queue_id}: {line.text}"
+    return lines
+
+
+def _canceled(lines: list[Line], dialogue: Dialogue) -> list[Line]:
+    opened = [m[1] for line in lines if (m := re.match(rf"({_ID}): client=", line.text))]
+    for line in lines:
+        if m := re.match(rf"({_ID}): (?:from=<.*queue active|discard: |hold: )", line.text):
+            opened = [each for each in opened if each != m[1]]
+    return [*lines, *(Line("postfix/cleanup", f"{each}: removed (canceled)") for each in opened)]
+
+
+def _login_in_rejects(lines: list[Line], dialogue: Dialogue) -> list[Line]:
+    if dialogue.login is not None:
+        method, name = dialogue.login
+        for line in lines:
+            if re.match(rf"{_ID}: (?:reject|reject_warning|warn|info|hold|redirect|permit): ", line.text):
+                line.text += f" sasl_method={method} sasl_username={name}"
+    return lines
+
+
+def _tls_status(lines: list[Line], dialogue: Dialogue) -> list[Line]:
+    for line in lines:
+        if line.ident.endswith("/smtp") and dialogue.tls:
+            line.text = re.sub(r"(, delays=\S+), dsn=", rf"\1, tls={dialogue.tls}, dsn=", line.text)
+    return lines
+
+
+#: What each is about, and the rewriting of the older release's log.  Two-digit days (3.9) are masked with the
+#: dates; settings whose defaults changed are set in each configuration (:data:`SETTINGS`).
+DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue], list[Line]]] = {
+    "3.10: NOQUEUE or the queue id before 'lost connection after' and the like": _ends_with_id,
+    "3.10: cleanup logs 'removed (canceled)' for a message that is not to be": _canceled,
+    "3.10: sasl_method and sasl_username in reject lines": _login_in_rejects,
+    "3.11: tls= in delivery lines": _tls_status,
+}
+
+#: Later defaults that the installed Postfix knows by name, the same for both, and what makes runs alike: one
+#: connection a message keeps what the upstream hears apart.
+SETTINGS = {
+    "smtpd_forbid_unauth_pipelining": "yes",
+    "smtpd_forbid_bare_newline": "normalize",
+    "smtpd_forbid_bare_newline_exclusions": "",
+    "smtpd_error_sleep_time": "0s",
+    "smtp_connection_cache_on_demand": "no",
+    "smtp_tls_security_level": "",
+}
+
+# -- masks
+
+_DATE = r"\w{3}, [ \d]?\d \w{3} \d{4} \d\d:\d\d:\d\d [-+]\d{4}(?: \(\w+\))?"
+
+#: In this order, on replies, on what the upstream heard, and on log lines.  Queue ids (to ID1, ID2 ...) and
+#: the side's own directory (to DIR) are masked before.
+MASKS: tuple[tuple[str, str], ...] = (
+    (_DATE, "DATE"),
+    (r"\b\d{14}\.(?=ID\d+@)", "STAMP."),  # of a Message-Id
+    (r"(?<=ID\d)\.\d{9,}(?=/)", ".TIME"),  # of a boundary
+    (r"delay=[\d.]+, delays=[\d./]+", "delay=D, delays=D"),
+    (r"\b(size|SIZE)=\d+", r"\1=N"),  # has the length of the queue id in it
+    (r"(?<=334 )PD[0-9A-Za-z+/=]+", "CHALLENGE"),  # base64 of "<..."
+    (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
+)
+
+
+def mask(text: str, ids: Sequence[str], directory: str) -> str:
+    """``text`` without what differs by nature."""
+    for number, each in enumerate(ids, 1):
+        text = text.replace(each, f"ID{number}")
+    text = text.replace(directory, "DIR")
+    for pattern, substitute in MASKS:
+        text = re.sub(pattern, substitute, text)
+    return text
+
+
+@dataclass
+class Seen:
+    """What came of a dialogue on one side."""
+
+    replies: list[str]
+    upstream: list[list[str]]
+    log: dict[str, list[str]]
+
+    def text(self) -> str:
+        """All of it, to be compared."""
+        parts = ["-- replies", *map(repr, self.replies)]
+        for session in self.upstream:
+            parts += ["-- heard upstream", *(repr(part) for line in session for part in line.split("\n"))]
+        for program, lines in self.log.items():
+            parts += [f"-- {program}", *lines]
+        return "\n".join(parts)
+
+
+# -- both sides
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """A configuration for both.  ``{port}`` in ``main`` and ``files`` is the upstream's, ``{dir}`` the
+    directory.
+
+    ``users``: passwords by ``user@realm`` for sasldb2, which smtpd.conf names unless ``files`` has one.
+    ``hashed``: which of ``files`` are sources of ``hash:`` tables.
+    """
+
+    name: str
+    main: Mapping[str, str]
+    services: Sequence[tuple[str, Mapping[str, str]]] = (("submission", {}),)
+    files: Mapping[str, str] = field(default_factory=dict)
+    users: Mapping[str, str] = field(default_factory=dict)
+    hashed: Sequence[str] = ()
+    offers: Sequence[str] = OFFERS
+    upstream_users: Mapping[str, str] = field(default_factory=dict)
+    upstream_mechanisms: str = "PLAIN LOGIN CRAM-MD5"
+    upstream_tls: bool = False
+
+
+_SMTPD_CONF = """\
+pwcheck_method: auxprop
+auxprop_plugin: sasldb
+sasldb_path: {dir}/sasldb2
+mech_list: PLAIN LOGIN
+"""
+
+
+class House:
+    """One configuration in both; use it as a context manager."""
+
+    def __init__(self, config: Config, certificate: tuple[str, str]) -> None:
+        """``certificate``: the names of the files with a certificate and its key, for all who want one."""
+        self.config = config
+        self._certificate = certificate
+        self.upstream = Upstream(
+            config.offers,
+            config.upstream_users,
+            config.upstream_mechanisms,
+            certificate if config.upstream_tls else None,
+        )
+        self.postfix = Postfix(self._main(), config.services, self._files())
+        self.mtad = Mtad(self._main(), config.services, self._files())
+        self.sides: tuple[Postfix | Mtad, ...] = (self.postfix, self.mtad)
+        for side in self.sides:
+            database = side.directory / "sasldb2"
+            for login, password in config.users.items():
+                user, _, realm = login.rpartition("@")
+                SaslDb(str(database)).set(user, realm, password.encode())
+            if database.exists():
+                database.chmod(0o644)
+
+    def _main(self) -> dict[str, str]:
+        certificate, key = self._certificate
+        main = {
+            **SETTINGS,
+            "relayhost": "[127.0.0.1]:{port}",
+            "mynetworks": "127.0.0.0/8",
+            "myorigin": "example.com",
+            "smtpd_tls_chain_files": f"{key}, {certificate}",
+            **self.config.main,
+        }
+        return {key: self._filled(value) for key, value in main.items()}
+
+    def _files(self) -> dict[str, str]:
+        files = {"sasl/smtpd.conf": _SMTPD_CONF} if self.config.users else {}
+        return {key: self._filled(value) for key, value in {**files, **self.config.files}.items()}
+
+    def _filled(self, text: str) -> str:
+        return text.replace("{port}", str(self.upstream.port))
+
+    def __enter__(self) -> House:
+        self.upstream.__enter__()
+        try:
+            for side in self.sides:
+                for name in self.config.hashed:
+                    done = side.command("postmap", f"hash:{side.directory}/{name}")
+                    assert done.returncode == 0, done.stderr
+            starting = threading.Thread(target=self.postfix.start)
+            starting.start()
+            try:
+                self.mtad.start()
+            finally:
+                starting.join()
+            for side in self.sides:  # the ports were tried
+                wait_until(lambda: self._tried(side), "the ends of the first sessions")  # noqa: B023
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    @staticmethod
+    def _tried(side: Postfix | Mtad) -> bool:
+        return side.log().count("]: disconnect from ") >= len(side.ports)
+
+    def __exit__(self, *_: object) -> None:
+        self.mtad.stop()
+        self.postfix.stop()
+        self.upstream.__exit__()
+
+    def compare(self, dialogue: Dialogue) -> None:
+        """Fail where the two differ."""
+        theirs, ours = (self.ask(side, dialogue).text().split("\n") for side in self.sides)
+        if ours != theirs:
+            difference = difflib.unified_diff(theirs, ours, "Postfix", "mtad", n=2, lineterm="")
+            raise AssertionError("\n".join(difference))
+
+    def ask(self, side: Postfix | Mtad, dialogue: Dialogue) -> Seen:
+        """Play ``dialogue`` to one of the two."""
+        before, sessions = len(side.log()), len(self.upstream.sessions)
+        self.upstream.rules = dialogue.rules
+        replies = _Client(side.ports[dialogue.service], dialogue, self._certificate).play()
+        old = side is self.postfix and bool(DIFFERENCES)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            log = side.log()[before:]
+            lines = _lines(log)
+            heard = self.upstream.sessions[sessions:]
+            if _quiet(lines, replies, old) and all(each.over for each in heard):
+                break
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{type(side).__name__} does not come to rest:\n{replies}\n{log}")
+            time.sleep(0.01)
+        if old:
+            for rewrite in DIFFERENCES.values():
+                lines = rewrite(lines, dialogue)
+        return _masked(str(side.root), replies, lines, [each.lines for each in heard])
+
+
+def _masked(root: str, replies: list[bytes], lines: list[Line], heard: list[list[bytes]]) -> Seen:
+    ids = _ids(lines)
+
+    def masked(text: bytes) -> str:
+        return mask(text.decode("latin-1"), ids, root)
+
+    log: dict[str, list[str]] = {}
+    for line in lines:
+        own = line.text.partition(": ")[0]
+        key = f"{line.ident} ID{ids.index(own) + 1}" if own in ids else line.ident
+        log.setdefault(key, []).append(mask(line.text, ids, root))
+    return Seen(
+        [masked(reply) for reply in replies],
+        sorted([masked(line) for line in session] for session in heard),
+        dict(sorted(log.items())),
+    )
+
+
+class Houses:
+    """The house of the configuration at hand; use it as a context manager."""
+
+    def __init__(self, certificate: tuple[str, str]) -> None:
+        self._certificate = certificate
+        self._house: House | None = None
+
+    def of(self, config: Config) -> House:
+        """The house of ``config``; the one before is torn down."""
+        if self._house is None or self._house.config is not config:
+            self._close()
+            self._house = House(config, self._certificate).__enter__()
+        return self._house
+
+    def _close(self) -> None:
+        house, self._house = self._house, None
+        if house is not None:
+            house.__exit__()
+
+    def __enter__(self) -> Houses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
