@@ -36,6 +36,8 @@ $(VENV)/.installed: $(BIN)/pip pyproject.toml
 
 $(VENV)/.installed-test: $(BIN)/pip pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ldap]' >/dev/null 2>&1 || \
+	  echo "python-ldap needs gcc, python3-dev, libldap-dev and libsasl2-dev: the tests of ldap: are skipped"
 	@touch $@ $(VENV)/.installed
 
 clean:
