@@ -176,7 +176,7 @@ class Bench:
     def loads(self, running_now: Sequence[System], loads: Sequence[Load], rounds: int, part: float) -> None:
         """All rounds of all loads."""
         for load in loads:
-            messages = max(load.sessions, int(load.messages * part))
+            messages = max(load.sessions, 3, int(load.messages * part))
             for system in running_now:
                 self.warm_up(system, load, max(load.sessions, messages // 4))
             for number in range(rounds):
