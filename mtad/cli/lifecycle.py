@@ -33,7 +33,7 @@ _STEP = 0.02
 
 def run(command: str, option: str | None, arguments: Sequence[str], verbose: int = 0) -> int:
     """Carry out ``command``; ``option`` is what ``-c`` said."""
-    directory = config_directory(option)
+    directory = os.path.abspath(config_directory(option))
     try:
         return _COMMANDS[command](directory, arguments)
     except MtadError as problem:
@@ -91,7 +91,11 @@ def _start(directory: str, arguments: Sequence[str]) -> int:
         os.write(write, problem.encode() or b"ok")
         os.close(write)
 
-    os._exit(_serve(directory, "--single" in arguments, started, plan))
+    status = 1
+    try:
+        status = _serve(directory, "--single" in arguments, started, plan)
+    finally:
+        os._exit(status)
 
 
 def _start_fg(directory: str, arguments: Sequence[str]) -> int:
@@ -111,7 +115,7 @@ def _serve(directory: str, single: bool, started: Callable[[str], None], plan: P
     try:
         _script_log(plan.p, "starting the Postfix mail system")
         return Master(directory, single=single, started=started).run()
-    except ConfigError as problem:
+    except (MtadError, OSError) as problem:
         started(str(problem))
         return 1
 
@@ -128,7 +132,7 @@ def _running(directory: str) -> tuple[Parameters, int]:
     p = read_parameters(directory)
     pid = holder(paths(p).lock)
     if not pid:
-        raise ConfigError("the mail system is not running")
+        raise ConfigError("the Postfix mail system is not running")
     program = program_of(pid)
     if program != "mtad":
         raise ConfigError(f"{program} (PID {pid}) runs on this configuration, not mtad")
@@ -137,7 +141,7 @@ def _running(directory: str) -> tuple[Parameters, int]:
 
 def _status(directory: str, arguments: Sequence[str]) -> int:
     _, pid = _running(directory)
-    sys.stderr.write(f"mtad: the mail system is running: PID: {pid}\n")
+    sys.stderr.write(f"mtad: the Postfix mail system is running: PID: {pid}\n")
     return 0
 
 

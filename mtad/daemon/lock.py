@@ -27,7 +27,7 @@ class AlreadyRunning(ConfigError):
     def __init__(self, path: str, pid: int, program: str) -> None:
         self.pid = pid
         self.program = program
-        super().__init__(f"the mail system is already running: {program}, PID {pid}", path=path)
+        super().__init__(f"the Postfix mail system is already running: {program}, PID {pid}", path=path)
 
 
 class MasterLock:

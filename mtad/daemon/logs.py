@@ -13,24 +13,31 @@ from mtad.errors import ConfigError
 from mtad.maillog import FileSink, MailLog, Sink, SyslogSink
 
 
-def open_sink(p: Parameters) -> Sink:
-    """The sink that the configuration names.  Raises ConfigError."""
+def maillog_path(p: Parameters) -> str:
+    """The maillog's file, empty for syslog.  Raises ConfigError where maillog_file_prefixes forbids it."""
     path = p["maillog_file"]
-    if not path:
-        return SyslogSink(p["syslog_facility"])
     where, line = p.where("maillog_file")
     prefixes = p.words("maillog_file_prefixes")
-    if not any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes):
+    if path and not any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes):
         raise ConfigError(
             f'"{path}" does not begin with any of "{" ".join(prefixes)}"',
             path=where, line=line, parameter="maillog_file", remedy="see maillog_file_prefixes",
         )  # fmt: skip
+    return path
+
+
+def open_sink(p: Parameters) -> Sink:
+    """The sink that the configuration names.  Raises ConfigError."""
+    path = maillog_path(p)
+    if not path:
+        return SyslogSink(p["syslog_facility"])
     if path == "/dev/stdout":
         return FileSink(1, p["myhostname"])
     try:
         mode = int(p["maillog_file_permissions"], 8)
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
     except (OSError, ValueError) as problem:
+        where, line = p.where("maillog_file")
         raise ConfigError(
             f"cannot open {path}: {problem}", path=where, line=line, parameter="maillog_file"
         ) from problem

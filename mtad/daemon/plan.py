@@ -17,6 +17,7 @@ from mtad.config.lint import ERROR, WARNING, Finding, lint, ordered
 from mtad.config.master_cf import Service, read_master_cf
 from mtad.config.parameters import Parameters
 from mtad.daemon.audit import audit, exposure, login
+from mtad.daemon.logs import maillog_path
 from mtad.daemon.paths import Owner, owner
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
@@ -83,6 +84,7 @@ def _examine(directory: str) -> tuple[Plan | None, list[Finding]]:
     if findings and findings[0].severity == ERROR:
         return None, findings
     try:
+        maillog_path(p)
         return Plan(p, owner(p), services, trial.plans, findings), findings
     except ConfigError as problem:
         return None, [_error(problem), *findings]
