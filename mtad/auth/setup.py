@@ -31,6 +31,9 @@ from mtad.sasl import server
 from mtad.sasl.mechanism import Property, ServerContext, ServerMechanism, parse_options
 from mtad.tables.match import StringList
 
+#: What ``smtpd_sasl_type`` may be.
+SERVER_TYPES = ("cyrus",)
+
 SASLDB_PATH = "/etc/sasldb2"
 
 #: Where saslauthd's socket is looked for when ``saslauthd_path`` does not say: below
@@ -53,7 +56,7 @@ class Setup:
 
 def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     """Read ``smtpd.conf`` and put the parts together; raises ConfigError."""
-    if p["smtpd_sasl_type"] != "cyrus":
+    if p["smtpd_sasl_type"] not in SERVER_TYPES:
         raise p.error(
             "smtpd_sasl_type",
             f"unsupported SASL server implementation: {p['smtpd_sasl_type']}",

@@ -64,8 +64,8 @@ DELAY = Kind(
 # THIS IS A WARNING ONLY.  YOU DO NOT NEED TO RESEND YOUR MESSAGE. #
 ####################################################################
 
-Your message could not be delivered for more than %(hours)d hour(s).
-It will be retried until it is %(days)d day(s) old.
+Your message could not be delivered for more than %(hours)b hour(s).
+It will be retried until it is %(days)b day(s) old.
 
 """
     + _HELP,
@@ -157,7 +157,7 @@ def compose(
     boundary = b"%b.%d/%b" % (message.queue_id.encode(), int(now), frame.hostname)
     utf8 = message.smtputf8
     encoding = b"7bit" if message.body == b"7BIT" and not utf8 else b"8bit"
-    explanation = b"" if postmaster else _explanation(kind, frame)
+    intro = b"" if postmaster else explanation(kind, frame)
     lines = b"".join(_for_people(kind, outcome) for outcome in outcomes)
     date = mail_date(now)
     head = b"""\
@@ -201,7 +201,7 @@ Content-Type: message/%bdelivery-status
         message_id(queue_id, frame.hostname, now),
         boundary,
         encoding,
-        explanation,
+        intro,
         lines,
         boundary,
         b"global-" if utf8 else b"",
@@ -229,12 +229,23 @@ Return-Path: <%b>
     return b"%b%b%b\r\n--%b--\r\n" % (text, returned, b"" if returned.endswith(b"\n") else b"\r\n", boundary)
 
 
-def _explanation(kind: Kind, frame: Frame) -> bytes:
+def explanation(kind: Kind, frame: Frame) -> bytes:
+    """What a notification says to people before it comes to the recipients."""
+    days = frame.lifetime // 86400
+    return _letter(kind, frame.hostname, b"%d" % frame.warning_hours, b"%d" % days)
+
+
+def template(kind: Kind) -> bytes:
+    """The same, with the names of parameters as a bounce(5) template has them."""
+    return _letter(kind, b"$myhostname", b"$delay_warning_time_hours", b"$maximal_queue_lifetime_days")
+
+
+def _letter(kind: Kind, hostname: bytes, hours: bytes, days: bytes) -> bytes:
     text = kind.text
     if b"%(" in text:
-        text %= {b"hours": frame.warning_hours, b"days": frame.lifetime // 86400}
+        text %= {b"hours": hours, b"days": days}
     return b"This is the mail system at host %b.\n\n%b\n                   The mail system\n" % (
-        frame.hostname,
+        hostname,
         text,
     )
 
