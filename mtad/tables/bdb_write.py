@@ -14,6 +14,7 @@ Raises :class:`~mtad.errors.TableError`.  Counterpart: Berkeley DB's ``hash_page
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import struct
 import tempfile
@@ -58,6 +59,13 @@ def write_hash(
     """
     with replacing(path, mode=mode, owner=owner) as out:
         _write(out, items)
+
+
+def hash_content(items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The content of such a file."""
+    out = io.BytesIO()
+    _write(out, items)
+    return out.getvalue()
 
 
 @contextmanager

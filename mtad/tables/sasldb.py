@@ -1,24 +1,23 @@
-"""``/etc/sasldb2``: the users of Cyrus SASL, in the Berkeley DB format of Debian's build.
+"""``/etc/sasldb2``: the users of Cyrus SASL, in whatever format the host's build of Cyrus keeps them.
 
 :class:`SaslDb` reads and changes it.  A key is ``user NUL realm NUL property``, a value is the bare secret:
-the password itself for ``userPassword``.  A change rewrites the file whole, under a lock, with the
-file's owner and mode kept; a new file belongs to the group ``sasl`` where there is one, and nobody
+the password itself for ``userPassword``.  A change is made under a lock, with the file's owner and mode
+kept; a new file is Berkeley DB, as Debian's, belongs to the group ``sasl`` where there is one, and nobody
 else may read it.  Raises :class:`~mtad.errors.TableError`; secrets are in no message and no ``repr``.
 
-Counterpart: libsasl's ``db_berkeley.c``, ``sasldb.c``.
+Counterpart: libsasl's ``sasldb.c``, ``allockey.c``; :mod:`mtad.tables.sasldb_formats` has the formats.
 """
 
 from __future__ import annotations
 
 import grp
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mtad.errors import TableError
-from mtad.tables.bdb import HashFile, open_bdb
-from mtad.tables.bdb_live import LiveBdb
-from mtad.tables.bdb_write import write_hash, writing
+from mtad.tables.bdb_write import writing
+from mtad.tables.sasldb_formats import Kind, Reader, kind_of
 
 DEFAULT_PATH = "/etc/sasldb2"
 PASSWORD = "userPassword"
@@ -38,7 +37,14 @@ class SaslDb:
 
     def __init__(self, path: str = DEFAULT_PATH) -> None:
         self.path = path
-        self._db: LiveBdb | None = None
+        self._kind: Kind | None = None
+        self._reader: Reader | None = None
+        self._inode = (0, 0)
+
+    @property
+    def format(self) -> str:
+        """What kind of file it is, or would become."""
+        return kind_of(self.path).name
 
     def get(self, user: str, realm: str, name: str = PASSWORD) -> bytes | None:
         """The property's value, or None for an unknown user."""
@@ -46,16 +52,12 @@ class SaslDb:
             key = _key(user, realm, name)
         except TableError:
             return None
-        if self._db is None:
-            self._db = LiveBdb(self.path)
-        return self._db.get(key)
+        return self._open().get(key)
 
     def list(self) -> list[Entry]:
         """All properties of all users, in the file's order."""
-        if self._db is None:
-            self._db = LiveBdb(self.path)
         entries = []
-        for key, _ in self._db.items():
+        for key, _ in self._open().items():
             parts = key.decode("utf-8", "surrogateescape").split("\0")
             if len(parts) == 3:
                 entries.append(Entry(*parts))
@@ -63,46 +65,51 @@ class SaslDb:
 
     def set(self, user: str, realm: str, value: bytes, name: str = PASSWORD) -> None:
         """Set a property, of a user who may be new."""
-        key = _key(user, realm, name)
+        self.change(user, realm, {name: value})
+
+    def change(self, user: str, realm: str, values: Mapping[str, bytes | None]) -> None:
+        """Set these properties of a user, who may be new; None removes one.  All or none is done."""
+        changes = {_key(user, realm, name): value for name, value in values.items()}
         with writing(self.path):
-            entries = dict(self._items())
-            entries[key] = value
-            self._write(entries)
+            self._change(changes)
 
     def delete(self, user: str, realm: str) -> bool:
         """Remove a user with all properties; whether there was one."""
-        prefix = _key(user, realm, "")
+        if not os.path.exists(self.path):
+            return False
         with writing(self.path):
-            entries = dict(self._items())
-            kept = {key: value for key, value in entries.items() if not key.startswith(prefix)}
-            if len(kept) == len(entries):
+            prefix = _key(user, realm, "")
+            content = kind_of(self.path).content(self.path)
+            theirs = [key for key in content if key.startswith(prefix)]
+            if not theirs:
                 return False
-            self._write(kept)
+            self._change(dict.fromkeys(theirs))
         return True
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
-    def _items(self) -> Iterator[tuple[bytes, bytes]]:
-        """The present content, for one who holds the lock."""
-        if not os.path.exists(self.path) or os.stat(self.path).st_size == 0:
-            return
-        file = open_bdb(self.path, lock=0)
+    def _open(self) -> Reader:
+        """The file as it is now: another kind of file may have taken its place."""
         try:
-            if not isinstance(file, HashFile):
-                raise TableError(f"{self.path}: not a Berkeley DB hash file")
-            yield from file.items()
-        finally:
-            file.close()
+            status = os.stat(self.path)
+            inode = (status.st_dev, status.st_ino)
+        except OSError:
+            inode = self._inode
+        if self._reader is None or inode != self._inode:
+            kind = kind_of(self.path)
+            if self._reader is None or kind is not self._kind:
+                self.close()
+                self._reader = kind.open(self.path)
+            self._kind, self._inode = kind, inode
+        return self._reader
 
-    def _write(self, entries: dict[bytes, bytes]) -> None:
+    def _change(self, changes: Mapping[bytes, bytes | None]) -> None:
         group = _group()
-        if group is None:
-            write_hash(self.path, entries.items(), mode=0o640)
-        else:
-            write_hash(self.path, entries.items(), mode=0o660, owner=(os.geteuid(), group))
+        mode, owner = (0o640, None) if group is None else (0o660, (os.geteuid(), group))
+        kind_of(self.path).change(self.path, changes, mode, owner)
 
 
 def _key(user: str, realm: str, name: str) -> bytes:

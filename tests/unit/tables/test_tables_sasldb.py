@@ -1,15 +1,23 @@
 """The users of sasldb2."""
 
+import contextlib
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mtad
 from mtad.errors import TableError
+from mtad.tables.gdbm import gdbm_content, read_gdbm
 from mtad.tables.sasldb import Entry, SaslDb
+from mtad.tables.sasldb_formats import KINDS, kind_of
 
 
 def test_life_of_a_user(tmp_path):
@@ -99,3 +107,92 @@ def test_what_is_set_is_got(tmp_path, users):
         db.set(user, realm, secret)
     for (user, realm), secret in users.items():
         assert db.get(user, realm) == secret
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_format_is_read_and_written(kind, tmp_path):
+    path = str(tmp_path / "sasldb2")
+    if kind.name == "LMDB":
+        lmdb = pytest.importorskip("lmdb")
+        lmdb.open(path, subdir=False).close()
+    elif kind.name == "GDBM":
+        Path(path).write_bytes(gdbm_content([]))
+    db = SaslDb(path)
+    for number in range(300):
+        db.change(f"user{number}", "mail.test", {"userPassword": b"pw%d" % number, "authPassword": b"x"})
+        if number > 10 and kind.name != "LMDB":
+            break
+    db.change("user1", "mail.test", {"userPassword": None})
+    assert db.format == kind.name
+    assert db.get("user2", "mail.test") == b"pw2"
+    assert db.get("user1", "mail.test") is None
+    assert db.get("user1", "mail.test", "authPassword") == b"x"
+    assert db.delete("user1", "mail.test")
+    assert not db.delete("user1", "mail.test")
+    assert Entry("user1", "mail.test", "authPassword") not in db.list()
+    assert Entry("user2", "mail.test", "authPassword") in db.list()
+    assert db.get("u" * 600, "mail.test") is None
+    assert kind_of(path) is kind
+
+
+def test_a_file_of_another_kind_takes_the_place(tmp_path):
+    path = tmp_path / "sasldb2"
+    db = SaslDb(str(path))
+    db.set("alice", "mail.test", b"one")
+    assert db.get("alice", "mail.test") == b"one"
+    path.with_suffix(".new").write_bytes(gdbm_content([(b"alice\0mail.test\0userPassword", b"two")]))
+    path.with_suffix(".new").rename(path)
+    assert db.get("alice", "mail.test") == b"two"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="needs setpriv")
+def test_written_in_place_where_the_directory_is_closed(tmp_path):
+    path = tmp_path / "closed" / "sasldb2"
+    path.parent.mkdir()
+    db = SaslDb(str(path))
+    db.set("alice", "mail.test", b"one" * 100)
+    inode = path.stat().st_ino
+    path.chmod(0o666)
+    for directory in tmp_path.parents[::-1]:
+        if directory.stat().st_uid == os.geteuid() and str(directory).startswith("/tmp/"):
+            directory.chmod(0o755)
+    tmp_path.chmod(0o755)
+    path.parent.chmod(0o555)
+    code = f"from mtad.tables.sasldb import SaslDb; SaslDb({str(path)!r}).set('bob', 'mail.test', b'two')"
+    command = [sys.executable, "-c", code]
+    if os.geteuid() == 0:
+        if not Path("/usr/bin/python3").exists():
+            pytest.skip("no interpreter that others may run")
+        source = str(Path(mtad.__file__).parents[1])
+        command = [
+            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+            "/usr/bin/python3", "-c", f"import sys; sys.path.insert(0, {source!r}); {code}",
+        ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "No module named" in done.stderr:
+        pytest.skip("the source is not readable by others")
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_ino == inode
+    assert db.get("bob", "mail.test") == b"two"
+    assert db.get("alice", "mail.test") == b"one" * 100
+
+
+@given(st.dictionaries(st.binary(min_size=1, max_size=60), st.binary(max_size=60), max_size=40))
+def test_gdbm_gives_back_what_was_put_in(entries):
+    assert read_gdbm(gdbm_content(entries.items()), "x") == entries
+
+
+def test_gdbm_splits_buckets():
+    entries = {b"%d" % number: b"v" * (number % 50) for number in range(2000)}
+    assert read_gdbm(gdbm_content(entries.items()), "x") == entries
+
+
+@given(st.data())
+def test_damaged_gdbm_is_an_error_and_no_more(data):
+    content = bytearray(gdbm_content([(b"key", b"value"), (b"other", b"x" * 100)]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.sampled_from([*range(60), *range(4096, 4120), *range(8192, 8330)]))] = data.draw(
+            st.integers(0, 255)
+        )
+    with contextlib.suppress(TableError):
+        read_gdbm(bytes(content[: data.draw(st.integers(0, len(content)))]), "x")
