@@ -1,12 +1,13 @@
 # make run   the whole program at work, on ports 2587 and 2465 of 127.0.0.1
 # make test  linters, types, layers and all tests
 # make bench Debian's Postfix and mtad, side by side
+# make man   the manual page of the parameters, docs/mtad-parameters.5
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench man clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/mtad demo $(ARGS)
@@ -23,6 +24,10 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(MAKE) -C benchmarks
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+man: $(VENV)/.installed
+	@mkdir -p docs
+	$(BIN)/mtad postconf --man > docs/mtad-parameters.5
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,53 +1,38 @@
 """The parts of ``mtad postconf`` that show master.cf: whole entries (-M), fields (-F), ``-o`` settings (-P).
 
 Each function gives the lines to print and appends to ``warnings`` a line for each request that matched
-nothing; :class:`UsageError` is a request that means nothing.  The shapes are those of Postfix's
-``postconf_master.c``: columns, folding at 80, braces around arguments with blanks.
+nothing; :class:`~mtad.cli.postconf_options.UsageError` is a request that means nothing.
+Postfix counterpart: ``postconf_master.c``, ``postconf_match.c``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from mtad.config.lines import WORD_SEPARATORS, cut
+from mtad.cli.postconf_options import UsageError
 from mtad.config.master_cf import FIELDS, Service
+from mtad.config.master_text import Expand, entry_lines, field_line, fold, plain
 from mtad.config.parameters import Parameters
 
-LINE_LIMIT = 80
-INDENT = 4
-
-_COLUMNS = (0, 11, 17, 25, 33, 41, 49, 57)
-#: postconf's own names of the eight fields.
-FIELD_NAMES = FIELDS
-
-Expand = Callable[[Service, str], str]
+_CONTROL = re.compile(r'[\x00-\x1f\x7f"\\]')
+_SHORT = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 
-class UsageError(ValueError):
-    """A command line that cannot be understood."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """How things are shown; ``expand`` None: as written."""
 
+    folding: bool
+    names: bool
+    values: bool
+    json: bool
+    expand: Expand | None
 
-def fold(text: str, folding: bool) -> str:
-    """``text`` with single blanks between its words, broken at 80 columns when ``folding``."""
-    result: list[str] = []
-    column = 0
-    for word in cut(text, WORD_SEPARATORS):
-        size = width(word)
-        if column:
-            if not folding or column + size < LINE_LIMIT:
-                result.append(" ")
-                column += 1
-            else:
-                result.append("\n" + " " * INDENT)
-                column = INDENT
-        result.append(word)
-        column += size
-    return "".join(result)
-
-
-def width(text: str) -> int:
-    """Columns as postconf counts them: bytes."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+    @property
+    def show(self) -> tuple[bool, bool]:
+        return self.names, self.values
 
 
 def expander(p: Parameters) -> Expand:
@@ -55,61 +40,96 @@ def expander(p: Parameters) -> Expand:
     return lambda service, text: p.for_service(service).expand(text)
 
 
+def json_line(name: str, value: str) -> str:
+    """One object, as -j prints them."""
+    return f'{{"{_quoted(name)}": "{_quoted(value)}"}}'
+
+
+def _quoted(text: str) -> str:
+    """``text`` inside of a JSON string; bytes that are no UTF-8 stay what they are."""
+    return _CONTROL.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04X}", text)
+
+
+def setting_line(name: str, value: str, view: View) -> str:
+    """``name = value`` as the options ask."""
+    if not view.values:
+        return fold(name, view.folding)
+    if view.json:
+        return json_line(name, value)
+    return fold(f"{name} = {value}" if view.names else value, view.folding)
+
+
 def entries(
-    services: Sequence[Service],
-    requests: Sequence[str],
-    folding: bool,
-    expand: Expand | None,
-    warnings: list[str],
+    services: Sequence[Service], requests: Sequence[str], view: View, warnings: list[str]
 ) -> Iterator[str]:
     """-M: whole entries."""
     for service, _ in _matching(services, requests, 2, "-M option requires service_name[/type]", warnings):
-        yield _entry(service, folding, expand)
+        if view.json:
+            yield json_line(f"{service.name}/{service.type}", plain(service, None, view.expand))
+        else:
+            yield entry_lines(service, view.folding, view.expand)
 
 
 def fields(
-    services: Sequence[Service],
-    requests: Sequence[str],
-    folding: bool,
-    show: tuple[bool, bool],
-    expand: Expand | None,
-    warnings: list[str],
+    services: Sequence[Service], requests: Sequence[str], view: View, warnings: list[str]
 ) -> Iterator[str]:
-    """-F: single fields; ``show`` says whether names and whether values are shown."""
+    """-F: single fields."""
     usage = "-F option requires service_name[/type[/field]]"
     found = _matching(services, requests, 3, usage, warnings)
     for request in requests:
         parts = request.split("/")
-        if len(parts) == 3 and parts[2] not in (*FIELD_NAMES, "*"):
+        if len(parts) == 3 and parts[2] not in (*FIELDS, "*"):
             raise UsageError(f'invalid service attribute name: "{parts[2]}"')
     for service, wanted in found:
-        for index, name in enumerate(FIELD_NAMES):
-            if wanted in ("*", name):
-                yield _field(service, index, folding, show, expand)
+        for index, name in enumerate(FIELDS):
+            if wanted not in ("*", name):
+                continue
+            if view.json:
+                key = f"{service.name}/{service.type}/{name}"
+                yield json_line(key, plain(service, index, view.expand))
+            else:
+                yield field_line(service, index, view.folding, view.show, view.expand)
 
 
 def settings(
-    services: Sequence[Service],
-    requests: Sequence[str],
-    folding: bool,
-    show: tuple[bool, bool],
-    expand: Expand | None,
-    warnings: list[str],
+    services: Sequence[Service], requests: Sequence[str], view: View, warnings: list[str]
 ) -> Iterator[str]:
     """-P: the ``-o`` settings."""
+    known = {id(service): service.overrides for service in services}
+    yield from _settings(services, requests, view, warnings, known)
+
+
+def all_settings(
+    p: Parameters,
+    names: Sequence[str],
+    services: Sequence[Service],
+    requests: Sequence[str],
+    view: View,
+    warnings: list[str],
+) -> Iterator[str]:
+    """-PP: what is in effect for each service, of ``names`` and of its ``-o`` settings."""
+    known: dict[int, dict[str, str]] = {}
+    for service in services:
+        local = p.for_service(service)
+        known[id(service)] = {name: local.raw(name) or "" for name in (*names, *service.overrides)}
+    yield from _settings(services, requests, view, warnings, known)
+
+
+def _settings(
+    services: Sequence[Service],
+    requests: Sequence[str],
+    view: View,
+    warnings: list[str],
+    known: dict[int, dict[str, str]],
+) -> Iterator[str]:
     usage = "-P option requires service_name[/type[/parameter]]"
-    for service, wanted in _matching(services, requests, 3, usage, warnings, parameters=True):
-        for name in sorted(service.overrides):
+    for service, wanted in _matching(services, requests, 3, usage, warnings, known):
+        values = known[id(service)]
+        for name in sorted(values):
             if wanted not in ("*", name):
                 continue
-            value = service.overrides[name]
-            if expand:
-                value = expand(service, value)
-            full = f"{service.name}/{service.type}/{name}"
-            if not show[1]:
-                yield fold(full, folding)
-            else:
-                yield fold(f"{full} = {value}" if show[0] else value, folding)
+            value = view.expand(service, values[name]) if view.expand else values[name]
+            yield setting_line(f"{service.name}/{service.type}/{name}", value, view)
 
 
 def _matching(
@@ -118,10 +138,10 @@ def _matching(
     parts: int,
     usage: str,
     warnings: list[str],
-    parameters: bool = False,
+    known: dict[int, dict[str, str]] | None = None,
 ) -> Iterator[tuple[Service, str]]:
-    """Each service that a request names, with the request's third part."""
-    wanted = [(request, _pattern(request, parts, usage)) for request in requests]
+    """Each service that a request names, with the request's third part; ``known``: names it must have."""
+    wanted = [(request, service_pattern(request, 1, parts, usage)) for request in requests]
     matched: set[str] = set()
     for service in services:
         if not requests:
@@ -129,85 +149,21 @@ def _matching(
         for request, (name, kind, third) in wanted:
             if name not in ("*", service.name) or kind not in ("*", service.type):
                 continue
-            if parameters and not (service.overrides if third == "*" else third in service.overrides):
-                continue
+            if known is not None:
+                names = known[id(service)]
+                if not (names if third == "*" else third in names):
+                    continue
             matched.add(request)
             yield service, third
     warnings.extend(f'unmatched request: "{request}"' for request in requests if request not in matched)
 
 
-def _pattern(request: str, parts: int, usage: str) -> tuple[str, str, str]:
-    found = request.split("/")
-    if not 1 <= len(found) <= parts or not all(found):
+def service_pattern(request: str, least: int, most: int, usage: str) -> tuple[str, str, str]:
+    """``name/type/what`` in parts; what is left out is ``*``, which stands alone or not at all."""
+    found = [part for part in request.split("/") if part]
+    if request.startswith("/") or not least <= len(found) <= most:
         raise UsageError(usage)
     if any("*" in part and part != "*" for part in found):
         raise UsageError(usage)
     name, kind, third = (*found, "*", "*")[:3]
     return name, kind, third
-
-
-def _entry(service: Service, folding: bool, expand: Expand | None) -> str:
-    line = ""
-    for text, column in zip(service.fields[:8], _COLUMNS, strict=True):
-        if line:
-            line = (line + " ").ljust(column)
-        line += text
-    return line + _command_line(service, width(line), folding, expand, 3)
-
-
-def _field(
-    service: Service, index: int, folding: bool, show: tuple[bool, bool], expand: Expand | None
-) -> str:
-    names, values = show
-    line = f"{service.name}/{service.type}/{FIELD_NAMES[index]}" if names else ""
-    if names and values:
-        line += " = "
-    if not values:
-        return line
-    column = width(line)
-    text = service.fields[index]
-    if column and column + width(text) > LINE_LIMIT:
-        line += "\n" + " " * INDENT
-        column = INDENT
-    line += text
-    if index == len(FIELD_NAMES) - 1:
-        line += _command_line(service, column + width(text), folding, expand, 1)
-    return line
-
-
-def _command_line(service: Service, column: int, folding: bool, expand: Expand | None, extra: int) -> str:
-    """The arguments behind the command; ``extra`` columns are kept free for an option's value."""
-    result: list[str] = []
-    words = list(service.fields[8:])
-    options = True
-    while words:
-        word = words.pop(0)
-        text, size, after = word, width(word), None
-        options = options and word.startswith("-") and word != "--"
-        if options and word == "-o" and words:
-            value = words.pop(0)
-            value = expand(service, value) if expand else value
-            column = LINE_LIMIT
-            size += width(value) + extra + (2 if _blank(value) else 0)
-            text = f"{word} {_braced(value)}"
-            after = LINE_LIMIT
-        elif not options:
-            text = _braced(word)
-        if column > INDENT:
-            if not folding or column + 1 + size < LINE_LIMIT:
-                result.append(" ")
-                column += 1
-            else:
-                result.append("\n" + " " * INDENT)
-                column = INDENT
-        result.append(text)
-        column = after if after is not None else column + width(text)
-    return "".join(result)
-
-
-def _blank(text: str) -> bool:
-    return any(char in WORD_SEPARATORS for char in text)
-
-
-def _braced(text: str) -> str:
-    return f"{{{text}}}" if _blank(text) else text

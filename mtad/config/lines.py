@@ -21,6 +21,9 @@ from mtad.errors import ConfigError
 #: What C's ``isspace`` knows; Unicode has more, Postfix does not.
 SPACE = " \t\n\v\f\r"
 
+#: How the reason begins when a file cannot be opened.
+CANNOT_READ = "cannot read this file: "
+
 #: Separators of words and of list elements.
 WORD_SEPARATORS = " \t\r\n"
 LIST_SEPARATORS = ", \t\r\n"
@@ -89,8 +92,8 @@ def tokens(text: str, separators: str = LIST_SEPARATORS) -> list[str]:
             if char == "{":
                 level += 1
             elif char == "}":
-                level -= 1
-            elif level <= 0 and char in separators:
+                level = max(level - 1, 0)
+            elif level == 0 and char in separators:
                 stop = match.start()
                 break
         found.append(text[start:stop])
@@ -122,5 +125,5 @@ def read_text(path: str) -> str:
         return Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except OSError as error:
         raise ConfigError(
-            f"cannot read this file: {error.strerror}", path=path, remedy="check its name and its permissions"
+            f"{CANNOT_READ}{error.strerror}", path=path, remedy="check its name and its permissions"
         ) from error

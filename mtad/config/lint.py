@@ -141,6 +141,11 @@ def _names(p: Parameters, services: Sequence[Service]) -> Iterator[Finding]:
         yield Finding(WARNING, path, line, "", text)
     for path, line, name, instead in found.deprecated:
         yield Finding(WARNING, path, line, name, f"it is deprecated; instead, {instead}")
+    for path, line, name, instead in found.removed:
+        yield Finding(WARNING, path, line, name, f"it has been removed; instead, {instead}")
+    for text in (*found.odd, *found.client_unused):
+        if "#comment after" not in text:  # of which the line is known: see _values
+            yield Finding(WARNING, "", 0, "", text)
     for path, line, name, _ in found.read_only:
         yield Finding(WARNING, path, line, name, "it cannot be set")
 

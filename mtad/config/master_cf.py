@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from mtad.config.lines import (
+    SPACE,
     WORD_SEPARATORS,
     logical_lines,
     read_text,
@@ -26,7 +27,7 @@ from mtad.errors import ConfigError
 FIELDS = ("service", "type", "private", "unprivileged", "chroot", "wakeup", "process_limit", "command")
 TYPES = ("unix", "fifo", "inet", "pass", "unix-dgram")
 
-_WAKEUP = re.compile(r"[0-9]*\??|-")
+_WAKEUP = re.compile(r"(?:[0-9]*|-)\??")
 _LIMIT = re.compile(r"[0-9]+|-")
 
 
@@ -83,12 +84,24 @@ def parse_service(text: str, path: str = "", line: int = 0) -> Service:
         if len(fields) < len(FIELDS):
             missing = FIELDS[len(fields)]
             raise ValueError(f'bad field count: field "{missing}" is missing')
-        _check(fields)
-        fields, overrides = _options(fields)
+        bad = bad_field(fields)
+        if bad:
+            raise ValueError(f'field "{bad}": bad value: "{fields[FIELDS.index(bad)]}"')
+        _check_inet(fields)
+        return make_service(fields, line)
     except ValueError as error:
         raise ConfigError(
             str(error), path=path, line=line, remedy=f"the fields are: {', '.join(FIELDS)}"
         ) from error
+
+
+def make_service(words: list[str], line: int = 0, odd: list[str] | None = None) -> Service:
+    """A service of checked fields and of its arguments, as split at blanks.
+
+    With ``odd``, what is wrong with the arguments is noted there, and taken as ``postconf(1)`` takes it;
+    without, it is a :class:`ValueError`.
+    """
+    fields, overrides = _options(words, odd)
     name, kind, private, unprivileged, chroot, wakeup, maxproc, command = fields[:8]
     args, verbose, debug = _arguments(fields[8:])
     return Service(
@@ -97,7 +110,7 @@ def parse_service(text: str, path: str = "", line: int = 0) -> Service:
         private=private != "n",
         unprivileged=unprivileged != "n",
         chroot=None if chroot == "-" else chroot == "y",
-        wakeup=int(wakeup.rstrip("?") or 0) if wakeup != "-" else 0,
+        wakeup=int(wakeup.rstrip("?").rstrip("-") or 0),
         maxproc=None if maxproc == "-" else int(maxproc),
         command=command,
         args=args,
@@ -109,18 +122,22 @@ def parse_service(text: str, path: str = "", line: int = 0) -> Service:
     )
 
 
-def _check(fields: list[str]) -> None:
-    """Raise ValueError for a field of the first seven that is not allowed."""
-    name, kind, private, *_ = fields
-    if kind not in TYPES:
-        raise ValueError(f'field "type": bad value: "{kind}"')
+def bad_field(fields: list[str]) -> str:
+    """The name of the first field whose value is not allowed, or nothing."""
+    if fields[1] not in TYPES:
+        return FIELDS[1]
     for index in (2, 3, 4):
         if fields[index] not in ("y", "n", "-"):
-            raise ValueError(f'field "{FIELDS[index]}": bad value: "{fields[index]}"')
+            return FIELDS[index]
     if not _WAKEUP.fullmatch(fields[5]) or len(fields[5]) > 10:
-        raise ValueError(f'field "wakeup": bad value: "{fields[5]}"')
+        return FIELDS[5]
     if not _LIMIT.fullmatch(fields[6]) or len(fields[6]) > 9:
-        raise ValueError(f'field "process_limit": bad value: "{fields[6]}"')
+        return FIELDS[6]
+    return ""
+
+
+def _check_inet(fields: list[str]) -> None:
+    name, kind, private, *_ = fields
     if kind == "inet":
         if private != "n":
             raise ValueError("inet service cannot be private")
@@ -128,7 +145,7 @@ def _check(fields: list[str]) -> None:
             raise ValueError(f'bad port in service name "{name}"')
 
 
-def _options(fields: list[str]) -> tuple[list[str], dict[str, str]]:
+def _options(fields: list[str], odd: list[str] | None) -> tuple[list[str], dict[str, str]]:
     """The fields with options pulled apart and braces off, and the ``-o`` settings."""
     done = fields[: len(FIELDS)]
     rest = fields[len(FIELDS) :]
@@ -143,15 +160,44 @@ def _options(fields: list[str]) -> tuple[list[str], dict[str, str]]:
         if value:
             rest.insert(0, value)
         if not rest:
-            raise ValueError("option -o needs a parameter name=value")
+            if odd is None:
+                raise ValueError("option -o needs a parameter name=value")
+            done.append("-o")
+            continue
         setting = rest.pop(0)
         if setting[0] == "{":
-            setting = "=".join(split_assignment(unbraced(setting)))
-        name, text = split_assignment(setting)
-        overrides[name] = text
+            setting = _inside(setting, odd)
+            try:
+                setting = "=".join(split_assignment(setting))
+            except ValueError as error:
+                if odd is None:
+                    raise
+                odd.append(f'{error}: "{setting}"')
+        try:
+            name, text = split_assignment(setting)
+            overrides[name] = text
+        except ValueError:
+            if odd is None:
+                raise
         done += ["-o", setting]
-    done += [unbraced(word) if word[0] == "{" else word for word in rest]
+    done += [_inside(word, odd) if word[0] == "{" else word for word in rest]
     return done, overrides
+
+
+def _inside(word: str, odd: list[str] | None) -> str:
+    """The text in braces; with ``odd``, also that of a word whose braces are not quite right."""
+    try:
+        return unbraced(word)
+    except ValueError as error:
+        if odd is None:
+            raise
+        odd.append(str(error))
+        level = 0
+        for position, char in enumerate(word):
+            level += (char == "{") - (char == "}")
+            if level == 0:
+                return word[1:position].strip(SPACE)
+        return word[1:].strip(SPACE)
 
 
 def _arguments(words: list[str]) -> tuple[tuple[str, ...], int, bool]:
@@ -162,7 +208,7 @@ def _arguments(words: list[str]) -> tuple[tuple[str, ...], int, bool]:
     while words and words[0].startswith("-") and words[0] != "--":
         word = words.pop(0)
         if word == "-o":
-            words.pop(0)
+            del words[:1]
             continue
         verbose += word.count("v")
         debug = debug or "D" in word

@@ -16,8 +16,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mtad.config.databases import CLIENTS, TableWalk
 from mtad.config.expand import references
-from mtad.config.lines import tokens
 from mtad.config.master_cf import Service
 from mtad.config.parameters import READ_ONLY, SERVICE_SUFFIXES, Parameters, table
 
@@ -26,18 +26,27 @@ BUILTIN, SERVICE, USER, LEGACY = "builtin", "service", "user", "legacy"
 #: Programs whose services have parameters of their own.
 _TRANSPORTS = ("local", "error", "virtual", "smtp", "lmtp", "pipe")
 _TIMED = ("pipe", "spawn")
-_DATABASES = ("ldap", "mysql", "pgsql", "sqlite", "memcache", "mongodb")
+
+#: A name that was dropped for good, and what to do instead.
+REMOVED = {"deleted-test-only": "do not specify"}
 
 
 @dataclass(slots=True)
 class Survey:
-    """``classes``: known name to its class.  The findings are (file, line, name, value), in order."""
+    """``classes``: known name to its class.  The findings are (file, line, name, value), in order.
+
+    ``odd`` and ``client_unused`` are whole warnings: of braces and comments in values, and of database
+    clients' own files.
+    """
 
     classes: dict[str, str] = field(default_factory=dict)
     undefined: list[tuple[str, int, str]] = field(default_factory=list)
     unused: list[tuple[str, int, str, str]] = field(default_factory=list)
     deprecated: list[tuple[str, int, str, str]] = field(default_factory=list)
     read_only: list[tuple[str, int, str, str]] = field(default_factory=list)
+    removed: list[tuple[str, int, str, str]] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+    client_unused: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -79,8 +88,11 @@ class _Surveyor:
         self.scopes = [_Scope(service) for service in services if service.overrides]
         self.main = f"{p.directory}/main.cf"
         self.master = f"{p.directory}/master.cf"
+        self._scope: _Scope | None = None
+        self._walk = TableWalk(self._client)
 
     def run(self) -> None:
+        """Look at everything, then judge."""
         for scope in self.scopes:
             local = self.p.for_service(scope.service)
             if "smtpd_restriction_classes" in scope.service.overrides:
@@ -96,6 +108,8 @@ class _Surveyor:
             self._classes(self.p, None)
         for name in self.p.explicit_names():
             self._value(self.p, name, self.p.raw(name) or "", None)
+        self.result.odd = self._walk.odd
+        self.result.client_unused = self._walk.unused
         self._judge()
 
     def _classes(self, p: Parameters, scope: _Scope | None) -> None:
@@ -115,8 +129,9 @@ class _Surveyor:
         for mentioned in references(text):
             self._mention(mentioned, scope, line)
         if kind in (BUILTIN, SERVICE):
-            for prefix in _database_names(p.expand(text)):
-                self._databases(prefix, scope)
+            self._scope = scope
+            blame = f"{self.master}:{scope.service.name}/{scope.service.type}" if scope else self.main
+            self._walk.value(p.expand(text), blame)
 
     def _mention(self, name: str, scope: _Scope | None, line: int) -> None:
         """``$name`` stands in a value: whoever sets it meant something by it."""
@@ -135,12 +150,19 @@ class _Surveyor:
         if not set_somewhere and name not in self.result.classes:
             self.result.undefined.append((self._path(scope), line, name))
 
-    def _databases(self, prefix: str, scope: _Scope | None) -> None:
-        for name in self.p.explicit_names():
-            if name.startswith(prefix):
+    def _client(self, kind: str, prefix: str) -> None:
+        """A database table whose parameters stand in main.cf or behind ``-o``."""
+        for suffix in CLIENTS[kind]:
+            name = f"{prefix}_{suffix}"
+            scope = self._scope
+            if scope is not None and name in scope.service.overrides:
+                scope.known.add(name)
+            elif self.p.explicit(name):
                 self.result.classes.setdefault(name, USER)
-        for other in self.scopes if scope is None else [scope]:
-            other.known.update(name for name in other.service.overrides if name.startswith(prefix))
+            if scope is None:
+                for other in self.scopes:
+                    if name in other.service.overrides:
+                        other.known.add(name)
 
     def _judge(self) -> None:
         names = sorted(self.p.explicit_names())
@@ -152,7 +174,9 @@ class _Surveyor:
     def _findings(self, names: list[str], p: Parameters, path: str, known: frozenset[str] | set[str]) -> None:
         for name in names:
             line = p.where(name)[1]
-            if name not in self.result.classes and name not in known:
+            if name in REMOVED and name not in self.result.classes and name not in known:
+                self.result.removed.append((path, line, name, REMOVED[name]))
+            elif name not in self.result.classes and name not in known:
                 self.result.unused.append((path, line, name, p.raw(name) or ""))
             else:
                 row = table().get(name)
@@ -166,13 +190,3 @@ class _Surveyor:
     def _raw(name: str) -> bool:
         row = table().get(name)
         return row is not None and row.type == "raw"
-
-
-def _database_names(text: str) -> Iterator[str]:
-    """``accounts_`` for each ``ldap:accounts`` in a value, also inside of braces."""
-    for word in tokens(text.replace("{", " ").replace("}", " ")):
-        kind, _, name = word.partition(":")
-        while kind in ("proxy", "debug"):
-            kind, _, name = name.partition(":")
-        if kind in _DATABASES and name and name[0] not in "/.":
-            yield f"{name}_"

@@ -76,18 +76,96 @@ def test_edit(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     )
 
 
+def test_json(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "main.cf").write_bytes(b'mail_name = a "b" \\ \t \x7f \xff\n')
+    assert run("-q", "-j", "mail_name")[1] == ['{"mail_name": "a \\"b\\" \\\\ \\t \\u007F \ufffd"}']
+    assert run("-q", "-j", "-P")[1] == [
+        '{"submission/inet/smtpd_banner": "a b"}',
+        '{"submission/inet/syslog_name": "postfix/$service_name"}',
+    ]
+
+
+def test_all_that_is_in_effect(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("-q", "-PP", "-x", "*/*/myhostname", "*/*/syslog_name")[1] == [
+        "submission/inet/myhostname = a.example",
+        "submission/inet/syslog_name = postfix/submission",
+    ]
+    assert len(run("-q", "-PP")[1]) > 800
+
+
+def test_edit_master(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "master.cf"
+    path.write_text("# head\n" + MASTER + "# tail\nqmgr unix n - n 300 1 qmgr\n")
+    assert run("-F", "qmgr/unix/chroot=y", "submission/inet/command={sm tpd} -v {x y}")[0] == 0
+    assert run("-P", "qmgr/unix/soft_bounce=yes")[0] == 0
+    assert path.read_text() == (
+        "# head\n"
+        "submission inet  n       -       n       -       -       {sm tpd} -v {x y}\n"
+        "# tail\n"
+        "qmgr       unix  n       -       n       300     1       qmgr\n"
+    ).replace("n       300", "y       300").replace("qmgr\n", "qmgr\n    -o soft_bounce=yes\n")
+    assert run("-P", "none/unix/x=y")[2] == [
+        'postconf: warning: unmatched service_name/type: "none/unix/x=y"'
+    ]
+    assert run("-PX", "qmgr/unix/soft_bounce")[0] == 0
+    assert "soft_bounce" not in path.read_text()
+    assert run("-M#", "submission/inet")[0] == 0
+    assert run("-MX", "qmgr/unix")[0] == 0
+    assert run("-M", "relay/unix=relay unix - - n - - smtp")[0] == 0
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# head"
+    assert lines[1].startswith("#submission")
+    assert lines[-2:] == ["# tail", "relay      unix  -       -       n       -       -       smtp"]
+
+
+def test_what_there_is(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("-a")[1] == ["cyrus"]
+    assert run("-l")[1] == ["flock", "fcntl", "dotlock"]
+    assert {"hash", "pcre", "cidr"} <= set(run("-m")[1])
+    assert run("-T", "public-key-algorithms")[1] == ["dsa", "ecdsa", "rsa"]
+    assert run("-T", "run-version")[1][0].startswith("OpenSSL ")
+
+
+def test_texts_of_notifications(run) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run("-b")
+    assert out[:2] == ["expanded_failure_text = <<EOF", "This is the mail system at host a.example."]
+    assert [line for line in out if line.startswith("expanded_")] == [
+        f"expanded_{name}_text = <<EOF" for name in ("failure", "delay", "success")
+    ]
+    assert any("be retried until it is 5 day(s) old." in line for line in out)
+    _, out, _ = run("-t")
+    assert "It will be retried until it is $maximal_queue_lifetime_days day(s) old." in out
+    assert "Subject: Undelivered Mail Returned to Sender" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["-Z"], "option -Z not recognized"),
-        (["-n", "-d"], "specify one of -n -d"),
+        (["-n", "-d"], "specify one of -d -n"),
         (["-e"], "-e requires name=value argument"),
         (["-e", "x"], "missing '=' after attribute name"),
-        (["-X", "a=b"], "requires parameter names without value"),
+        (["-X", "a=b"], "specify one of -e -X"),
+        (["-X", "a", "b=c"], "requires parameter names without value"),
+        (["-X"], "missing service argument"),
+        (["-X", ""], "-X or -# requires non-blank parameter names"),
+        (["-e", "#x=y"], "accepts no comment input"),
         (["-C", "some"], 'unknown -C option value "some"'),
         (["-o", "x", "mail_name"], "invalid parameter override: x: missing '='"),
-        (["-j"], "option -j"),
-        (["-Me", "a/b=c"], "master.cf is not edited here"),
+        (["-jf"], "with option -j, do not specify -f"),
+        (["-PPe", "a/b/c=d"], "specify one of -e -PP"),
+        (["-b", "-t"], "specify one of -b and -t"),
+        (["-b", "/some/file"], "mtad sends its built-in texts only"),
+        (["-T", "x"], "unknown 'postconf -T' mode: x"),
+        (["-Me", "a/b=c"], 'bad field count: "a/b=c"'),
+        (["-Me", "a=c"], "-Me, -MX or -M# requires service_name/type"),
+        (["-Fe", "a/b/c=d"], 'invalid service attribute name: "c"'),
+        (["-Fe", "a/b/*=d"], "-Fe does not accept wild-card field name"),
+        (["-Fe", "a/b/chroot=d e"], "-Fe does not accept whitespace in non-command field"),
+        (["-Fe", "submission/inet/chroot=d"], 'invalid chroot field "d"'),
+        (["-Pe", "a/b/*=d"], "-Pe does not accept wild-card parameter name"),
+        (["-Pe", "a/b/c=d e"], "-Pe does not accept whitespace in parameter value"),
+        (["-M#", "a"], "-Me, -MX or -M# requires service_name/type"),
         (["-x", "-o", "mail_name=${x", "mail_name"], "truncated macro reference"),
     ],
 )
@@ -100,4 +178,12 @@ def test_refusals(run, arguments: list[str], text: str) -> None:  # type: ignore
 
 def test_no_configuration(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["-c", f"{tmp_path}/none", "-n"]) == 1
-    assert f"fatal: {tmp_path}/none/main.cf: cannot read this file: No such file" in capfd.readouterr().err
+    assert f"fatal: open {tmp_path}/none/main.cf: No such file or directory\n" in capfd.readouterr().err
+
+
+def test_manual(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--man"]) == 0
+    page = capfd.readouterr().out
+    assert page.startswith(".TH MTAD-PARAMETERS 5 ")
+    assert '\n.IP "\\fBsmtpd_timeout\\fR (default: ${stress?{10}:{300}}s)"\n' in page
+    assert "mtad_queue_directory" in page

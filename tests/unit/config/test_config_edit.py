@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from mtad.config import edit
+from mtad.config import edit, edit_master
 from mtad.config.expand import RESULT_LIMIT
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
@@ -77,3 +78,73 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         edit.edit_main(f"{tmp_path}/main.cf", {"a": "2"}, edit.SET)
+
+
+def test_editors_take_turns(tmp_path: Path) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text("a = 1\n")
+
+    def change(number: int) -> None:
+        edit.edit_main(str(path), {f"p{number}": "x"}, edit.SET)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(40)))
+    assert sorted(path.read_text().split()[::3]) == sorted(["a", *(f"p{number}" for number in range(40))])
+    assert os.listdir(tmp_path) == ["main.cf"]
+
+
+def test_what_a_crash_left_behind_is_no_hindrance(tmp_path: Path) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text("a = 1\n")
+    (tmp_path / "main.cf.tmp").write_text("half of\n")
+    edit.edit_main(str(path), {"b": "2"}, edit.SET)
+    os.link(path, tmp_path / "main.cf.tmp")
+    edit.edit_main(str(path), {"c": "3"}, edit.SET)
+    assert path.read_text() == "a = 1\nb = 2\nc = 3\n"
+    assert os.listdir(tmp_path) == ["main.cf"]
+
+
+MASTER = """\
+# head
+a unix - - n - - smtp
+  -o x=1
+  # inside
+  -o { y = 2 3 } -v
+# before b
+
+b inet n - n - - smtpd
+"""
+
+
+def master(how: str, what: str, *requests: edit_master.Request) -> str:
+    editor = edit_master._Editor("/x/master.cf", requests, how, what)
+    return editor.edited(MASTER)
+
+
+def test_settings_of_a_service() -> None:
+    change = edit_master.Request("", "a", "unix", "x", "9")
+    assert master(edit.SET, edit_master.PARAMETER, change) == (
+        "# head\n  # inside\n"
+        "a          unix  -       -       n       -       -       smtp\n"
+        "    -o x=9\n    -o {y=2 3}\n    -v\n"
+        "# before b\n\nb inet n - n - - smtpd\n"
+    )
+    gone = master(edit.REMOVE, edit_master.PARAMETER, change)
+    assert "x=1" not in gone
+    assert "-o {y=2 3}" in gone
+    assert gone.endswith("# before b\n\nb inet n - n - - smtpd\n")
+
+
+def test_whole_services() -> None:
+    both = edit_master.Request("", "*", "*")
+    assert master(edit.REMOVE, edit_master.ENTRY, both) == "# head\n  # inside\n# before b\n\n"
+    assert master(edit.COMMENT_OUT, edit_master.ENTRY, edit_master.Request("", "a", "unix")) == (
+        "# head\n#a unix - - n - - smtp\n#  -o x=1\n  # inside\n#  -o { y = 2 3 } -v\n"
+        "# before b\n\nb inet n - n - - smtpd\n"
+    )
+    new = edit_master.Request("", "c", "unix", "", "c unix - - n - - smtp {d e}")
+    assert master(edit.SET, edit_master.ENTRY, new) == (
+        MASTER + "c          unix  -       -       n       -       -       smtp {d e}\n"
+    )
+    with pytest.raises(edit_master.BadEdit, match="invalid chroot field"):
+        master(edit.SET, edit_master.FIELD, edit_master.Request("", "a", "unix", "chroot", "maybe"))
