@@ -2,7 +2,7 @@
 
 Comments stay in their order; an entry that is changed is written anew, folded, and the comments between its
 lines go before it.  :func:`entry` reads an entry as ``postconf(1)`` does, which is more tolerant than the
-master; :func:`edit_master` changes the file and gives warnings back.  :class:`BadEdit` is a request or an entry
+master; :func:`edit_master` changes the file and gives warnings back.  :class:`BadEdit` is a request or entry
 that cannot be worked with, in Postfix's words; ConfigError a file that cannot be read or written.
 
 Postfix counterpart: ``pcf_edit_master()``, ``pcf_parse_master_entry()``.
