@@ -28,6 +28,7 @@ from mtad.auth.names import canonical, printable_name
 from mtad.auth.realm import Login
 from mtad.auth.saslauthd import Reactor
 from mtad.auth.setup import read_setup
+from mtad.auth.tokens import TokenVerifier
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
 from mtad.maillog import MailLog, printable
@@ -72,7 +73,8 @@ class Authenticator:
     """What a service's clients authenticate by.
 
     ``mechanisms`` are all that a client may use, in order; ``options`` what the security options
-    demand, without and with TLS; ``announced`` what is told in EHLO, without and with TLS.
+    demand, without and with TLS; ``announced`` what is told in EHLO, without and with TLS; ``tokens`` knows
+    bearer tokens, where they are taken.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Authenticator:
         mechanisms: Sequence[ServerMechanism],
         options: tuple[Property, Property],
         announced: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+        tokens: TokenVerifier | None = None,
     ) -> None:
         self.portal = portal
         self.store = store
@@ -94,6 +97,7 @@ class Authenticator:
         self._mechanisms = {each.name: each for each in mechanisms}
         self._options = options
         self._announced = announced
+        self.tokens = tokens
 
     @classmethod
     def build(cls, p: Parameters, reactor: Reactor, log: MailLog) -> Authenticator:
@@ -101,7 +105,7 @@ class Authenticator:
         setup = read_setup(p, reactor, log)
         return cls(
             setup.portal, setup.store, log, setup.context, setup.local_domain, setup.mechanisms,
-            setup.options, setup.announced,
+            setup.options, setup.announced, setup.tokens,
         )  # fmt: skip
 
     def mechanisms(self, tls: bool) -> tuple[bytes, ...]:
@@ -117,7 +121,7 @@ class Authenticator:
         found = self._mechanisms.get(name.upper())
         if found is None:
             raise SaslFailure(Reason.NOMECH, f"Couldn't find mech {printable(name)}")
-        reason = server.refusal(found, self._options[tls])
+        reason = server.refusal(found, self._options[tls], tls)
         if reason is not None:
             raise SaslFailure(reason)
         return found
@@ -159,12 +163,23 @@ class Exchange:
             else:
                 request = self._steps.send(response or b"")
             while not isinstance(request, sasl.Challenge):
+                if isinstance(request, sasl.CheckToken):
+                    request = self._steps.send(await self._judge(request))
+                    continue
                 self._user = self._canonical(request.user)
                 secrets = await self._authenticator.store.fetch(self._user, request.properties)
                 request = self._steps.send(secrets)
         except StopIteration as end:
             return await self._login(end.value)
         return Challenge(encoding.encode(request.data))
+
+    async def _judge(self, request: sasl.CheckToken) -> sasl.TokenVerdict:
+        if request.user:
+            self._user = self._canonical(request.user)
+        tokens = self._authenticator.tokens
+        if tokens is None:
+            raise SaslFailure(Reason.NOMECH)
+        return await tokens.verify(request.token)
 
     async def _login(self, result: sasl.Result) -> Outcome:
         authcid = self._user = self._canonical(result.authcid)

@@ -21,13 +21,15 @@ from twisted.cred.portal import Portal
 
 from mtad.auth.auxprop import Auxprop, AuxpropVerifier, SasldbAuxprop
 from mtad.auth.checkers import AlwaysTrue, PasswordChecker, ProvenChecker, Verifier
+from mtad.auth.oauth import read_tokens
 from mtad.auth.realm import SubmissionRealm
 from mtad.auth.saslauthd import Reactor, Saslauthd
+from mtad.auth.tokens import TokenVerifier
 from mtad.config.parameters import Parameters
 from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf, search_path
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog
-from mtad.sasl import server
+from mtad.sasl import bearer, server
 from mtad.sasl.mechanism import Property, ServerContext, ServerMechanism, parse_options
 from mtad.tables.match import StringList
 
@@ -52,6 +54,7 @@ class Setup:
     mechanisms: tuple[ServerMechanism, ...]
     options: tuple[Property, Property]  # without TLS, with TLS
     announced: tuple[tuple[bytes, ...], tuple[bytes, ...]]
+    tokens: TokenVerifier | None  # bearer tokens
 
 
 def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
@@ -67,7 +70,8 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     _check_conf(conf, log)
     local_domain = p["smtpd_sasl_local_domain"].encode()
     hostname = p["myhostname"].encode()
-    mechanisms = server.select(conf.words("mech_list") or None)
+    tokens = read_tokens(p, reactor, log)
+    mechanisms = _mechanisms(conf, tokens is not None)
     database = _sasldb_path(p, conf)
     _check_database(database, conf, mechanisms, log)
     store = SasldbAuxprop(database, local_domain or hostname, log)
@@ -81,6 +85,7 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
         mechanisms,
         options,
         _announced(p, conf, mechanisms, options),
+        tokens,
     )
 
 
@@ -97,8 +102,16 @@ def describe(p: Parameters) -> str:
             methods.append(f"saslauthd ({', '.join(dict.fromkeys(_saslauthd_paths(p, conf)))})")
         else:
             methods.append(method)
-    names = _join(server.select(conf.words("mech_list") or None)) or "none"
+    tokens = "mtad_oauth_jwks" if p["mtad_oauth_jwks"] else "mtad_oauth_introspection_url"
+    if p[tokens]:
+        methods.append(f"{tokens} (bearer tokens)")
+    names = _join(_mechanisms(conf, bool(p[tokens]))) or "none"
     return f"SASL: {taken}; passwords are checked by {', then '.join(methods)}; mechanisms: {names}"
+
+
+def _mechanisms(conf: SaslConf, tokens: bool) -> tuple[ServerMechanism, ...]:
+    """The mechanisms there are; ``tokens``: somebody knows bearer tokens."""
+    return server.select(conf.words("mech_list") or None, bearer.MECHANISMS if tokens else ())
 
 
 def _unique() -> bytes:
@@ -165,7 +178,11 @@ def _check_database(path: str, conf: SaslConf, mechanisms: Sequence[ServerMechan
     """Warn when something is to be looked up in a user database that is not there."""
     if os.access(path, os.R_OK):
         return
-    users = [each.name.decode() for each in mechanisms if Property.NOPLAINTEXT in each.properties]
+    users = [
+        each.name.decode()
+        for each in mechanisms
+        if Property.NOPLAINTEXT in each.properties and each not in bearer.MECHANISMS
+    ]
     if "auxprop" in _methods(conf):
         users.insert(0, "pwcheck_method auxprop")
     if users:
@@ -189,16 +206,16 @@ def _announced(
     """What EHLO tells without and with TLS; raises ConfigError where it would have nothing to tell."""
     announced = []
     parameters = ("smtpd_sasl_security_options", "smtpd_sasl_tls_security_options")
-    for parameter, wanted, used in zip(parameters, options, _sessions(p), strict=True):
-        usable = [each.name for each in server.permitted(mechanisms, wanted)]
+    for tls, (parameter, wanted, used) in enumerate(zip(parameters, options, _sessions(p), strict=True)):
+        usable = [each.name for each in server.permitted(mechanisms, wanted, bool(tls))]
         told = _filtered(p, usable)
-        if used and not usable:
+        if used and not usable and not server.permitted(mechanisms, wanted):
             raise p.error(
                 parameter,
                 f"no SASL authentication mechanisms: none of '{_join(mechanisms)}' is '{p[parameter]}'",
                 f"relax {parameter}, or change mech_list in {conf.path or 'smtpd.conf'}",
             )
-        if used and not told:
+        if used and usable and not told:
             names = b" ".join(usable).decode()
             raise p.error("smtpd_sasl_mechanism_filter", f"discards all mechanisms in '{names}'")
         announced.append(told)

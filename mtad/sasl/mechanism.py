@@ -1,8 +1,9 @@
 """What SASL mechanisms are made of: properties, reasons for failure, and the steps they take.
 
 A server mechanism is a generator: it yields what it needs (a :class:`Challenge` to be answered
-by the client, a :class:`NeedSecret` to be answered from the user store), is sent the answer, and
-returns what it came to: :class:`CheckPassword` where a back end has to verify a password, or
+by the client, a :class:`NeedSecret` or :class:`StoreSecret` to be answered by the user store, a
+:class:`CheckToken` by whoever knows the tokens, a :class:`NeedIdentity` by whoever knows the client's
+certificate, :class:`Work` to be done where it holds up nobody), is sent the answer, and returns what it came to: :class:`CheckPassword` where a back end has to verify a password, or
 :class:`Proven` where the mechanism has verified the proof itself.  It raises
 :class:`SaslFailure` to fail.  Nothing here does input or output.
 
@@ -91,6 +92,55 @@ class NeedSecret:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSecret:
+    """Let this property of the user be ``new`` if it still is ``old``, durably; come back with whether it was."""
+
+    user: bytes
+    name: str
+    old: bytes = field(repr=False)
+    new: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedIdentity:
+    """Come back with the login that the client's certificate stands for; empty when it stands for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Come back with what ``do`` gives: bytes.  It takes its time, and may raise :class:`SaslFailure`."""
+
+    do: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckToken:
+    """Come back with what the bearer ``token`` turns out to be (a :class:`TokenVerdict`).
+
+    ``user`` is whom the client says that it names, empty if it does not say.
+    """
+
+    user: bytes
+    token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenVerdict:
+    """``user`` is whom a good token names.  ``failure`` tells why there is none: BADAUTH for a token that is
+    not good, anything temporary when nobody can tell now.
+
+    The client of a token that is not good hears ``status`` (RFC 6750 section 3.1), which ``scope`` a token
+    must have, and where the provider describes itself (``configuration``: a URL), as far as they are known.
+    """
+
+    user: bytes = b""
+    failure: Reason | None = None
+    status: str = "invalid_token"
+    scope: str = ""
+    configuration: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckPassword:
     """The client claims to be ``authcid`` by ``password``, and wants to act as ``authzid``.
 
@@ -105,26 +155,52 @@ class CheckPassword:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """The client has proven to be ``authcid``, and wants to act as ``authzid``."""
+    """The client has proven to be ``authcid``, and wants to act as ``authzid``.
+
+    ``final`` is what the client has to hear before success is told, if anything: the server's own proof.
+    """
 
     authcid: bytes
     authzid: bytes
     note: str = ""
+    final: bytes | None = None
 
 
 Secrets = Mapping[str, bytes]
-Request = Challenge | NeedSecret
-Answer = bytes | Secrets
+Request = Challenge | NeedSecret | StoreSecret | NeedIdentity | Work | CheckToken
+Answer = bytes | Secrets | bool | TokenVerdict
 Result = CheckPassword | Proven
 Steps = Generator[Request, Answer, Result]
 
 
 @dataclass(frozen=True, slots=True)
+class Channel:
+    """The connection as mechanisms see it: whether it is under TLS, and what ties an exchange to it.
+
+    ``binding`` gives the channel binding of a registered type (RFC 5929, RFC 9266), or None where there is
+    none; ``bindable`` tells that mechanisms with channel binding were announced.
+    """
+
+    binding: Callable[[bytes], bytes | None] = lambda _: None
+    bindable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerContext:
-    """What a server mechanism may know: our name, and text that is never the same twice."""
+    """What a server mechanism may know: our names, and text that is never the same twice.
+
+    ``realm`` is that of names without one; ``salt_key`` a secret that stays the same; ``iterations`` how many
+    a SCRAM mechanism asks for; ``now`` the time of day.
+    """
 
     hostname: bytes
     unique: Callable[[], bytes]
+    realm: bytes = b""
+    service: bytes = b"smtp"
+    salt_key: bytes = field(default=b"", repr=False)
+    iterations: Callable[[bytes], int] = lambda _: 4096
+    now: Callable[[], float] = lambda: 0.0
+    channel: Channel = Channel()  # noqa: RUF009
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +208,21 @@ class ServerMechanism:
     """A mechanism by its registered name.
 
     ``run(context, initial)`` starts it; ``initial`` is None when the client sent no initial
-    response.  A ``server_first`` mechanism never gets one.
+    response.  A ``server_first`` mechanism never gets one.  One that is ``for_tls`` may only be used within
+    TLS, whatever the security options say; one ``for_binding`` only where channel binding is; one ``for_certificate`` only with a trusted client certificate, and
+    ``=`` stands for its empty initial response (RFC 4954 section 4).  ``by_name``: there only where
+    ``mech_list`` names it.  ``strength`` orders mechanisms with the same properties.
     """
 
     name: bytes
     properties: Property
     run: Callable[[ServerContext, bytes | None], Steps]
     server_first: bool = False
+    for_tls: bool = False
+    for_binding: bool = False
+    for_certificate: bool = False
+    by_name: bool = False
+    strength: int = 0
 
 
 def challenge(data: bytes) -> Generator[Request, Answer, bytes]:
@@ -151,5 +235,33 @@ def challenge(data: bytes) -> Generator[Request, Answer, bytes]:
 def need_secret(user: bytes, *properties: str) -> Generator[Request, Answer, Secrets]:
     """``yield from need_secret(user, ...)``: the properties that exist."""
     answer = yield NeedSecret(user, properties)
-    assert not isinstance(answer, bytes)
+    assert isinstance(answer, Mapping)
+    return answer
+
+
+def store_secret(user: bytes, name: str, old: bytes, new: bytes) -> Generator[Request, Answer, bool]:
+    """``yield from store_secret(user, name, old, new)``: whether nobody was faster."""
+    answer = yield StoreSecret(user, name, old, new)
+    assert isinstance(answer, bool)
+    return answer
+
+
+def need_identity() -> Generator[Request, Answer, bytes]:
+    """``yield from need_identity()``: the login of the client's certificate."""
+    answer = yield NeedIdentity()
+    assert isinstance(answer, bytes)
+    return answer
+
+
+def work(do: Callable[[], bytes]) -> Generator[Request, Answer, bytes]:
+    """``yield from work(do)``: what ``do`` gave."""
+    answer = yield Work(do)
+    assert isinstance(answer, bytes)
+    return answer
+
+
+def check_token(user: bytes, token: bytes) -> Generator[Request, Answer, TokenVerdict]:
+    """``yield from check_token(user, token)``: what it turned out to be."""
+    answer = yield CheckToken(user, token)
+    assert isinstance(answer, TokenVerdict)
     return answer

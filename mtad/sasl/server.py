@@ -78,26 +78,36 @@ MECHANISMS: tuple[ServerMechanism, ...] = (
 )
 
 
-def select(mech_list: Sequence[str] | None) -> tuple[ServerMechanism, ...]:
-    """The mechanisms of ``mech_list`` that there are, in its order; all when it is None."""
+def select(
+    mech_list: Sequence[str] | None, further: Sequence[ServerMechanism] = ()
+) -> tuple[ServerMechanism, ...]:
+    """The mechanisms of ``mech_list`` that there are, in its order; all when it is None.
+
+    ``further`` are those that there are for this configuration beside the usual ones.
+    """
+    there = (*MECHANISMS, *further)
     if mech_list is None:
-        return MECHANISMS
-    known = {mechanism.name: mechanism for mechanism in MECHANISMS}
+        return there
+    known = {mechanism.name: mechanism for mechanism in there}
     names = dict.fromkeys(word.upper().encode("ascii", "replace") for word in mech_list)
     return tuple(known[name] for name in names if name in known)
 
 
-def refusal(mechanism: ServerMechanism, options: Property) -> Reason | None:
+def refusal(mechanism: ServerMechanism, options: Property, tls: bool = True) -> Reason | None:
     """Why ``mechanism`` may not be used under these security options; None when it may."""
+    if mechanism.for_tls and not tls:
+        return Reason.ENCRYPT
     missing = options & ~mechanism.properties
     if not missing:
         return None
     return Reason.ENCRYPT if Property.NOPLAINTEXT in missing else Reason.NOMECH
 
 
-def permitted(mechanisms: Iterable[ServerMechanism], options: Property) -> tuple[ServerMechanism, ...]:
+def permitted(
+    mechanisms: Iterable[ServerMechanism], options: Property, tls: bool = True
+) -> tuple[ServerMechanism, ...]:
     """Those of ``mechanisms`` that the options allow, in the same order."""
-    return tuple(mechanism for mechanism in mechanisms if refusal(mechanism, options) is None)
+    return tuple(mechanism for mechanism in mechanisms if refusal(mechanism, options, tls) is None)
 
 
 def begin(mechanism: ServerMechanism, context: ServerContext, initial: bytes | None) -> Steps:

@@ -1,0 +1,241 @@
+"""A small HTTP client, for services that hand out tokens and keys.
+
+:class:`HttpClient` makes one request a connection, by Twisted's ``Agent``; it never blocks.  A server's
+certificate must be valid for its name, by the system's authorities or by those of a file.  Each request ends
+within a time, an answer is at most :data:`SIZE_LIMIT` long, and a redirection is not followed.  Plain
+``http`` is for this host's own addresses alone.  Raises :class:`HttpError`, whose text tells where and why
+but nothing of what was sent, and ConfigError for a file of authorities that can not be used.
+
+``twisted.web`` is imported when the first client is made, for those who need none.
+
+RFC 9110, RFC 9525 (names in certificates).  Postfix counterpart: none.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.python.failure import Failure
+
+from mtad.config.parameters import Parameters
+from mtad.errors import ConfigError, MtadError
+from mtad.maillog import printable
+
+#: Longest answer.
+SIZE_LIMIT = 512 * 1024
+
+_OWN = ("localhost", "127.0.0.1", "::1")
+_FORM = "application/x-www-form-urlencoded"
+
+
+class HttpError(MtadError):
+    """No answer, or none that can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """Status and content of an answer.  ``where`` is for messages: the address, without its query."""
+
+    where: str
+    status: int
+    body: bytes = field(repr=False)
+
+    def json(self) -> dict[str, Any]:
+        """The content, an object in JSON; raises :class:`HttpError`."""
+        try:
+            members = json.loads(self.body)
+        except (ValueError, RecursionError):
+            members = None
+        if not isinstance(members, dict):
+            raise HttpError(f"{self.where} answered {self.status} and no JSON object")
+        return members
+
+
+def url_problem(url: str) -> str:
+    """Why ``url`` can not be asked; empty when it can."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("https", "http") or not host:
+        return "not an https: URL"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "a character that can not be in a URL"
+    if parts.username is not None or parts.fragment:
+        return "a user name or a fragment in the URL"
+    if parts.scheme == "http" and host not in _OWN:
+        return "not an https: URL, and not of this host"
+    return ""
+
+
+def basic(user: str, password: str) -> str:
+    """The ``Authorization`` of an OAuth client (RFC 6749 section 2.3.1)."""
+    pair = f"{quote_plus(user)}:{quote_plus(password)}"
+    return "Basic " + b64encode(pair.encode()).decode()
+
+
+class HttpClient:
+    """See the module.  ``timeout``: seconds for a request; ``authorities``: a PEM file, or empty."""
+
+    def __init__(self, reactor: Any, timeout: float, authorities: str = "") -> None:
+        self._reactor = reactor
+        self._timeout = timeout
+        self._trust = _read_authorities(authorities) if authorities else platformTrust()
+        self._agent: Any = None
+
+    @classmethod
+    def build(cls, p: Parameters, reactor: Any) -> HttpClient:
+        """The client that ``mtad_oauth_timeout`` and ``mtad_oauth_CAfile`` describe."""
+        try:
+            return cls(reactor, p.seconds("mtad_oauth_timeout"), p["mtad_oauth_CAfile"])
+        except ConfigError as error:
+            if error.parameter:
+                raise
+            raise p.error("mtad_oauth_CAfile", f"{error.path}: {error.reason}") from error
+
+    async def get(self, url: str) -> HttpAnswer:
+        """The answer to GET."""
+        return await self._request(b"GET", url, {}, None)
+
+    async def post(self, url: str, form: Mapping[str, str], authorization: str = "") -> HttpAnswer:
+        """The answer to a form."""
+        headers = {"Content-Type": _FORM}
+        if authorization:
+            headers["Authorization"] = authorization
+        return await self._request(b"POST", url, headers, urlencode(form).encode())
+
+    async def _request(
+        self, method: bytes, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> HttpAnswer:
+        problem = url_problem(url)
+        parts = urlsplit(url) if not problem else None
+        if parts is None:
+            raise HttpError(f"cannot ask {printable(url.partition('?')[0][:200])}: {problem}")
+        where = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        answer = Deferred.fromCoroutine(self._ask(method, url, headers, body))
+        answer.addTimeout(self._timeout, self._reactor)
+        try:
+            status, content = await answer
+        except TimeoutError:
+            raise HttpError(f"{where} did not answer within {self._timeout:.0f} seconds") from None
+        except CancelledError:
+            raise
+        except _TooLong:
+            raise HttpError(f"{where}: the answer is longer than {SIZE_LIMIT} bytes") from None
+        except Exception as error:
+            raise HttpError(f"cannot ask {where}: {_reason(error)}") from error
+        return HttpAnswer(where, status, content)
+
+    async def _ask(
+        self, method: bytes, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, bytes]:
+        from twisted.web.http_headers import Headers
+
+        if self._agent is None:
+            self._agent = _agent(self._reactor, self._trust, self._timeout)
+        sent = Headers({"User-Agent": ["mtad"], "Accept": ["application/json"]})
+        for name, value in headers.items():
+            sent.setRawHeaders(name, [value])
+        response = await self._agent.request(method, url.encode("ascii"), sent, _producer(body))
+        reader = _Reader()
+        response.deliverBody(reader)
+        return response.code, await reader.done
+
+
+class _TooLong(Exception):
+    """More than anybody wants to read."""
+
+
+class _Reader(Protocol):
+    """Collects a body; ``done`` may be cancelled."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.done: Deferred[bytes] = Deferred(lambda _: self._hang_up())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= SIZE_LIMIT:
+            self._parts.append(data)
+        elif not self.done.called:
+            self._hang_up()
+            self.done.errback(_TooLong())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        from twisted.web.client import ResponseDone
+        from twisted.web.http import PotentialDataLoss
+
+        if self.done.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback(b"".join(self._parts))
+        else:
+            self.done.errback(reason)
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+def _agent(reactor: Any, trust: Any, timeout: float) -> Any:
+    from twisted.web.client import Agent
+    from twisted.web.iweb import IPolicyForHTTPS
+    from zope.interface import implementer
+
+    @implementer(IPolicyForHTTPS)
+    class Policy:
+        def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+            return optionsForClientTLS(hostname.decode("ascii"), trustRoot=trust)
+
+    return Agent(reactor, Policy(), connectTimeout=timeout)
+
+
+def _producer(body: bytes | None) -> Any:
+    from io import BytesIO
+
+    from twisted.web.client import FileBodyProducer
+
+    return None if body is None else FileBodyProducer(BytesIO(body))
+
+
+def _read_authorities(path: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+        mark = b"-----BEGIN CERTIFICATE-----"
+        found = [Certificate.loadPEM(mark + part) for part in text.split(mark)[1:]]
+    except OSError as problem:
+        raise ConfigError(f"cannot read: {problem.strerror}", path=path) from problem
+    except (SSL.Error, ValueError) as problem:
+        raise ConfigError("not a PEM file of certificates", path=path) from problem
+    if not found:
+        raise ConfigError("no certificate in it", path=path)
+    return trustRootFromCertificates(found)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a request failed, in few words."""
+    reasons = getattr(error, "reasons", None)
+    if isinstance(reasons, list) and reasons and isinstance(reasons[0], Failure) and reasons[0].value:
+        return _reason(reasons[0].value)
+    if isinstance(error, SSL.Error):
+        # a list of (library, function, reason)
+        told = [entry[-1] for entry in (error.args[0] if error.args else ()) if isinstance(entry, tuple)]
+        return f"TLS: {printable(', '.join(map(str, told))[:200])}" if told else "TLS failure"
+    if isinstance(error, DNSLookupError):
+        return "no such host"
+    if isinstance(error, ConnectError) and error.osError is not None:
+        return printable(str(error.osError)[:200])
+    return printable((str(error) or type(error).__name__)[:200])
