@@ -304,7 +304,9 @@ class QueueManager:
             self._forget(active)
             return
         active.jobs = len(groups)  # keeps the message in hand until all are queued
-        for route, recipients in groups.items():
+        for route, recipients in sorted(groups.items(), key=_route_order):
+            if len(recipients) > 1:
+                recipients.sort(key=_recipient_order)
             if route.transport in self._agents:
                 size = self._limits_of(route.transport).recipients
                 jobs = [
@@ -444,6 +446,16 @@ class QueueManager:
         done = self._stopping
         if done is not None and not done.called:
             done.callback(None)
+
+
+def _route_order(group: tuple[Route, list[Recipient]]) -> tuple[str, str]:
+    return group[0].transport, group[0].nexthop
+
+
+def _recipient_order(recipient: Recipient) -> tuple[bool, bytes, bytes]:
+    """By domain, those without one last."""
+    _, at, domain = recipient.address.rpartition(b"@")
+    return not at, domain.lower() if at else b"", recipient.address
 
 
 def split_dsn(text: str, default: str) -> tuple[str, str]:

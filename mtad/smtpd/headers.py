@@ -131,6 +131,8 @@ class HeaderScanner:
         if name in self._drop:
             return
         text = found[0]
+        if b"\0" in text:  # nothing behind a NUL is seen
+            text = text.partition(b"\0")[0] + b"\r\n"
         if len(text) > self._limit:
             text = text[: self._limit].rstrip(b"\r\n") + b"\r\n"
         out.append(text)

@@ -81,10 +81,13 @@ class Intake:
         if self.refusal is not None:
             return
         limit = self._rules.message_size_limit
+        room = limit - self.taken
         self.taken += len(data)
         if limit and self.taken > limit:
-            self._log.warning(f"{self._queue_id}: queue file size limit exceeded")
-            self._refuse(TOO_BIG)
+            if not self._headers.ended:  # what it says of itself is logged all the same
+                self._keep(self._headers.feed(data[:room]))
+            if self.refusal is None:
+                self._refuse(TOO_BIG)
             return
         self._keep(data if self._headers.ended else self._headers.feed(data))
 

@@ -287,7 +287,8 @@ class SubmissionProtocol(Protocol):
         assert engine is not None
         for note in engine.notes:
             if note.startswith("warning: "):
-                self.service.log.warning(note[9:])
+                text = note.removeprefix("warning: ")
+                self.service.log.warning(self.session.named(text) if self.session is not None else text)
             else:
                 self.service.log.info(note)
         engine.notes.clear()

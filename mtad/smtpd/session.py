@@ -22,6 +22,7 @@ from mtad.policy.report import line, reject_line
 from mtad.policy.request import Request
 from mtad.queue.message import HOLD, Message, Recipient
 from mtad.smtpd.counters import Counters
+from mtad.smtpd.intake import TOO_BIG as FILE_TOO_BIG
 from mtad.smtpd.intake import Intake
 from mtad.smtpd.received import Trace, received
 from mtad.smtpd.transaction import Transaction
@@ -58,7 +59,7 @@ class Session:
     """One client's session, from its connection to its end."""
 
     __slots__ = (
-        "_forgiven",
+        "_error",
         "auth",
         "client",
         "counters",
@@ -87,7 +88,7 @@ class Session:
         self.auth: Exchange | None = None
         self.transaction: Transaction | None = None
         self.verb = b""  # the command in hand
-        self._forgiven = False  # its refusal is no error of the client's
+        self._error: bool | None = None  # what the engine says its refusal is
 
     # -- from the protocol
 
@@ -117,15 +118,14 @@ class Session:
         code = reply.code
         if code in (334, 354):
             return  # the command goes on
-        verb = self.verb
-        if code < 400:
-            if verb:
-                self.counters.done(verb)
-        elif not self._forgiven:
-            self.error_count += 1
-        elif verb:
+        verb, error = self.verb, self._error
+        self._error = None
+        if error is None:
+            error = code >= 400
+        if not error and verb:
             self.counters.done(verb)
-        self._forgiven = False
+        elif error and code >= 400:
+            self.error_count += 1
         if verb in _JUNK:
             self.junk_count += 1
             if self.junk_count > self.service.settings.junk_command_limit + 1:
@@ -155,11 +155,22 @@ class Session:
         if event.verb:
             self.counters.given(self.verb)
         if event.warning:
-            self.log.warning(event.warning)
+            self.log.warning(self.named(event.warning))
         if event.reject:
-            self.log.info(reject_line(self.request, self.engine.where.decode(), event.reply))
-        self._forgiven = not event.error
+            request = self.request
+            before = request.sender
+            request.sender = event.sender or before
+            text = event.reason or printable(str(event.reply))
+            self.log.info(line(request, "reject", text, self.engine.where.decode()))
+            request.sender = before
+        self._error = event.error
         return event.reply
+
+    def named(self, text: str) -> str:
+        """The engine's words for the log, with the queue id that it does not know."""
+        if self.request.queue_id and text.startswith("NOQUEUE: "):
+            return self.request.queue_id + text[7:]
+        return text
 
     async def _helo(self, event: ev.Helo) -> Reply:
         request = self.request
@@ -174,6 +185,8 @@ class Session:
         settings = self.service.engine_settings
         if not event.extended:
             return helo_reply(settings)
+        if self.service.settings.discarding:
+            self.log.info(self.service.settings.discarding)
         return ehlo_reply(settings, request.tls, self.service.mechanisms(request.tls))
 
     def _starttls(self, event: ev.StartTLS) -> Reply:
@@ -364,6 +377,7 @@ class Session:
         transaction = self.transaction
         refusal = self._bare_newline(event.bare_newline)
         if refusal is None and transaction is not None and transaction.intake is not None:
+            self._note_too_big(transaction.intake)
             refusal = transaction.intake.refusal
         if refusal is not None:
             self._end_transaction()
@@ -380,6 +394,12 @@ class Session:
             settings.bare_newline_code, b"%b Error: bare <LF> received" % settings.hostname, b"5.5.2"
         )
 
+    def _note_too_big(self, intake: Intake) -> bool:
+        if intake.refusal is not FILE_TOO_BIG:
+            return False
+        self.log.warning(f"{self.request.queue_id}: queue file size limit exceeded")
+        return True
+
     async def _body_end(self, event: ev.BodyEnd) -> Reply:
         transaction = self.transaction
         assert transaction is not None and transaction.intake is not None
@@ -395,6 +415,8 @@ class Session:
         refusal = self._bare_newline(event.bare_newline)
         if refusal is not None:
             return refusal
+        if self._note_too_big(intake):
+            return FILE_TOO_BIG
         request.size = event.size
         self._name_only_recipient()
         verdict = await service.evaluator.end_of_data(request)
@@ -464,13 +486,15 @@ class Session:
             request.recipient = None
         if verdict is not None:
             return verdict.reply
-        return Reply(252, event.recipient.text, b"2.0.0")
+        return Reply(252, event.argument, b"2.0.0")
 
     async def _etrn(self, event: ev.Etrn) -> Reply:
         self.request.etrn_domain = event.domain
         verdict = await self.service.evaluator.etrn(self.request)
         if verdict is not None:
             return verdict.reply
+        what = f"ETRN {printable(event.domain)[:100]}..."
+        self.log.warning(f"reject: {what} from {self.client}")
         return Reply(459, b"<%b>: service unavailable" % event.domain)
 
     def _noop(self, event: ev.Noop) -> Reply:

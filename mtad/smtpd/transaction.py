@@ -10,6 +10,7 @@ from mtad.maillog import MailLog
 from mtad.queue.message import Message, Recipient
 from mtad.rewrite.address import Rewriter
 from mtad.smtpd.intake import Intake
+from mtad.wire.command import xtext_encode
 from mtad.wire.events import Mail, Rcpt
 
 
@@ -41,7 +42,8 @@ class Transaction:
                     continue
                 if len(known) < duplicate_limit:
                     known.add(key)
-            recipients.append(Recipient(address, rcpt.recipient.text, rcpt.notify, rcpt.orcpt))
+            orcpt = rcpt.orcpt or b"rfc822;" + xtext_encode(rcpt.argument)
+            recipients.append(Recipient(address, rcpt.recipient.text, rcpt.notify, orcpt))
         sender = mail.sender
         return Message(
             queue_id=self.queue_id,

@@ -53,6 +53,10 @@ class Refused:
     error: bool = True
     #: a refusal by policy, logged as ``NOQUEUE: reject: VERB from ...``
     reject: bool = False
+    #: what that line says, when it is not the reply
+    reason: str = ""
+    #: the sender it names
+    sender: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class Rcpt:
     recipient: Address
     notify: frozenset[bytes] = field(default_factory=frozenset)  # NEVER SUCCESS FAILURE DELAY; empty: absent
     orcpt: bytes = b""  # "rfc822;xtext" as sent
+    argument: bytes = b""  # the address as sent, without its "<>"
     line: bytes = b""
 
 

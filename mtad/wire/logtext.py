@@ -19,6 +19,5 @@ def printable(data: bytes, limit: int = 0) -> str:
 
 
 def escaped(data: bytes) -> str:
-    """At most 100 characters, what is not printable as C escapes."""
-    text = (_ESCAPES.get(c) or (chr(c) if 32 <= c < 127 else f"\\{c:03o}") for c in data[:100])
-    return "".join(text)[:100]
+    """The first 100 bytes, what is not printable as C escapes."""
+    return "".join(_ESCAPES.get(c) or (chr(c) if 32 <= c < 127 else f"\\{c:03o}") for c in data[:100])

@@ -192,6 +192,7 @@ class ServerSession:
         self._waiting = True
         if (received.bare or received.cut) and (refused := self._odd_line(line)) is not None:
             return refused
+        whole = line
         if b"\0" in line:
             line = line.partition(b"\0")[0]
         if not line.isascii() and self.settings.smtputf8 and not is_utf8(line):
@@ -210,7 +211,7 @@ class ServerSession:
         if self.settings.noop_command(word):
             return ev.Refused(Reply(250, b"Ok", b"2.0.0"), b"", line, error=False)
         if handler is None:
-            return self._unknown(word, line)
+            return self._unknown(word, line, whole)
         if self._denied and verb != b"QUIT":
             return self._access_denied(verb, line)
         if self.settings.tls_required and not self.tls and verb not in BEFORE_TLS:
@@ -229,7 +230,8 @@ class ServerSession:
             text = self.settings.hostname + b" Error: bare <LF> received"
             self._answer = self._hang_up
             reply = Reply(self.settings.bare_newline_code, text, b"5.5.2")
-            return ev.Refused(reply, b"", line, hang_up=True, reject=True)
+            reason = "bare <LF> received"
+            return ev.Refused(reply, b"", line, hang_up=True, reject=True, reason=reason)
         elif self.settings.bare_newline == "note":
             self.saw_bare_newline = True
         return None
@@ -250,11 +252,11 @@ class ServerSession:
         self.notes.append(f"improper command pipelining after {where} from {self.client}: {said}")
         return self.settings.forbid_unauth_pipelining
 
-    def _unknown(self, word: bytes, line: bytes) -> ev.Refused:
+    def _unknown(self, word: bytes, line: bytes, whole: bytes) -> ev.Refused:
         self.where = b"UNKNOWN"
         if is_header(word) or self.settings.forbidden_command(word):
             self._answer = self._hang_up
-            warning = f"non-SMTP command from {self.client}: {escaped(line)}"
+            warning = f"non-SMTP command from {self.client}: {escaped(whole)[:100]}"
             reply = Reply(221, b"Error: I can break rules, too. Goodbye.", b"2.7.0")
             return ev.Refused(reply, b"unknown", line, warning, hang_up=True)
         if self._denied:

@@ -117,7 +117,7 @@ class Transaction:
         limit = self._settings.size_limit
         if limit and self._size > limit:
             text = b"Message size exceeds fixed limit"
-            return Refused(Reply(552, text, b"5.3.4"), b"MAIL", line, reject=True)
+            return Refused(Reply(552, text, b"5.3.4"), b"MAIL", line, reject=True, sender=sender)
         if self._undeclared_utf8(sender):
             return refuse(b"MAIL", line, 553, b"5.6.7", UNDECLARED)
         return Mail(sender, self._size, body, utf8, self._sasl_sender, ret, envid, line)
@@ -186,7 +186,10 @@ class Transaction:
             return Refused(reply, b"RCPT", line, error=over)
         if self._undeclared_utf8(recipient):
             return refuse(b"RCPT", line, 553, b"5.6.7", UNDECLARED)
-        return Rcpt(recipient, notify, orcpt, line)
+        argument = words[0]
+        if argument.startswith(b"<") and argument.endswith(b">"):
+            argument = argument[1:-1]
+        return Rcpt(recipient, notify, orcpt, argument, line)
 
     def _rcpt_parameters(self, words: list[bytes]) -> tuple[frozenset[bytes], bytes]:
         notify, orcpt = _NO_CONDITIONS, b""

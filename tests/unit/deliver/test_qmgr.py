@@ -28,8 +28,8 @@ def test_a_message_is_relayed_and_logged_as_postfix_does() -> None:
     ]
     assert world.log("Q1") == [
         "postfix/qmgr: from=<me@example.com>, size=23, nrcpt=1 (queue active)",
-        "postfix/smtp: to=<you@dest.test>, relay=192.0.2.1[192.0.2.1]:2525, delay=0, delays=0/0/0/0, tls=none, "
-        "dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as 1)",
+        "postfix/smtp: to=<you@dest.test>, relay=192.0.2.1[192.0.2.1]:2525, delay=0, delays=0/0/0/0, "
+        "tls=none, dsn=2.0.0, status=sent (250 2.0.0 Ok: queued as 1)",
         "postfix/qmgr: removed",
     ]
     assert not world.store.messages
@@ -88,8 +88,8 @@ def test_recipients_have_their_own_results_and_the_sender_hears_of_failures() ->
     host = "192.0.2.1[192.0.2.1]"
     said = f"host {host} said:"
     assert [line.partition("dsn=")[2] for line in world.log("Q1")[1:4]] == [
-        f"5.1.1, status=bounced ({said} 550 5.1.1 unknown (in reply to RCPT TO command))",
         f"4.2.1, status=deferred ({said} 450 4.2.1 busy (in reply to RCPT TO command))",
+        f"5.1.1, status=bounced ({said} 550 5.1.1 unknown (in reply to RCPT TO command))",
         "2.0.0, status=sent (250 2.0.0 Ok: queued as 1)",
     ]
     assert world.log("Q1")[4:] == ["postfix/bounce: sender non-delivery notification: BOUNCE1"]
