@@ -8,12 +8,13 @@ from twisted.cred.error import UnauthorizedLogin
 from zope.interface import implementer
 
 from mtad.auth.interfaces import ISASLPassword, ISASLProven
+from mtad.net.tls_channel import TLSChannel
 from mtad.sasl.mechanism import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class AuthSession:
-    """The connection that an exchange belongs to."""
+    """The connection that an exchange belongs to; ``channel`` is there under TLS."""
 
     client_name: str
     client_address: str
@@ -21,6 +22,12 @@ class AuthSession:
     server_address: str
     server_port: str
     tls: bool
+    channel: TLSChannel | None = None
+
+    @property
+    def certificate(self) -> bool:
+        """The client has shown a certificate that is trusted."""
+        return self.channel is not None and self.channel.trusted
 
 
 @implementer(ISASLPassword)

@@ -1,11 +1,11 @@
 """What SASL mechanisms are made of: properties, reasons for failure, and the steps they take.
 
-A server mechanism is a generator: it yields what it needs (a :class:`Challenge` to be answered
-by the client, a :class:`NeedSecret` or :class:`StoreSecret` to be answered by the user store, a
-:class:`CheckToken` by whoever knows the tokens, a :class:`NeedIdentity` by whoever knows the client's
-certificate, :class:`Work` to be done where it holds up nobody), is sent the answer, and returns what it came to: :class:`CheckPassword` where a back end has to verify a password, or
-:class:`Proven` where the mechanism has verified the proof itself.  It raises
-:class:`SaslFailure` to fail.  Nothing here does input or output.
+A server mechanism is a generator: it yields what it needs (a :class:`Challenge` to be answered by the
+client, a :class:`NeedSecret` or :class:`StoreSecret` by the user store, a :class:`CheckToken` by whoever
+knows the tokens, a :class:`NeedIdentity` by whoever knows the client's certificate, :class:`Work` to be done
+where it holds up nobody), is sent the answer, and returns what it came to: :class:`CheckPassword` where a
+back end has to verify a password, or :class:`Proven` where the mechanism has verified the proof itself.  It
+raises :class:`SaslFailure` to fail.  Nothing here does input or output.
 
 Names are octets as the client sent them; the caller makes them canonical.  Reasons are in
 ``libsasl``'s words, as clients and log scanners know them (RFC 4422, ``sasl_errors(3)``).
@@ -57,6 +57,8 @@ class Reason(enum.Enum):
     BADAUTH = ("authentication failure", False)
     ENCRYPT = ("encryption needed to use mechanism", False)
     DISABLED = ("account disabled", False)
+    EXPIRED = ("passphrase expired, has to be reset", False)
+    TRYAGAIN = ("transient failure (e.g., weak key)", True)
     UNAVAIL = ("remote authentication server unavailable", True)
 
     def __init__(self, text: str, temporary: bool) -> None:
@@ -93,7 +95,7 @@ class NeedSecret:
 
 @dataclass(frozen=True, slots=True)
 class StoreSecret:
-    """Let this property of the user be ``new`` if it still is ``old``, durably; come back with whether it was."""
+    """Let this property of the user be ``new`` if it still is ``old``, durably; come back with whether so."""
 
     user: bytes
     name: str
@@ -200,7 +202,7 @@ class ServerContext:
     salt_key: bytes = field(default=b"", repr=False)
     iterations: Callable[[bytes], int] = lambda _: 4096
     now: Callable[[], float] = lambda: 0.0
-    channel: Channel = Channel()  # noqa: RUF009
+    channel: Channel = Channel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +211,9 @@ class ServerMechanism:
 
     ``run(context, initial)`` starts it; ``initial`` is None when the client sent no initial
     response.  A ``server_first`` mechanism never gets one.  One that is ``for_tls`` may only be used within
-    TLS, whatever the security options say; one ``for_binding`` only where channel binding is; one ``for_certificate`` only with a trusted client certificate, and
-    ``=`` stands for its empty initial response (RFC 4954 section 4).  ``by_name``: there only where
-    ``mech_list`` names it.  ``strength`` orders mechanisms with the same properties.
+    TLS, whatever the security options say; one ``for_binding`` only where channel binding is wanted; one
+    ``for_certificate`` only with a trusted client certificate.  ``by_name``: there only where ``mech_list``
+    names it.  ``strength`` orders mechanisms with the same properties.
     """
 
     name: bytes
