@@ -30,6 +30,7 @@ from mtad.net.dns import Resolver
 from mtad.net.interfaces import own_addresses
 from mtad.net.listen import port_number
 from mtad.net.tls import ClientTLS, Policy, main_policy
+from mtad.oauth.tokens import Accounts
 from mtad.queue.message import Outcome, Recipient
 from mtad.queue.store import QueueStore
 
@@ -64,6 +65,7 @@ class Agent:
         resolver: Resolver,
         rng: random.Random,
         clock: Callable[[], float],
+        accounts: Accounts,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -77,7 +79,7 @@ class Agent:
         self._fallback_age = p.seconds("minimal_backoff_time")
         self._port_of = lambda name: port_number(name, p)
         self._relayhosts = frozenset(p.words("relayhost"))
-        self._connector = Connector(settings, p, tls, reactor, log, clock)
+        self._connector = Connector(settings, p, tls, reactor, log, clock, accounts)
         self._pool = Pool(settings, clock)
         self._sessions: set[Connection] = set()
 
@@ -292,8 +294,11 @@ def make_agents(
             parameters[service.name] = p.for_service(service)
         else:
             parameters.pop(service.name, None)
+    accounts = Accounts(p, reactor, log.named(f"{p['syslog_name']}/smtp"), clock)
+    if any(own.flag("smtp_sasl_auth_enable") for own in parameters.values()):
+        accounts.load()
     agents: dict[str, Agent] = {}
     for name, own in parameters.items():
         named = log.named(f"{own['syslog_name']}/smtp")
-        agents[name] = Agent(own, store, reactor, named, resolver, rng, clock)
+        agents[name] = Agent(own, store, reactor, named, resolver, rng, clock, accounts)
     return agents

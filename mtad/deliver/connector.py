@@ -9,7 +9,8 @@ RFC 5321 section 3.1, RFC 3207, RFC 4954, RFC 8314.  Postfix counterpart: ``smtp
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import error
@@ -27,9 +28,12 @@ from mtad.deliver.settings import SmtpSettings
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.net.tls import ClientTLS, Policy
+from mtad.oauth.grants import OAuthError
+from mtad.oauth.tokens import Accounts
+from mtad.sasl import bearer
 from mtad.sasl.client import Client, choose
 from mtad.sasl.encoding import Malformed, decode, encode
-from mtad.sasl.mechanism import SaslFailure
+from mtad.sasl.mechanism import Reason, SaslFailure
 from mtad.tables import StringList
 from mtad.wire.client import ClientSession
 from mtad.wire.client_events import (
@@ -106,8 +110,10 @@ class Connector:
         reactor: Any,
         log: MailLog,
         clock: Callable[[], float],
+        accounts: Accounts,
     ) -> None:
         self._settings = settings
+        self._accounts = accounts
         self._tls = tls
         self._reactor = reactor
         self._connect_tcp = connector_of(reactor)
@@ -133,6 +139,8 @@ class Connector:
                 'smtp_tls_wrappermode requires "smtp_tls_security_level = encrypt" (or stronger)'
             )
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True)
+        if login is not None and login.account:
+            login = await self._with_token(login)
         session = ClientSession(self._client_settings, tls=self._settings.wrappermode)
         connection = Connection(host, session, self._settings.timeouts, self._reactor)
         connection.tls_status = f"{policy.level}?"
@@ -270,7 +278,29 @@ class Connector:
 
     # -- AUTH
 
+    async def _with_token(self, login: Login) -> Login:
+        """``login`` with a token for its password; another one than it has."""
+        try:
+            token = await self._accounts.token(login.account, rejected=login.password)
+        except OAuthError as error:
+            raise SessionFailure("4.7.0", f"SASL authentication failed: {error}", temporary=True) from error
+        return replace(login, password=token)
+
     async def _authenticate(self, connection: Connection, login: Login) -> None:
+        """Log in.  Where a token is refused, once more with a new one."""
+        try:
+            await self._login(connection, login)
+        except SessionFailure as failure:
+            refused = failure.diagnostic.startswith("smtp; 5")
+            if not (login.account and refused and connection.session.ready):
+                raise
+            again = await self._with_token(login)
+            if again == login:
+                raise
+            self._log.info(f"{connection.host.relay} refused the token of {login.account}, trying a new one")
+            await self._login(connection, again)
+
+    async def _login(self, connection: Connection, login: Login) -> None:
         host, session = connection.host, connection.session
         offered = session.extensions.auth
         wanted = [name for name in offered if await self._considered(name)]
@@ -287,7 +317,7 @@ class Connector:
         if connection.tls is not None:
             options = settings.sasl_verified_options if connection.tls.verified else settings.sasl_tls_options
         try:
-            client = choose(wanted, options, login.user, login.password, authzid=settings.sasl_authzid)
+            client = self._client(connection, login, wanted, options)
             initial = client.initial()
         except SaslFailure as failure:
             raise self._cannot(connection, failure) from failure
@@ -299,12 +329,25 @@ class Connector:
                 case AuthAnswer(reply):
                     if reply.positive:
                         return
+                    if isinstance(client, bearer.BearerClient) and client.told:
+                        told = printable(client.told)
+                        self._log.warning(f"{host.relay} refused the token of {login.account}: {told}")
                     text = f"SASL authentication failed; server {host.pair} said: {reply}"
                     raise _failure(connection, reply, text, settings.sasl_soft_bounce)
                 case ProtocolError(text):
                     raise _malformed(connection, text)
                 case _:
                     raise ConnectionBroken(f"lost connection with {host.pair}")
+
+    def _client(
+        self, connection: Connection, login: Login, wanted: Sequence[bytes], options: Sequence[str]
+    ) -> Client:
+        if not login.account:
+            authzid = self._settings.sasl_authzid
+            return choose(wanted, options, login.user, login.password, authzid=authzid)
+        if connection.tls is None:
+            raise SaslFailure(Reason.ENCRYPT, "an OAuth token is sent within TLS only")
+        return bearer.choose(wanted, options, login.user, login.password)
 
     async def _considered(self, mechanism: bytes) -> bool:
         return self._filter is None or await self._filter.matches(mechanism)

@@ -2,7 +2,8 @@
 
 :meth:`PasswordMaps.find` asks, in this order: the sender (where ``smtp_sender_dependent_authentication``),
 the name of the host that is connected to, the next hop as written.  The first answer counts; it is split
-at the first delimiter.  Raises :class:`~mtad.errors.TableError`.
+at the first delimiter.  A password ``oauth:NAME`` stands for a token of that account.  Raises
+:class:`~mtad.errors.TableError`.
 
 Postfix counterpart: ``smtp_sasl_passwd_lookup``.
 """
@@ -14,13 +15,20 @@ from dataclasses import dataclass, field
 from mtad.config.parameters import Parameters
 from mtad.tables.maps import Maps
 
+#: How a value begins that names an OAuth account.
+_OAUTH = b"oauth:"
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A name and its password, which never shows."""
+    """A name and its password, which never shows.
+
+    ``account``: the password is an OAuth token of that account, from :mod:`mtad.oauth`.
+    """
 
     user: bytes
     password: bytes = field(repr=False)
+    account: str = ""
 
 
 class PasswordMaps:
@@ -51,4 +59,6 @@ class PasswordMaps:
         if value is None:
             return None
         user, _, password = value.partition(self._delimiter)
+        if password.startswith(_OAUTH):
+            return Login(user, b"", password.removeprefix(_OAUTH).decode("utf-8", "replace"))
         return Login(user, password)
