@@ -15,7 +15,7 @@ from importlib import import_module
 import mtad
 
 #: Tools with options of their own, by the module that has their ``main(argv)``.
-TOOLS = ("postconf", "postmap", "postqueue", "saslpasswd", "sink", "demo")
+TOOLS = ("oauth", "postconf", "postmap", "postqueue", "saslpasswd", "sink", "demo")
 
 #: Commands of postfix(1).
 COMMANDS = ("start", "start-fg", "stop", "abort", "reload", "flush", "check", "status")
@@ -32,7 +32,7 @@ usage: mtad [-c config_dir] [-Dv] command
   check [--json]  check the configuration
   status          is it running?
 
-tools: mtad postconf | postmap | postqueue | saslpasswd | sink | demo  (try them with --help)
+tools: mtad oauth | postconf | postmap | postqueue | saslpasswd | sink | demo  (try them with --help)
 """
 
 

@@ -120,6 +120,11 @@ class Keeper:
             young = 0 <= now - state.obtained < YOUNG
             if young or state.access != rejected:
                 return state.access
+        return await self.renew(rejected)
+
+    async def renew(self, rejected: str = "") -> str:
+        """A new access token; only that of another process will do as well, unless it is ``rejected``."""
+        now = self._clock()
         if self._problem is not None and 0 <= now - self._failed < PAUSE:
             raise self._problem
         self._rejected = rejected
@@ -132,10 +137,10 @@ class Keeper:
         return token
 
     async def keep(self, state: TokenState) -> None:
-        """Write down tokens that were got otherwise: those of a user who logged in."""
+        """Write down tokens that were got otherwise: those of a user who logged in.  May raise OSError."""
         lock = await self._lock()
         try:
-            self._write(state)
+            self._file.write(state)
         finally:
             os.close(lock)
 
