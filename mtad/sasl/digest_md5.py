@@ -161,7 +161,7 @@ def _server(context: ServerContext, initial: bytes | None) -> Steps:
 
 
 MECHANISM = ServerMechanism(
-    b"DIGEST-MD5", Property.NOPLAINTEXT | Property.NOANONYMOUS | Property.MUTUAL_AUTH, _server
+    b"DIGEST-MD5", Property.NOPLAINTEXT | Property.NOANONYMOUS | Property.MUTUAL_AUTH, _server, by_secret=True
 )
 
 

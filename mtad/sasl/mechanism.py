@@ -212,8 +212,9 @@ class ServerMechanism:
     ``run(context, initial)`` starts it; ``initial`` is None when the client sent no initial
     response.  A ``server_first`` mechanism never gets one.  One that is ``for_tls`` may only be used within
     TLS, whatever the security options say; one ``for_binding`` only where channel binding is wanted; one
-    ``for_certificate`` only with a trusted client certificate.  ``by_name``: there only where ``mech_list``
-    names it.  ``strength`` orders mechanisms with the same properties.
+    ``for_certificate`` only with a trusted client certificate.  ``by_secret``: it needs the user's secret.
+    ``by_name``: there only where ``mech_list`` names it.  ``strength`` orders mechanisms with the same
+    properties.
     """
 
     name: bytes
@@ -223,6 +224,7 @@ class ServerMechanism:
     for_tls: bool = False
     for_binding: bool = False
     for_certificate: bool = False
+    by_secret: bool = False
     by_name: bool = False
     strength: int = 0
 

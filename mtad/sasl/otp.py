@@ -207,5 +207,9 @@ def _run(context: ServerContext, initial: bytes | None) -> Steps:
 
 
 MECHANISM = ServerMechanism(
-    b"OTP", Property.NOPLAINTEXT | Property.NOANONYMOUS | Property.FORWARD_SECRECY, _run, by_name=True
+    b"OTP",
+    Property.NOPLAINTEXT | Property.NOANONYMOUS | Property.FORWARD_SECRECY,
+    _run,
+    by_secret=True,
+    by_name=True,
 )

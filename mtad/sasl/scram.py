@@ -312,11 +312,12 @@ def mechanisms() -> tuple[ServerMechanism, ...]:
                 name + b"-PLUS",
                 PROPERTIES,
                 _server(name, True),
+                by_secret=True,
                 for_tls=True,
                 for_binding=True,
                 strength=bits + 1,
             ),
-            ServerMechanism(name, PROPERTIES, _server(name, False), strength=bits),
+            ServerMechanism(name, PROPERTIES, _server(name, False), by_secret=True, strength=bits),
         ]
     return tuple(found)
 

@@ -120,7 +120,11 @@ MECHANISMS: tuple[ServerMechanism, ...] = ordered(
         ),
         otp.MECHANISM,
         ServerMechanism(
-            b"CRAM-MD5", Property.NOPLAINTEXT | Property.NOANONYMOUS, _cram_md5, server_first=True
+            b"CRAM-MD5",
+            Property.NOPLAINTEXT | Property.NOANONYMOUS,
+            _cram_md5,
+            server_first=True,
+            by_secret=True,
         ),
         ServerMechanism(b"PLAIN", Property.NOANONYMOUS, _plain),
         ServerMechanism(b"LOGIN", Property.NOANONYMOUS, _login),

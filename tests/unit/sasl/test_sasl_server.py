@@ -117,7 +117,16 @@ def test_cram_md5_proves_nothing_by_chance(response: bytes) -> None:
 
 
 def test_select_narrows_and_orders() -> None:
-    assert [each.name for each in select(None)] == [b"CRAM-MD5", b"PLAIN", b"LOGIN"]
+    names = [each.name for each in select(None) if not each.for_binding and not each.for_certificate]
+    assert b" ".join(names).decode() == (
+        "SCRAM-SHA-512 SCRAM-SHA-384 SCRAM-SHA-256 SCRAM-SHA-224 SCRAM-SHA-1 DIGEST-MD5 CRAM-MD5 PLAIN LOGIN "
+        "ANONYMOUS"
+    )
+    assert [each.name for each in select(["otp", "scram-sha-1"])] == [
+        b"OTP",
+        b"SCRAM-SHA-1-PLUS",
+        b"SCRAM-SHA-1",
+    ]
     assert [each.name for each in select(["login", "FOO", "ä", "Plain", "PLAIN"])] == [b"LOGIN", b"PLAIN"]
     assert select([]) == ()
 
@@ -128,7 +137,7 @@ def test_security_options() -> None:
     assert refusal(plain, Property.NOPLAINTEXT | Property.MUTUAL_AUTH) is Reason.ENCRYPT
     assert refusal(plain, Property.MUTUAL_AUTH) is Reason.NOMECH
     assert refusal(cram, Property.NOPLAINTEXT | Property.NOANONYMOUS) is None
-    assert permitted(MECHANISMS, Property.NOPLAINTEXT) == (cram,)
+    assert permitted((plain, cram), Property.NOPLAINTEXT) == (cram,)
 
 
 def test_parse_options() -> None:
