@@ -4,43 +4,63 @@
 what works but should not be so.
 
 ``smtpd.conf`` options: ``pwcheck_method``, ``mech_list``, ``auxprop_plugin``, ``sasldb_path``,
-``saslauthd_path``, ``auto_transition``, ``canon_user_plugin``.
+``saslauthd_path``, ``auto_transition``, ``canon_user_plugin``, ``log_level``, and those of the stores.
 Postfix counterpart: ``xsasl_cyrus_server_init``, ``smtpd_sasl_activate``.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.cred.portal import Portal
 
-from mtad.auth.auxprop import Auxprop, AuxpropVerifier, SasldbAuxprop
+from mtad.auth import stores
+from mtad.auth.auxprop import Auxprop, AuxpropVerifier, Readable
 from mtad.auth.checkers import AlwaysTrue, PasswordChecker, ProvenChecker, Verifier
+from mtad.auth.external import MAPS as EXTERNAL_MAPS
+from mtad.auth.external import NAMES as EXTERNAL_NAMES
+from mtad.auth.external import CertificateLogins
 from mtad.auth.oauth import read_tokens
 from mtad.auth.realm import SubmissionRealm
 from mtad.auth.saslauthd import Reactor, Saslauthd
 from mtad.auth.tokens import TokenVerifier
+from mtad.auth.verifiers import NOTES, ROUNDS, Noted, Transition
 from mtad.config.parameters import Parameters
 from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf, search_path
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog
 from mtad.sasl import bearer, server
 from mtad.sasl.mechanism import Property, ServerContext, ServerMechanism, parse_options
+from mtad.sasl.scram import ITERATION_LIMIT
 from mtad.tables.match import StringList
+
+#: SCRAM's iterations where ``scram_iteration_counter`` does not say.
+ITERATIONS = 4096
+
+_RANDOM = secrets.token_bytes(32)
 
 #: What ``smtpd_sasl_type`` may be.
 SERVER_TYPES = ("cyrus",)
 
-SASLDB_PATH = "/etc/sasldb2"
+_NO = frozenset({"n", "no", "0", "f", "false", "off"})
+
+#: What ``log_level`` above means for libsasl: traces with passwords.
+_MOST_NOTES = 6
 
 #: Where saslauthd's socket is looked for when ``saslauthd_path`` does not say: below
 #: ``queue_directory`` for a Postfix that ran in a chroot, then where the daemon puts it.
 SASLAUTHD_PATHS = ("/var/run/saslauthd/mux", "/run/saslauthd/mux")
+
+
+#: What EHLO tells without TLS, with TLS, and with TLS and a trusted client certificate.
+Announced = tuple[tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +73,9 @@ class Setup:
     local_domain: bytes
     mechanisms: tuple[ServerMechanism, ...]
     options: tuple[Property, Property]  # without TLS, with TLS
-    announced: tuple[tuple[bytes, ...], tuple[bytes, ...]]
+    announced: Announced
     tokens: TokenVerifier | None  # bearer tokens
+    certificates: CertificateLogins
 
 
 def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
@@ -71,21 +92,22 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     local_domain = p["smtpd_sasl_local_domain"].encode()
     hostname = p["myhostname"].encode()
     tokens = read_tokens(p, reactor, log)
-    mechanisms = _mechanisms(conf, tokens is not None)
-    database = _sasldb_path(p, conf)
-    _check_database(database, conf, mechanisms, log)
-    store = SasldbAuxprop(database, local_domain or hostname, log)
+    certificates = CertificateLogins(p)
+    mechanisms = _mechanisms(p, conf, tokens is not None)
+    _check_database(p, conf, mechanisms, log)
+    store = stores.open_stores(p, conf, local_domain or hostname, log)
     verifiers = [_verifier(name, p, conf, reactor, log, store) for name in _methods(conf)]
     options = (_options(p, "smtpd_sasl_security_options"), _options(p, "smtpd_sasl_tls_security_options"))
     return Setup(
         Portal(SubmissionRealm(), [PasswordChecker(verifiers), ProvenChecker()]),
-        store,
-        ServerContext(hostname, _unique),
+        Readable(store, log),
+        _context(p, conf),
         local_domain,
         mechanisms,
         options,
         _announced(p, conf, mechanisms, options),
         tokens,
+        certificates,
     )
 
 
@@ -97,7 +119,7 @@ def describe(p: Parameters) -> str:
     methods = []
     for method in _methods(conf):
         if method == "auxprop":
-            methods.append(f"auxprop (sasldb {_sasldb_path(p, conf)})")
+            methods.append(f"auxprop ({stores.describe(p, conf)})")
         elif method == "saslauthd":
             methods.append(f"saslauthd ({', '.join(dict.fromkeys(_saslauthd_paths(p, conf)))})")
         else:
@@ -105,35 +127,68 @@ def describe(p: Parameters) -> str:
     tokens = "mtad_oauth_jwks" if p["mtad_oauth_jwks"] else "mtad_oauth_introspection_url"
     if p[tokens]:
         methods.append(f"{tokens} (bearer tokens)")
-    names = _join(_mechanisms(conf, bool(p[tokens]))) or "none"
+    names = _join(_mechanisms(p, conf, bool(p[tokens]))) or "none"
     return f"SASL: {taken}; passwords are checked by {', then '.join(methods)}; mechanisms: {names}"
 
 
-def _mechanisms(conf: SaslConf, tokens: bool) -> tuple[ServerMechanism, ...]:
+def _mechanisms(p: Parameters, conf: SaslConf, tokens: bool) -> tuple[ServerMechanism, ...]:
     """The mechanisms there are; ``tokens``: somebody knows bearer tokens."""
-    return server.select(conf.words("mech_list") or None, bearer.MECHANISMS if tokens else ())
+    found = server.select(conf.words("mech_list") or None, bearer.MECHANISMS if tokens else ())
+    binding = p.flag("mtad_sasl_channel_binding")
+    external = bool(p[EXTERNAL_MAPS] or p[EXTERNAL_NAMES])
+    return tuple(
+        each for each in found if (binding or not each.for_binding) and (external or not each.for_certificate)
+    )
 
 
 def _unique() -> bytes:
     return b"%d.%d" % (secrets.randbits(64), time.time())
 
 
+def _context(p: Parameters, conf: SaslConf) -> ServerContext:
+    hostname = p["myhostname"].encode()
+    return ServerContext(
+        hostname,
+        _unique,
+        realm=p["smtpd_sasl_local_domain"].encode() or hostname,
+        service=p["smtpd_sasl_service"].encode(),
+        salt_key=_salt_key(hostname),
+        iterations=partial(_iterations, conf),
+        now=time.time,
+    )
+
+
+def _iterations(conf: SaslConf, mechanism: bytes) -> int:
+    name = "scram_iteration_counter"
+    value = conf.get(f"{mechanism.decode().lower()}_{name}") or conf.get(name) or ""
+    return (
+        min(int(value), ITERATION_LIMIT) if value.isascii() and value.isdigit() and int(value) else ITERATIONS
+    )
+
+
+def _salt_key(hostname: bytes) -> bytes:
+    """A secret that is the same in all processes of this host, now and later."""
+    try:
+        with open("/etc/machine-id", "rb") as file:
+            identity = file.read(64).strip()
+    except OSError:
+        identity = b""
+    if not identity:
+        return _RANDOM
+    return hmac.digest(identity, b"mtad SCRAM salt " + hostname, "sha256")
+
+
 def _check_conf(conf: SaslConf, log: MailLog) -> None:
-    """Refuse what would change who may log in, warn of what merely is not done."""
+    """Refuse what would change who may log in."""
     plugin = conf.get("canon_user_plugin", "INTERNAL")
     if plugin != "INTERNAL":
         raise ConfigError(
             f"desired canon_user plugin {plugin} not found", path=conf.path, remedy="remove canon_user_plugin"
         )
-    for plugin in conf.words("auxprop_plugin"):
-        if plugin != "sasldb":
-            raise ConfigError(
-                f"could not find auxprop plugin {plugin}",
-                path=conf.path,
-                remedy="set auxprop_plugin: sasldb, or pwcheck_method: saslauthd",
-            )
-    if conf.get("auto_transition", "n") not in ("n", "no", "0", "f", "false", "off"):
-        log.warning(f"{conf.path}: auto_transition is not supported: secrets are not copied to sasldb")
+    if conf.number("log_level", 1) > _MOST_NOTES:
+        log.warning(
+            f"{conf.path}: log_level above {_MOST_NOTES} is the same here: passwords are never logged"
+        )
 
 
 def _methods(conf: SaslConf) -> Sequence[str]:
@@ -143,8 +198,19 @@ def _methods(conf: SaslConf) -> Sequence[str]:
 def _verifier(
     name: str, p: Parameters, conf: SaslConf, reactor: Reactor, log: MailLog, store: Auxprop
 ) -> Verifier:
+    verifier = _bare_verifier(name, p, conf, reactor, log, store)
+    transition = (conf.get("auto_transition") or "no").lower()
+    if name != "auxprop" and transition not in _NO:
+        rounds = conf.number("scram_iteration_counter", ROUNDS)
+        verifier = Transition(verifier, store, log, transition != "noplain", rounds)
+    return Noted(verifier, log) if conf.number("log_level", 1) >= NOTES else verifier
+
+
+def _bare_verifier(
+    name: str, p: Parameters, conf: SaslConf, reactor: Reactor, log: MailLog, store: Auxprop
+) -> Verifier:
     if name == "auxprop":
-        return AuxpropVerifier(store)
+        return AuxpropVerifier(store, log)
     if name == "saslauthd":
         service = p["smtpd_sasl_service"].encode()
         realm = p["smtpd_sasl_local_domain"].encode()
@@ -167,22 +233,14 @@ def _saslauthd_paths(p: Parameters, conf: SaslConf) -> Sequence[str]:
     return (p["queue_directory"] + SASLAUTHD_PATHS[0], *SASLAUTHD_PATHS)
 
 
-def _sasldb_path(p: Parameters, conf: SaslConf) -> str:
-    """The user database where it is configured, or its copy in the old chroot if only that is readable."""
-    path = conf.get("sasldb_path") or SASLDB_PATH
-    inside = p["queue_directory"] + os.path.join("/", path)
-    return inside if not os.access(path, os.R_OK) and os.access(inside, os.R_OK) else path
-
-
-def _check_database(path: str, conf: SaslConf, mechanisms: Sequence[ServerMechanism], log: MailLog) -> None:
+def _check_database(
+    p: Parameters, conf: SaslConf, mechanisms: Sequence[ServerMechanism], log: MailLog
+) -> None:
     """Warn when something is to be looked up in a user database that is not there."""
-    if os.access(path, os.R_OK):
+    path = stores.sasldb_path(p, conf)
+    if stores.plugins(conf) != ("sasldb",) or os.access(path, os.R_OK):
         return
-    users = [
-        each.name.decode()
-        for each in mechanisms
-        if Property.NOPLAINTEXT in each.properties and each not in bearer.MECHANISMS
-    ]
+    users = [each.name.decode() for each in mechanisms if each.by_secret]
     if "auxprop" in _methods(conf):
         users.insert(0, "pwcheck_method auxprop")
     if users:
@@ -202,12 +260,17 @@ def _announced(
     conf: SaslConf,
     mechanisms: Sequence[ServerMechanism],
     options: tuple[Property, Property],
-) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """What EHLO tells without and with TLS; raises ConfigError where it would have nothing to tell."""
+) -> Announced:
+    """What EHLO tells; raises ConfigError where it would have nothing to tell."""
     announced = []
-    parameters = ("smtpd_sasl_security_options", "smtpd_sasl_tls_security_options")
-    for tls, (parameter, wanted, used) in enumerate(zip(parameters, options, _sessions(p), strict=True)):
-        usable = [each.name for each in server.permitted(mechanisms, wanted, bool(tls))]
+    plain, tls = "smtpd_sasl_security_options", "smtpd_sasl_tls_security_options"
+    used_plain, used_tls = _sessions(p)
+    for parameter, wanted, used, in_tls, certificate in (
+        (plain, options[0], used_plain, False, False),
+        (tls, options[1], used_tls, True, False),
+        (tls, options[1], used_tls, True, True),
+    ):
+        usable = [each.name for each in server.permitted(mechanisms, wanted, in_tls, certificate)]
         told = _filtered(p, usable)
         if used and not usable and not server.permitted(mechanisms, wanted):
             raise p.error(
@@ -219,7 +282,7 @@ def _announced(
             names = b" ".join(usable).decode()
             raise p.error("smtpd_sasl_mechanism_filter", f"discards all mechanisms in '{names}'")
         announced.append(told)
-    return announced[0], announced[1]
+    return announced[0], announced[1], announced[2]
 
 
 def _join(mechanisms: Sequence[ServerMechanism]) -> str:

@@ -42,6 +42,15 @@ class SaslConf:
         """The words of an option, none when it is not set."""
         return tuple(self._options.get(name.lower(), "").split())
 
+    def number(self, name: str, default: int) -> int:
+        """An option that is a number; raises ConfigError for one that is none."""
+        text = self._options.get(name.lower())
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise ConfigError(f"option {name} is not a number", path=self.path, remedy=f"say {default}")
+        return int(text)
+
     def names(self) -> tuple[str, ...]:
         """The options that the file sets, in its order."""
         return tuple(self._options)

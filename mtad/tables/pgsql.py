@@ -91,7 +91,7 @@ class PgsqlTable(SqlTable):
         escape = psycopg.pq.Escaping(connection.pgconn).escape_string
         try:
             statement = self.statement(key, lambda text: bytes(escape(text.encode())).decode())
-            result = _answer(connection.pgconn, statement.encode("utf-8", "surrogateescape"))
+            result = answer(connection.pgconn, statement.encode("utf-8", "surrogateescape"))
         except psycopg.Error as error:
             raise TableError(_line(error)) from error
         status = psycopg.pq.ExecStatus
@@ -101,7 +101,7 @@ class PgsqlTable(SqlTable):
         return [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
 
 
-def _answer(pgconn: Any, statement: bytes) -> Any:
+def answer(pgconn: Any, statement: bytes) -> Any:
     """The server's last answer to a statement, in time."""
     poll = select.poll()
     deadline = time.monotonic() + QUERY_TIMEOUT

@@ -73,6 +73,15 @@ class SaslDb:
         with writing(self.path):
             self._change(changes)
 
+    def replace(self, user: str, realm: str, name: str, old: bytes, new: bytes) -> bool:
+        """Set a property that is ``old`` to ``new``; whether it was."""
+        key = _key(user, realm, name)
+        with writing(self.path):
+            if kind_of(self.path).content(self.path).get(key) != old:
+                return False
+            self._change({key: new})
+        return True
+
     def delete(self, user: str, realm: str) -> bool:
         """Remove a user with all properties; whether there was one."""
         if not os.path.exists(self.path):

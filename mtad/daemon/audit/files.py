@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from mtad.auth.options import SECRETS
-from mtad.auth.setup import SASLDB_PATH
+from mtad.auth.stores import SASLDB_PATH
 from mtad.config.lint import WARNING, Finding
 from mtad.config.parameters import Parameters
 from mtad.config.sasl_conf import find_sasl_conf, read_sasl_conf

@@ -1,0 +1,99 @@
+"""What a verifier of passwords may be wrapped in: options of ``smtpd.conf`` that concern them all.
+
+:class:`Transition` is ``auto_transition``: a password that another back end has found right is kept in the
+auxprop store, in the clear (``yes``) or as SCRAM keys only (``noplain``), so that more mechanisms can use it.
+:class:`Noted` is ``log_level`` of 4 or more: what each back end said, in the log.  Neither changes a verdict.
+
+Postfix counterpart: ``_sasl_transition`` and ``_sasl_log`` of ``libsasl``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from functools import partial
+
+from mtad.auth.auxprop import PASSWORD, SCRAM, Auxprop
+from mtad.auth.checkers import Verdict, Verifier
+from mtad.auth.hashes import HashError, parse, verify
+from mtad.auth.names import printable_name
+from mtad.auth.offload import HASHES, offload
+from mtad.errors import TableError
+from mtad.maillog import MailLog
+
+#: Cyrus' default for ``scram_iteration_counter``.
+ROUNDS = 4096
+
+#: ``log_level`` from which on notes are logged.
+NOTES = 4
+
+
+class Transition:
+    """Keeps what ``verifier`` has found right."""
+
+    def __init__(self, verifier: Verifier, store: Auxprop, log: MailLog, plain: bool, rounds: int) -> None:
+        self.name = verifier.name
+        self._verifier = verifier
+        self._store = store
+        self._log = log
+        self._plain = plain
+        self._rounds = rounds
+
+    async def verify(self, user: bytes, password: bytes) -> Verdict:
+        verdict = await self._verifier.verify(user, password)
+        if verdict is Verdict.OK:
+            try:
+                await self._keep(user, password)
+            except (TableError, HashError) as error:
+                self._log.warning(
+                    f"SASL authentication problem: auto_transition: the secret of {printable_name(user)} "
+                    f"can not be kept: {error}"
+                )
+        return verdict
+
+    async def _keep(self, user: bytes, password: bytes) -> None:
+        kept = await self._store.fetch(user, (PASSWORD, SCRAM))
+        if self._plain:
+            present = kept.get(PASSWORD)
+            if present is None or (parse(present) is None and not hmac.compare_digest(present, password)):
+                await self._store.store(user, {PASSWORD: password})
+            return
+        if PASSWORD in kept:
+            return
+        keys = parse(b"{SCRAM}" + kept[SCRAM]) if SCRAM in kept else None
+        if keys is None or not await offload(HASHES, partial(verify, keys, password)):
+            made = await offload(HASHES, partial(scram_keys, password, self._rounds))
+            await self._store.store(user, {SCRAM: made})
+
+
+class Noted:
+    """Logs what ``verifier`` said."""
+
+    def __init__(self, verifier: Verifier, log: MailLog) -> None:
+        self.name = verifier.name
+        self._verifier = verifier
+        self._log = log
+
+    async def verify(self, user: bytes, password: bytes) -> Verdict:
+        started = time.monotonic()
+        verdict = await self._verifier.verify(user, password)
+        spent = time.monotonic() - started
+        said = "OK" if verdict is Verdict.OK else verdict.value[1]
+        self._log.info(
+            f"SASL authentication info: {self.name}: {printable_name(user)}: {said} ({spent:.3f}s)"
+        )
+        return verdict
+
+
+def scram_keys(password: bytes, rounds: int, salt: bytes | None = None, name: str = "SHA-256") -> bytes:
+    """What ``authPassword`` holds of a password (RFC 5803): the keys of SCRAM by that hash."""
+    salt = secrets.token_bytes(16) if salt is None else salt
+    digest = name.replace("-", "").lower()
+    salted = hashlib.pbkdf2_hmac(digest, password, salt, rounds)
+    stored = hashlib.new(digest, hmac.digest(salted, b"Client Key", digest)).digest()
+    server = hmac.digest(salted, b"Server Key", digest)
+    encoded = b"$".join([base64.b64encode(salt), base64.b64encode(stored)])
+    return b"SCRAM-%b$%d:%b:%b" % (name.encode(), rounds, encoded, base64.b64encode(server))
