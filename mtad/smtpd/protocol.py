@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from mtad.net.drive import drive
 from mtad.net.hosts import PeerStatus
+from mtad.net.tls_channel import TLSChannel
 from mtad.policy.request import Request
 from mtad.smtpd.session import Session
 from mtad.wire import events as ev
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Unread input beyond which we stop reading while an answer is being worked on.
 _BUFFER = 65536
+
+#: How much of what a client said before the greeting is looked at.
+_EARLY = 4096
 
 #: Seconds that a client has to take the last reply before it is cut off.
 _LINGER = 5.0
@@ -50,7 +54,6 @@ class SubmissionProtocol(Protocol):
         self.service = service
         self.session: Session | None = None
         self._engine: ServerSession | None = None
-        self._early = b""  # what came before there was an engine
         self._busy = True  # an answer is being worked on
         self._pumping = False
         self._choked = False  # the client does not take our replies
@@ -68,7 +71,10 @@ class SubmissionProtocol(Protocol):
         service.sessions.add(self)
         self._timer = service.reactor.callLater(service.settings.timeout, self._timed_out)
         self.transport.registerProducer(self, True)
-        drive(self._arrive(), lambda _: None, self._failed)
+        if not drive(self._arrive(), lambda _: None, self._failed):
+            # What the client says while its name is looked up stays where it is: it may be TLS already.
+            self._not_reading = True
+            self.transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
@@ -76,15 +82,11 @@ class SubmissionProtocol(Protocol):
         if self._timer is not None:
             self._timer.reset(self.service.settings.timeout)
         engine = self._engine
-        if engine is None:
-            self._early += data
-            waiting = len(self._early)
-        else:
-            engine.receive(data)
-            if not self._busy:
-                self._pump()
-            waiting = engine.buffered
-        if waiting > _BUFFER and self._busy and not self._not_reading:
+        assert engine is not None  # nothing is read before
+        engine.receive(data)
+        if not self._busy:
+            self._pump()
+        if engine.buffered > _BUFFER and (self._busy or self._choked) and not self._not_reading:
             self._not_reading = True
             self.transport.pauseProducing()
 
@@ -93,8 +95,9 @@ class SubmissionProtocol(Protocol):
         session, engine, service = self.session, self._engine, self.service
         assert session is not None and engine is not None
         self._handshaking = False
-        info = service.tls.describe(self.transport.getHandle())
-        session.tls_started(info)
+        connection = self.transport.getHandle()
+        info = service.tls.describe(connection)
+        session.tls_started(info, TLSChannel(connection, info, server=True))
         service.tls.log_established(info, session.client)
         refusal = service.tls.certificate_refusal(info)
         if service.tls.wrapper:
@@ -183,13 +186,22 @@ class SubmissionProtocol(Protocol):
             reply = Reply(421, text.encode(), b"4.7.1")
         else:
             reply = await session.begin()
-        if self._early:
-            engine.receive(self._early)
-            self._early = b""
+        engine.receive(self._said_early())
         engine.greet(reply)
         self._busy = False
         self._notes()
         self._pump()
+
+    def _said_early(self) -> bytes:
+        """What the client has said before it was greeted."""
+        connection = getattr(self.transport, "socket", None)
+        if connection is None or self.service.tls.wrapper:
+            return b""
+        try:
+            data: bytes = connection.recv(_EARLY)
+        except OSError:
+            return b""
+        return data
 
     # -- the conversation
 
@@ -299,6 +311,9 @@ class SubmissionProtocol(Protocol):
         if self._timer is not None:
             self._timer.reset(self.service.settings.starttls_timeout)
         self.transport.startTLS(self.service.tls)
+        if self._not_reading:
+            self._not_reading = False
+            self.transport.resumeProducing()
 
     # -- ends
 
@@ -322,6 +337,11 @@ class SubmissionProtocol(Protocol):
         transport.loseConnection()
 
     def _timed_out(self) -> None:
+        if self._busy and not self._handshaking and not self._choked and self.session is not None:
+            # it is our answer that takes its time
+            assert self._timer is not None
+            self._timer = self.service.reactor.callLater(self.service.settings.timeout, self._timed_out)
+            return
         self._reason = "timeout"
         if self._handshaking or self.session is None:
             self.transport.abortConnection()

@@ -108,6 +108,8 @@ class SmtpdService(Factory):
         self._lenient_clients = AddressList(
             "smtpd_forbid_bare_newline_exclusions", p["smtpd_forbid_bare_newline_exclusions"], p.directory
         )
+        name = "smtpd_sasl_exceptions_networks"
+        self._spared_clients = AddressList(name, p[name], p.directory) if p[name] else None
         self.sessions: set[SubmissionProtocol] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:
@@ -128,9 +130,14 @@ class SmtpdService(Factory):
         excluded = await self._lenient_clients.matches(request.client_address, request.client_name)
         return self._lenient_settings if excluded else self.engine_settings
 
-    def mechanisms(self, tls: bool) -> tuple[bytes, ...]:
-        """What EHLO announces."""
-        return self.authenticator.mechanisms(tls) if self.authenticator is not None else ()
+    async def mechanisms(self, request: Request, certificate: bool) -> tuple[bytes, ...]:
+        """What EHLO announces to this client; ``certificate``: it has shown one that is trusted."""
+        if self.authenticator is None:
+            return ()
+        spared = self._spared_clients
+        if spared and await spared.matches(request.client_address, request.client_name):
+            return ()
+        return self.authenticator.mechanisms(request.tls, certificate)
 
     def open_spool(self) -> BinaryIO:
         """A file without a name for the content of a large message."""

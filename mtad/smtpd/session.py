@@ -32,6 +32,7 @@ from mtad.wire.reply import Reply
 from mtad.wire.server import HELP, harmless
 
 if TYPE_CHECKING:
+    from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
     from mtad.smtpd.service import SmtpdService
     from mtad.wire.server import ServerSession
@@ -61,6 +62,7 @@ class Session:
     __slots__ = (
         "_error",
         "auth",
+        "channel",
         "client",
         "counters",
         "engine",
@@ -85,6 +87,7 @@ class Session:
         self.error_count = 0
         self.junk_count = 0
         self.tls: TLSInfo | None = None
+        self.channel: TLSChannel | None = None
         self.auth: Exchange | None = None
         self.transaction: Transaction | None = None
         self.verb = b""  # the command in hand
@@ -135,11 +138,12 @@ class Session:
         """The connection is gone: drop what is not in the queue."""
         self._end_transaction()
 
-    def tls_started(self, info: TLSInfo) -> None:
+    def tls_started(self, info: TLSInfo, channel: TLSChannel) -> None:
         """The handshake is done; nothing said before it counts (RFC 3207 section 4.2)."""
         self._end_transaction()
         self.auth = None
         self.tls = info
+        self.channel = channel
         request = self.request
         request.reset_session()
         request.tls = True
@@ -187,7 +191,8 @@ class Session:
             return helo_reply(settings)
         if self.service.settings.discarding:
             self.log.info(self.service.settings.discarding)
-        return ehlo_reply(settings, request.tls, self.service.mechanisms(request.tls))
+        mechanisms = await self.service.mechanisms(request, self.channel is not None and self.channel.trusted)
+        return ehlo_reply(settings, request.tls, mechanisms)
 
     def _starttls(self, event: ev.StartTLS) -> Reply:
         return TLS_READY if self.service.tls.available else TLS_UNAVAILABLE
@@ -196,7 +201,7 @@ class Session:
         request = self.request
         session = AuthSession(
             request.client_name, request.client_address, request.client_port, request.server_address,
-            request.server_port, request.tls,
+            request.server_port, request.tls, self.channel,
         )  # fmt: skip
         authenticator = self.service.authenticator
         assert authenticator is not None  # the engine refuses AUTH where there is none
