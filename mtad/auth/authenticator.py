@@ -15,7 +15,7 @@ RFC 4954.  Postfix counterpart: ``smtpd_sasl_glue.c``, ``xsasl_cyrus_server.c``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.cred.credentials import ICredentials
 from twisted.cred.error import LoginFailed
@@ -23,11 +23,13 @@ from twisted.cred.portal import Portal
 
 from mtad.auth.auxprop import Auxprop
 from mtad.auth.credentials import AuthSession, Refused, SASLPassword, SASLProven
+from mtad.auth.external import CertificateLogins
 from mtad.auth.interfaces import ISubmitter
 from mtad.auth.names import canonical, printable_name
+from mtad.auth.offload import HASHES, offload
 from mtad.auth.realm import Login
 from mtad.auth.saslauthd import Reactor
-from mtad.auth.setup import read_setup
+from mtad.auth.setup import Announced, read_setup
 from mtad.auth.tokens import TokenVerifier
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
@@ -73,8 +75,8 @@ class Authenticator:
     """What a service's clients authenticate by.
 
     ``mechanisms`` are all that a client may use, in order; ``options`` what the security options
-    demand, without and with TLS; ``announced`` what is told in EHLO, without and with TLS; ``tokens`` knows
-    bearer tokens, where they are taken.
+    demand, without and with TLS; ``announced`` what is told in EHLO; ``tokens`` knows bearer tokens, where
+    they are taken, ``certificates`` whose login a client certificate is.
     """
 
     def __init__(
@@ -86,8 +88,9 @@ class Authenticator:
         local_domain: bytes,
         mechanisms: Sequence[ServerMechanism],
         options: tuple[Property, Property],
-        announced: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+        announced: Announced,
         tokens: TokenVerifier | None = None,
+        certificates: CertificateLogins | None = None,
     ) -> None:
         self.portal = portal
         self.store = store
@@ -98,6 +101,8 @@ class Authenticator:
         self._options = options
         self._announced = announced
         self.tokens = tokens
+        self.certificates = certificates
+        self._bindable = any(each.for_binding and each.name in announced[1] for each in mechanisms)
 
     @classmethod
     def build(cls, p: Parameters, reactor: Reactor, log: MailLog) -> Authenticator:
@@ -105,23 +110,29 @@ class Authenticator:
         setup = read_setup(p, reactor, log)
         return cls(
             setup.portal, setup.store, log, setup.context, setup.local_domain, setup.mechanisms,
-            setup.options, setup.announced, setup.tokens,
+            setup.options, setup.announced, setup.tokens, setup.certificates,
         )  # fmt: skip
 
-    def mechanisms(self, tls: bool) -> tuple[bytes, ...]:
-        """The names to announce."""
-        return self._announced[tls]
+    def mechanisms(self, tls: bool, certificate: bool = False) -> tuple[bytes, ...]:
+        """The names to announce; ``certificate``: the client has shown one that is trusted."""
+        return self._announced[tls + (tls and certificate)]
 
     def begin(self, mechanism: bytes, session: AuthSession) -> Exchange:
         """An exchange by ``mechanism`` as the client named it; its first step may find it unknown."""
         return Exchange(self, mechanism, session)
 
-    def find(self, name: bytes, tls: bool) -> ServerMechanism:
+    def context_of(self, session: AuthSession) -> ServerContext:
+        """What a mechanism may know in this session."""
+        if session.channel is None:
+            return self.context
+        return replace(self.context, channel=sasl.Channel(session.channel.binding, self._bindable))
+
+    def find(self, name: bytes, session: AuthSession) -> ServerMechanism:
         """The mechanism of that name; raises :class:`SaslFailure`.  What is announced is no matter."""
         found = self._mechanisms.get(name.upper())
         if found is None:
             raise SaslFailure(Reason.NOMECH, f"Couldn't find mech {printable(name)}")
-        reason = server.refusal(found, self._options[tls], tls)
+        reason = server.refusal(found, self._options[session.tls], session.tls, session.certificate)
         if reason is not None:
             raise SaslFailure(reason)
         return found
@@ -130,7 +141,7 @@ class Authenticator:
 class Exchange:
     """One AUTH command and what follows it."""
 
-    __slots__ = ("_authenticator", "_name", "_session", "_steps", "_user")
+    __slots__ = ("_authenticator", "_granted", "_name", "_session", "_steps", "_user")
 
     def __init__(self, authenticator: Authenticator, name: bytes, session: AuthSession) -> None:
         self._authenticator = authenticator
@@ -138,6 +149,7 @@ class Exchange:
         self._session = session
         self._steps: sasl.Steps | None = None
         self._user: bytes | None = None  # the canonical name, once the client gave it
+        self._granted: Granted | None = None  # told once the client has heard our last word
 
     @property
     def mechanism(self) -> str:
@@ -154,24 +166,44 @@ class Exchange:
             return self._denied(Reason.FAIL)
 
     async def _advance(self, data: bytes | None) -> Outcome:
-        response = _decode(data) if data is not None else None
+        if self._granted is not None:
+            return self._granted
         try:
-            if self._steps is None:
-                found = self._authenticator.find(self._name, self._session.tls)
-                self._steps = server.begin(found, self._authenticator.context, response)
-                request = next(self._steps)
-            else:
-                request = self._steps.send(response or b"")
+            request = self._start(data) if self._steps is None else self._steps.send(_decode(data or b""))
             while not isinstance(request, sasl.Challenge):
-                if isinstance(request, sasl.CheckToken):
-                    request = self._steps.send(await self._judge(request))
-                    continue
-                self._user = self._canonical(request.user)
-                secrets = await self._authenticator.store.fetch(self._user, request.properties)
-                request = self._steps.send(secrets)
+                assert self._steps is not None
+                request = self._steps.send(await self._answer(request))
         except StopIteration as end:
             return await self._login(end.value)
         return Challenge(encoding.encode(request.data))
+
+    def _start(self, data: bytes | None) -> sasl.Request:
+        authenticator, session = self._authenticator, self._session
+        external = data == b"=" and self._name.upper() == b"EXTERNAL"
+        response = b"" if external else _decode(data) if data is not None else None
+        found = authenticator.find(self._name, session)
+        self._steps = server.begin(found, authenticator.context_of(session), response)
+        return next(self._steps)
+
+    async def _answer(self, request: sasl.Request) -> sasl.Answer:
+        """What the mechanism wants to know, of all that is not the client's to say."""
+        authenticator, session = self._authenticator, self._session
+        match request:
+            case sasl.NeedSecret(user, names):
+                self._user = self._canonical(user)
+                return await authenticator.store.fetch(self._user, names)
+            case sasl.StoreSecret(user, name, old, new):
+                return await authenticator.store.replace(self._canonical(user), name, old, new)
+            case sasl.NeedIdentity():
+                certificate = session.channel.certificate() if session.channel is not None else None
+                logins = authenticator.certificates
+                return b"" if certificate is None or logins is None else await logins.login(certificate)
+            case sasl.Work(do):
+                return await offload(HASHES, do)
+            case sasl.CheckToken():
+                return await self._judge(request)
+            case _:
+                raise AssertionError(request)
 
     async def _judge(self, request: sasl.CheckToken) -> sasl.TokenVerdict:
         if request.user:
@@ -195,11 +227,15 @@ class Exchange:
         )
         try:
             _, avatar, _ = await authenticator.portal.login(credentials, mind, ISubmitter)
-            return Granted(ISubmitter(avatar))
+            granted = Granted(ISubmitter(avatar))
         except LoginFailed as failure:
             refused = failure if isinstance(failure, Refused) else Refused(Reason.BADAUTH)
             self._user = refused.user or authcid
             return self._denied(refused.reason, refused.note or result.note)
+        if isinstance(result, CheckPassword) or result.final is None:
+            return granted
+        self._granted = granted
+        return Challenge(encoding.encode(result.final))
 
     def _canonical(self, user: bytes) -> bytes:
         return canonical(user, self._authenticator.local_domain)
