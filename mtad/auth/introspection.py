@@ -84,6 +84,8 @@ class Introspection:
         return known.verdict
 
     async def _find(self, digest: bytes, token: bytes) -> _Known:
+        if not token:
+            return _Known(self._refusal, "there is none", 0.0)
         asking = self._asking.get(digest)
         if asking is None:
             if len(self._asking) >= CONCURRENCY:
