@@ -34,8 +34,8 @@ _COMPARE: dict[str, Callable[[int], bool]] = {
     "!=": lambda delta: delta != 0,
     "<": lambda delta: delta < 0,
     "<=": lambda delta: delta <= 0,
-    ">": lambda delta: delta > 0,
     ">=": lambda delta: delta >= 0,
+    ">": lambda delta: delta > 0,
 }
 
 #: Expanded value of a name at a depth; empty for a name that is not defined.
@@ -153,18 +153,20 @@ class _Expression:
     def _name(self, text: str, rest: str) -> str:
         match = _NAME.match(rest)
         self.name = match.group() if match else ""
-        rest = rest[len(self.name) :].lstrip(_BLANKS)
+        after = rest[len(self.name) :]
+        rest = after.lstrip(_BLANKS)
         if rest.startswith("{"):
             self.function = self.name
-            self.left, after = _braced(rest)
+            self.left, behind = _braced(rest)
+            if behind:
+                raise ExpansionError(f'unexpected input at: "...{self.left}}}>>>{behind[:20]}"')
             self.left = self.left.strip(_BLANKS)
-            if after:
-                raise ExpansionError(f'unexpected input at: "...{self.left}}}>>>{after[:20]}"')
-            if self.function not in _FUNCTIONS:
+            if self.function not in FUNCTIONS:
                 raise ExpansionError(f'unknown function "{self.function}" at: "{text[:60]}"')
             return ""
         if rest and rest[0] not in "?:":
-            raise ExpansionError(f'attribute name syntax error at: "...{self.name}>>>{rest[:20]}"')
+            start = text[: len(text) - len(after)]
+            raise ExpansionError(f'attribute name syntax error at: "...{start}>>>{after[:20]}"')
         return rest
 
     def _comparison(self, rest: str) -> str:
@@ -172,9 +174,9 @@ class _Expression:
         match = _OPERATOR.match(rest)
         self.operator, self.suffix = match.groups() if match else ("", "")
         if self.operator not in _COMPARE:
-            known = '" or "'.join(_COMPARE)
+            known = '"" or "'.join(_COMPARE).replace('""', '"', 1)  # Postfix's own way with quotes
             raise ExpansionError(f'"{known}" expected at: "...{self.left}}}>>>{rest[:20]}"')
-        if self.suffix not in ("", "level"):
+        if self.suffix and self.suffix not in SUFFIXES:
             raise ExpansionError(f'bad operator suffix at: "...{self.operator}>>>{self.suffix}"')
         rest = rest[len(self.operator) + len(self.suffix) :].lstrip(_BLANKS)
         if not rest.startswith("{"):
@@ -219,7 +221,7 @@ def _evaluate(text: str, value: Value, is_set: IsSet, depth: int) -> str:
     part = _Expression(text)
     if part.function:
         argument = expand(part.left, value, is_set, depth)
-        return _FUNCTIONS[part.function](argument)
+        return FUNCTIONS[part.function](argument)
     if part.operator:
         left = expand(part.left, value, is_set, depth)
         right = expand(part.right, value, is_set, depth)
@@ -251,7 +253,7 @@ def _scan(text: str, note: Value, depth: int) -> None:
 
 def _order(left: str, right: str, suffix: str) -> int:
     if suffix:
-        return compare_levels(left, right)
+        return SUFFIXES[suffix](left, right)
     if _DIGITS.fullmatch(left) and _DIGITS.fullmatch(right):
         for side in (left, right):
             if len(side.lstrip("0")) > 18:
@@ -281,7 +283,10 @@ def _domain_to_utf8(text: str) -> str:
         raise ExpansionError(f'domain_to_utf8: bad domain name: "{text}"') from error
 
 
-_FUNCTIONS: dict[str, Callable[[str], str]] = {
+#: ``${name{text}}`` and ``${{left} ==suffix {right}}``, by name.
+FUNCTIONS: dict[str, Callable[[str], str]] = {
     "domain_to_ascii": _domain_to_ascii,
     "domain_to_utf8": _domain_to_utf8,
 }
+
+SUFFIXES: dict[str, Callable[[str, str], int]] = {"level": compare_levels}

@@ -16,6 +16,15 @@ class CidrTable(RuleTable):
     """Rules whose patterns are networks."""
 
     kind = "cidr"
+    no_pattern = "no address pattern"
+    empty_result = False
+
+    def end_if(self, inside: bool, rest: str) -> tuple[str, ...]:
+        if rest:
+            raise BadRule("garbage after ENDIF: skipping this rule")
+        if not inside:
+            raise BadRule("ENDIF without IF: skipping this rule")
+        return ()
 
     def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:
         pattern, _, result = text.replace("\t", " ").partition(" ")

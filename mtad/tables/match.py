@@ -69,8 +69,9 @@ class _MatchList:
             item = element.lstrip("!")
             match = wanted ^ ((len(element) - len(item)) % 2 == 1)
             if item.startswith("#"):
+                rest = text[text.index(element) + len(element) + 1 :][:20]
                 self._options.warn(
-                    f'#comment after other text is not allowed: {element[:20]}... in "{self.name}"'
+                    f"{self.name}: #comment after other text is not allowed: {element} {rest}..."
                 )
                 return
             if not item:
@@ -89,10 +90,12 @@ class _MatchList:
                 raise TableError(f"open file {path}: files of patterns include each other")
             for _, line in logical_lines(read_text(path), path, None):
                 self._parse(line, wanted, depth + 1)
-        except TableError as error:
+        except TableError as problem:
+            error = TableError(str(problem).replace(f"open {path}:", f"open file {path}:"))
             self.problems.append(error)
             self._options.warn(f"{self.name}: {error}")
-            self._patterns.append(Pattern(wanted, table=DeferredTable(path, self._options, error)))
+            missing = DeferredTable(f"non-existent:{path}", self._options, error)
+            self._patterns.append(Pattern(wanted, table=missing))
 
     def _literal(self, wanted: bool, literal: bytes) -> Pattern:
         return Pattern(wanted, literal)

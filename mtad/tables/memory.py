@@ -72,7 +72,7 @@ class InlineTable(LocalTable):
     def __init__(self, spec: str, options: Options, name: str) -> None:
         super().__init__(spec, options)
         entries: dict[bytes, bytes] = {}
-        usage = 'need "inline:{name=value...}"'
+        usage = f'need "inline:{{name={"filename" if options.value_is_file else "value"}...}}"'
         try:
             body = extract_braces(name)
         except ConfigError as error:
@@ -85,6 +85,8 @@ class InlineTable(LocalTable):
                 entries[fold(to_bytes(key)) if options.fold else to_bytes(key)] = data
         except ConfigError as error:
             raise ConfigError(f'{error.reason}: "{spec}"; {usage}') from error
+        except TableError as error:
+            raise TableError(f'{error}: "{spec}"; {usage}') from error
         if not entries:
             raise ConfigError(f'empty table: "{spec}"; {usage}')
         self._entries = entries

@@ -197,22 +197,30 @@ class DeferredTable(LocalTable):
         if table is None:
             now = time.monotonic()
             if isinstance(self.problem, ConfigError) or now - self._tried < 1:
-                raise TableError(f"{self.spec} is unavailable. {self.problem}")
+                raise self._unavailable()
             self._tried = now
             try:
                 table = self._table = open_with(self.spec, self.options)
             except TableError as error:
                 self.problem = error
-                raise TableError(f"{self.spec} is unavailable. {error}") from error
+                raise self._unavailable() from error
             self.fixed_key = table.fixed_key
         return await table.lookup(key)
 
     def get(self, key: bytes) -> bytes | None:
-        raise TableError(f"{self.spec} is unavailable. {self.problem}")
+        raise self._unavailable()
+
+    def _unavailable(self) -> TableError:
+        return TableError(unavailable(self.spec, self.problem))
 
     def close(self) -> None:
         if self._table is not None:
             self._table.close()
+
+
+def unavailable(spec: str, problem: MtadError) -> str:
+    """That a table cannot be used, and why, in Postfix's words."""
+    return f"{spec} is unavailable. {problem.reason if isinstance(problem, ConfigError) else problem}"
 
 
 def open_or_defer(spec: str, options: Options, problems: list[MtadError]) -> Table:
@@ -221,5 +229,5 @@ def open_or_defer(spec: str, options: Options, problems: list[MtadError]) -> Tab
         return open_with(spec, options)
     except (ConfigError, TableError) as error:
         problems.append(error)
-        options.warn(f"{spec} is unavailable. {error}")
+        options.warn(unavailable(spec, error))
         return DeferredTable(spec, options, error)

@@ -42,11 +42,6 @@ class BadRule(Exception):
     """Why a rule is left out."""
 
 
-def never(key: bytes) -> tuple[bytes | None, ...] | None:
-    """The matcher of a rule that never applies."""
-    return None
-
-
 def negated(matcher: Matcher) -> Matcher:
     """Applies where ``matcher`` does not."""
     return lambda key: () if matcher(key) is None else None
@@ -57,6 +52,8 @@ class RuleTable(LocalTable):
 
     fixed_key = False
     kind = ""
+    no_pattern = "no regexp"
+    empty_result = True
 
     def __init__(self, spec: str, options: Options, name: str) -> None:
         super().__init__(spec, options)
@@ -96,40 +93,49 @@ class RuleTable(LocalTable):
     def _parse(self, lines: Iterator[tuple[int, str]]) -> list[Rule]:
         rules: list[Rule] = []
         stack = [rules]
+        opened: list[int] = []
         for number, line in lines:
             try:
-                if odd := self._add(line, stack):
+                for odd in self._add(line, stack):
                     self._warn(number, odd)
             except BadRule as problem:
                 self._warn(number, str(problem))
-        if len(stack) > 1:
-            self._warn(0, "IF has no matching ENDIF")
+            del opened[len(stack) - 1 :]
+            opened += [number] * (len(stack) - 1 - len(opened))
+        for number in reversed(opened):
+            self._warn(number, "IF has no matching ENDIF")
         return rules
 
     def _warn(self, line: int, text: str) -> None:
-        where = f", line {line}" if line else ""
-        self.options.warn(f"{self.kind} map {self._path or self._name}{where}: {text}")
+        self.options.warn(f"{self.kind} map {self._path or self._name}, line {line}: {text}")
 
-    def _add(self, line: str, stack: list[list[Rule]]) -> str:
-        """Add the rule in ``line``; gives what is odd about it, or nothing."""
+    def _add(self, line: str, stack: list[list[Rule]]) -> tuple[str, ...]:
+        """Add the rule in ``line``; gives what is odd about it.  An IF that is no good guards nothing."""
         keyword = _KEYWORD.match(line)
         if keyword and keyword.group(1).lower() == "endif":
-            if len(stack) == 1:
-                raise BadRule("ignoring ENDIF without matching IF")
+            rest = line[keyword.end() :].strip(_SPACE)
+            odd = self.end_if(len(stack) > 1, rest)
             stack.pop()
-            return ""
+            return odd
         text = line[keyword.end() :] if keyword else line
         bare = text.lstrip("!" + _SPACE)
         wanted = text[: len(text) - len(bare)].count("!") % 2 == 0
         if not bare:
-            raise BadRule("no pattern: skipping this rule")
+            raise BadRule(f"{self.no_pattern}: skipping this rule")
         if keyword:
-            rule = Rule(never, None)
+            applies, _, rest = self.compile(bare, wanted)
+            rule = Rule(applies, None)
             stack[-1].append(rule)
             stack.append(rule.block)
-            rule.applies, _, rest = self.compile(bare, wanted)
-            return f'ignoring extra text after IF statement: "{rest}"' if rest else ""
+            if not rest:
+                return ()
+            return (
+                f'ignoring extra text after IF statement: "{rest}"',
+                "do not prepend whitespace to statements between IF and ENDIF",
+            )
         applies, groups, result = self.compile(bare, wanted)
+        if not result and not self.empty_result:
+            raise BadRule("no lookup result: skipping this rule")
         value = to_bytes(result)
         if self.options.value_is_file:
             try:
@@ -143,7 +149,13 @@ class RuleTable(LocalTable):
         if highest and not wanted:
             raise BadRule("$number found in negative match replacement text: skipping this rule")
         stack[-1].append(Rule(applies, template))
-        return "" if result else "no replacement text: using empty string"
+        return () if result else ("no replacement text: using empty string",)
+
+    def end_if(self, inside: bool, rest: str) -> tuple[str, ...]:
+        """An ENDIF: what is odd about it, or :class:`BadRule`.  ``inside``: there is an IF; ``rest``: text."""
+        if not inside:
+            raise BadRule("ignoring ENDIF without matching IF")
+        return ("ignoring extra text after ENDIF",) if rest else ()
 
     @abstractmethod
     def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:

@@ -16,7 +16,7 @@ import base64
 import re
 from collections.abc import Iterator
 
-from mtad.config.lines import logical_lines
+from mtad.config.lines import LIST_SEPARATORS, cut, logical_lines
 from mtad.errors import ConfigError, TableError
 from mtad.tables.table import Options, is_utf8
 
@@ -77,19 +77,17 @@ def parse_source(
 
 
 def file_value(names: str) -> bytes:
-    """The content of the files ``names`` (apart by commas or blanks), one after the other, as base64."""
-    content = b""
-    found = False
-    for name in split_list(names):
-        found = True
+    """The content of the files ``names`` (apart by commas or blanks), one a line, as base64."""
+    content = []
+    for name in cut(names, LIST_SEPARATORS):
         try:
             with open(name, "rb") as source:
-                content += source.read()
+                content.append(source.read())
         except OSError as error:
             raise TableError(f"open {name}: {error.strerror}") from error
-    if not found:
-        raise TableError("empty pathname list")
-    return base64.b64encode(content)
+    if not content:
+        raise TableError(f"empty pathname list: >>{names}<<'")
+    return base64.b64encode(b"\n".join(content))
 
 
 def split_list(text: str) -> Iterator[str]:

@@ -210,16 +210,17 @@ def test_cdb(tmp_path):
 
 def test_rules_in_a_file(tmp_path):
     (tmp_path / "x").write_text(
-        "if /^foo/\n/bar$/ foobar\nif !/qux/\n/baz/ deep\nendif\nendif\nif /(/\n/./ never\nendif\n"
+        "if /^foo/\n/bar$/ foobar\nif !/qux/\n/baz/ deep\nendif\nendif\nif /(/\n/zux/ unguarded\nendif\n"
         "/q/ $2\n!/^(x)/ $1\nqwe rty\nendif\n/^z/ last\n"
     )
     warnings = []
     table = open_table("regexp:x", str(tmp_path), warn=warnings.append)
-    assert [ask(table, key) for key in (b"foobar", b"foobaz", b"foobazqux", b"bar", b"z")] == [
-        b"foobar", b"deep", None, None, b"last",
+    assert [ask(table, key) for key in (b"foobar", b"foobaz", b"foobazqux", b"bar", b"z", b"zux")] == [
+        b"foobar", b"deep", None, None, b"last", b"unguarded",
     ]  # fmt: skip
-    assert [text.partition(f"{tmp_path}/x, ")[2] for text in warnings[:5]] == [
+    assert [text.partition(f"{tmp_path}/x, ")[2] for text in warnings[:6]] == [
         "line 7: Unmatched ( or \\(",
+        "line 9: ignoring ENDIF without matching IF",
         'line 10: out of range replacement index "2": skipping this rule',
         "line 11: $number found in negative match replacement text: skipping this rule",
         "line 12: ignoring unrecognized request",
