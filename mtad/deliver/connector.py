@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from twisted.internet import error
@@ -19,7 +20,9 @@ from twisted.internet.interfaces import IAddress, IConnector
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
+from mtad.auth.offload import HASHES, offload
 from mtad.config.parameters import Parameters
+from mtad.deliver.auth_cache import RefusedLogins
 from mtad.deliver.connection import Connection, ConnectionBroken, HandshakeFailed
 from mtad.deliver.credentials import Login
 from mtad.deliver.dial import connector_of
@@ -28,10 +31,11 @@ from mtad.deliver.settings import SmtpSettings
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.net.tls import ClientTLS, Policy
+from mtad.net.tls_channel import TLSChannel
 from mtad.oauth.grants import OAuthError
 from mtad.oauth.tokens import Accounts
 from mtad.sasl import bearer
-from mtad.sasl.client import Client, choose
+from mtad.sasl.client import Client, ClientContext, choose
 from mtad.sasl.encoding import Malformed, decode, encode
 from mtad.sasl.mechanism import Reason, SaslFailure
 from mtad.tables import StringList
@@ -121,6 +125,10 @@ class Connector:
         self._clock = clock
         name = "smtp_sasl_mechanism_filter"
         self._filter = StringList(name, p[name], p.directory) if p[name] else None
+        self._bind_sasl = p.flag("mtad_smtp_sasl_channel_binding")
+        self._refused_logins: RefusedLogins | None = None
+        if p["smtp_sasl_auth_cache_name"]:
+            self._refused_logins = RefusedLogins(p.seconds("smtp_sasl_auth_cache_time"), clock)
         self._client_settings = ClientSettings(
             helo_name=settings.helo_name,
             always_ehlo=settings.always_ehlo,
@@ -312,23 +320,28 @@ class Connector:
                 "mechanisms for this type of connection security"
             )
             raise SessionFailure("4.7.0", text, temporary=True, relay=host.relay)
+        self._check_refused(connection, login)
         settings = self._settings
         options = settings.sasl_options
         if connection.tls is not None:
             options = settings.sasl_verified_options if connection.tls.verified else settings.sasl_tls_options
         try:
             client = self._client(connection, login, wanted, options)
-            initial = client.initial()
+            initial = await offload(HASHES, client.initial) if client.slow else client.initial()
         except SaslFailure as failure:
             raise self._cannot(connection, failure) from failure
         session.authenticate(client.name, None if initial is None else encode(initial))
         while True:
             match await connection.next_event():
                 case Challenge(data):
-                    self._respond(connection, client, data)
+                    await self._respond(connection, client, data)
                 case AuthAnswer(reply):
-                    if reply.positive:
+                    if reply.positive and client.satisfied:
                         return
+                    if reply.positive:
+                        raise self._cannot(connection, SaslFailure(Reason.BADSERV))
+                    if self._refused_logins is not None:
+                        self._refused_logins.note(host.name, login, reply)
                     if isinstance(client, bearer.BearerClient) and client.told:
                         told = printable(client.told)
                         self._log.warning(f"{host.relay} refused the token of {login.account}: {told}")
@@ -344,18 +357,39 @@ class Connector:
     ) -> Client:
         if not login.account:
             authzid = self._settings.sasl_authzid
-            return choose(wanted, options, login.user, login.password, authzid=authzid)
+            context = self._sasl_context(connection)
+            return choose(wanted, options, login.user, login.password, authzid=authzid, context=context)
         if connection.tls is None:
             raise SaslFailure(Reason.ENCRYPT, "an OAuth token is sent within TLS only")
         return bearer.choose(wanted, options, login.user, login.password)
 
+    def _sasl_context(self, connection: Connection) -> ClientContext:
+        """What a mechanism may know of the connection."""
+        host = connection.host.name.encode()
+        if connection.tls is None:
+            return ClientContext(host)
+        handle = connection.transport.getHandle()
+        binding = TLSChannel(handle, connection.tls, server=False).binding if self._bind_sasl else None
+        return ClientContext(host, handle.get_certificate() is not None, binding)
+
+    def _check_refused(self, connection: Connection, login: Login) -> None:
+        """Raise what the server has said of this login before."""
+        if self._refused_logins is None:
+            return
+        host = connection.host
+        reply = self._refused_logins.find(host.name, login)
+        if reply is not None:
+            text = f"SASL [CACHED] authentication failed; server {host.pair} said: {reply}"
+            raise _failure(connection, reply, text, self._settings.sasl_soft_bounce)
+
     async def _considered(self, mechanism: bytes) -> bool:
         return self._filter is None or await self._filter.matches(mechanism)
 
-    def _respond(self, connection: Connection, client: Client, challenge: bytes) -> None:
+    async def _respond(self, connection: Connection, client: Client, challenge: bytes) -> None:
         """Answer a challenge."""
         try:
-            response = client.step(decode(challenge))
+            step = partial(client.step, decode(challenge))
+            response = await offload(HASHES, step) if client.slow else step()
         except Malformed as malformed:
             connection.session.abort_auth()
             connection.flush()

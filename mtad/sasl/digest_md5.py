@@ -191,22 +191,13 @@ def _offer(message: bytes) -> dict[bytes, list[bytes]]:
 def client(
     user: bytes, password: bytes, authzid: bytes, host: bytes, unique: Callable[[], bytes]
 ) -> Generator[bytes | None, bytes, bytes]:
-    """The responses of a client (see :mod:`mtad.sasl.client`).  The server's first realm is taken.
-
-    ``user`` may be ``name@realm``, which names a realm of its own where the server offers several or none.
-    """
+    """The responses of a client (see :mod:`mtad.sasl.client`).  The server's first realm is taken."""
     offer = _offer((yield None))
-    realms = offer.get(b"realm", [])
-    name = user
-    if len(realms) != 1 and b"@" in user:
-        name, _, wanted = user.rpartition(b"@")
-        realm = wanted
-    else:
-        realm = realms[0] if realms else b""
+    realm = offer.get(b"realm", [b""])[0]
     nonce, cnonce, uri = offer[b"nonce"][0], encode(hashlib.sha256(unique()).digest()[:24]), b"smtp/" + host
-    secret = secrets_of(name, realm, password)[0 if b"charset" in offer else -1]
+    secret = secrets_of(user, realm, password)[0 if b"charset" in offer else -1]
     response, expected = digests(secret, nonce, cnonce, b"00000001", uri, authzid or None)
-    parts = [b"username=" + quote(name)]
+    parts = [b"username=" + quote(user)]
     if realm:
         parts.append(b"realm=" + quote(realm))
     parts += [b"nonce=" + quote(nonce), b"cnonce=" + quote(cnonce), b"nc=00000001", b"qop=auth"]

@@ -326,23 +326,20 @@ def mechanisms() -> tuple[ServerMechanism, ...]:
 
 
 def client(
-    name: bytes,
-    user: bytes,
-    password: bytes,
-    authzid: bytes,
-    nonce: bytes,
-    binding: tuple[bytes, bytes] | None,
+    name: bytes, user: bytes, password: bytes, authzid: bytes, nonce: bytes, flag: bytes, data: bytes
 ) -> Generator[bytes | None, bytes, bytes]:
-    """The responses of a client (see :mod:`mtad.sasl.client`); ``binding``: type and data, with -PLUS."""
+    """The responses of a client (see :mod:`mtad.sasl.client`).
+
+    ``flag``: ``n``, ``y``, or ``p=`` and the type of the channel binding ``data``.
+    """
     base = name.removesuffix(b"-PLUS")
     digest, title = HASHES[base], base.decode()
-    header = (b"p=" + binding[0] if binding is not None else b"n") + b","
-    header += (b"a=" + encode_name(authzid) if authzid else b"") + b","
+    header = flag + b"," + (b"a=" + encode_name(authzid) if authzid else b"") + b","
     bare = b"n=%b,r=%b" % (encode_name(user), nonce)
     begun = yield header + bare
     full_nonce, salt, iterations = _parse_challenge(begun, nonce, title)
     salted = hashlib.pbkdf2_hmac(digest, prepare(password), salt, iterations)
-    bound = encode(header + (binding[1] if binding is not None else b""))
+    bound = encode(header + data)
     signed = b"c=%b,r=%b" % (bound, full_nonce)
     text = b"%b,%b,%b" % (bare, begun, signed)
     client_key = hmac.digest(salted, b"Client Key", digest)
