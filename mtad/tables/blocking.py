@@ -13,6 +13,7 @@ Postfix counterpart: none; its processes wait.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -96,6 +97,9 @@ class BlockingTable(LocalTable):
 
 
 _shared: dict[Hashable, BlockingTable] = {}
+
+# a child has its own connections
+os.register_at_fork(after_in_child=_shared.clear)
 
 
 def shared(sharing: Hashable, make: Callable[[], BlockingTable]) -> BlockingTable:

@@ -144,31 +144,30 @@ class LdapTable(TemplatedTable):
         )
 
     def get(self, key: bytes) -> bytes | None:
+        connection = self._connections.take()
+        try:
+            if connection is not None:
+                try:
+                    return self._ask(connection, key)
+                except self._ldap.SERVER_DOWN:
+                    self._connections.clear()
+            return self._ask(self._connect(), key)
+        except self._ldap.LDAPError as error:
+            raise TableError(f"{self.settings.name}: Search error {_reason(error)}") from error
+
+    def _ask(self, connection: Any, key: bytes) -> bytes | None:
+        """What the directory has for ``key``; ``connection`` is kept if it is still good."""
         values = self.values(key)
         base = self._base.fill(values, quote_dn)
         condition = self._filter.fill(values, quote_filter)
-        connection = self._connections.take()
-        used = connection is not None
-        if connection is None:
-            connection = self._connect()
+        results = self.results(key)
         try:
-            try:
-                found = self._search(connection, base, self._scope, condition, self._expansion.attributes.all)
-            except self._ldap.SERVER_DOWN:
-                if not used:
-                    raise
-                self._connections.clear()
-                self._close(connection)
-                connection = self._connect()
-                found = self._search(connection, base, self._scope, condition, self._expansion.attributes.all)
+            found = self._search(connection, base, self._scope, condition, self._expansion.attributes.all)
             if found is None and not self._base.dynamic:
                 raise TableError(f"{self.settings.name}: Search base '{base}' not found")
-            results = self.results(key)
             self._expansion.collect(found or [], results, lambda *what: self._search(connection, *what))
-        except BaseException as error:
+        except BaseException:
             self._close(connection)
-            if isinstance(error, self._ldap.LDAPError):
-                raise TableError(f"{self.settings.name}: Search error {_reason(error)}") from error
             raise
         self._connections.give(connection)
         return results.joined()

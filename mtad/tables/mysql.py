@@ -88,7 +88,7 @@ class MysqlTable(SqlTable):
             raise TableError(_line(error)) from error
 
     def _query(self, connection: Any, key: bytes) -> Rows:
-        statement = self.statement(key, connection.escape_string)
+        statement = self.statement(key, lambda text: str(connection.escape(text))[1:-1])
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
