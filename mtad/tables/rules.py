@@ -152,7 +152,7 @@ class RuleTable(LocalTable):
         return () if result else ("no replacement text: using empty string",)
 
     def end_if(self, inside: bool, rest: str) -> tuple[str, ...]:
-        """An ENDIF: what is odd about it, or :class:`BadRule`.  ``inside``: there is an IF; ``rest``: text."""
+        """An ENDIF: what is odd about it, or :class:`BadRule`.  ``inside`` an IF; ``rest``: what follows."""
         if not inside:
             raise BadRule("ignoring ENDIF without matching IF")
         return ("ignoring extra text after ENDIF",) if rest else ()
