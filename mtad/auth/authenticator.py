@@ -29,7 +29,7 @@ from mtad.auth.names import canonical, printable_name
 from mtad.auth.offload import HASHES, offload
 from mtad.auth.realm import Login
 from mtad.auth.saslauthd import Reactor
-from mtad.auth.setup import Announced, read_setup
+from mtad.auth.setup import Announced, read_setup, server_type
 from mtad.auth.tokens import TokenVerifier
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
@@ -107,11 +107,18 @@ class Authenticator:
     @classmethod
     def build(cls, p: Parameters, reactor: Reactor, log: MailLog) -> Authenticator:
         """The authenticator that ``p`` and Cyrus' ``smtpd.conf`` ask for; raises ConfigError."""
+        if server_type(p) == "dovecot":
+            from mtad.auth.dovecot import DovecotAuthenticator  # built on this module
+
+            return DovecotAuthenticator(p, reactor, log)
         setup = read_setup(p, reactor, log)
         return cls(
             setup.portal, setup.store, log, setup.context, setup.local_domain, setup.mechanisms,
             setup.options, setup.announced, setup.tokens, setup.certificates,
         )  # fmt: skip
+
+    async def prepare(self) -> None:
+        """Before mechanisms are announced: know what there is to announce."""
 
     def mechanisms(self, tls: bool, certificate: bool = False) -> tuple[bytes, ...]:
         """The names to announce; ``certificate``: the client has shown one that is trusted."""

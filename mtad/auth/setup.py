@@ -47,7 +47,7 @@ ITERATIONS = 4096
 _RANDOM = secrets.token_bytes(32)
 
 #: What ``smtpd_sasl_type`` may be.
-SERVER_TYPES = ("cyrus",)
+SERVER_TYPES = ("cyrus", "dovecot")
 
 _NO = frozenset({"n", "no", "0", "f", "false", "off"})
 
@@ -80,12 +80,6 @@ class Setup:
 
 def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     """Read ``smtpd.conf`` and put the parts together; raises ConfigError."""
-    if p["smtpd_sasl_type"] not in SERVER_TYPES:
-        raise p.error(
-            "smtpd_sasl_type",
-            f"unsupported SASL server implementation: {p['smtpd_sasl_type']}",
-            "set smtpd_sasl_type = cyrus",
-        )
     path = find_sasl_conf(p)
     conf = read_sasl_conf(path) if path is not None else SaslConf()
     _check_conf(conf, log)
@@ -97,7 +91,10 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     _check_database(p, conf, mechanisms, log)
     store = stores.open_stores(p, conf, local_domain or hostname, log)
     verifiers = [_verifier(name, p, conf, reactor, log, store) for name in _methods(conf)]
-    options = (_options(p, "smtpd_sasl_security_options"), _options(p, "smtpd_sasl_tls_security_options"))
+    options = (
+        security_options(p, "smtpd_sasl_security_options"),
+        security_options(p, "smtpd_sasl_tls_security_options"),
+    )
     return Setup(
         Portal(SubmissionRealm(), [PasswordChecker(verifiers), ProvenChecker()]),
         Readable(store, log),
@@ -109,6 +106,18 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
         tokens,
         certificates,
     )
+
+
+def server_type(p: Parameters) -> str:
+    """``smtpd_sasl_type``; raises ConfigError for one that there is not."""
+    kind = p["smtpd_sasl_type"]
+    if kind not in SERVER_TYPES:
+        raise p.error(
+            "smtpd_sasl_type",
+            f"unsupported SASL server implementation: {kind}",
+            f"set smtpd_sasl_type to {' or '.join(SERVER_TYPES)}",
+        )
+    return kind
 
 
 def describe(p: Parameters) -> str:
@@ -248,7 +257,7 @@ def _check_database(
         log.warning(f"user database {path} {state}: no login will succeed by {', '.join(users)}")
 
 
-def _options(p: Parameters, name: str) -> Property:
+def security_options(p: Parameters, name: str) -> Property:
     try:
         return parse_options(p.words(name))
     except ValueError as error:
@@ -271,7 +280,7 @@ def _announced(
         (tls, options[1], used_tls, True, True),
     ):
         usable = [each.name for each in server.permitted(mechanisms, wanted, in_tls, certificate)]
-        told = _filtered(p, usable)
+        told = filtered(p, usable)
         if used and not usable and not server.permitted(mechanisms, wanted):
             raise p.error(
                 parameter,
@@ -301,7 +310,7 @@ def _sessions(p: Parameters) -> tuple[bool, bool]:
     )
 
 
-def _filtered(p: Parameters, names: Sequence[bytes]) -> tuple[bytes, ...]:
+def filtered(p: Parameters, names: Sequence[bytes]) -> tuple[bytes, ...]:
     """Those of ``names`` that ``smtpd_sasl_mechanism_filter`` lets through."""
     name = "smtpd_sasl_mechanism_filter"
     patterns = StringList(name, p[name], p.directory)

@@ -25,7 +25,7 @@ from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
-from mtad.net.hosts import PeerName, client_address, peername
+from mtad.net.hosts import PeerName, PeerStatus, client_address, peername
 from mtad.net.tls_server import ServerTLS
 from mtad.policy.evaluator import Evaluator
 from mtad.policy.request import Request
@@ -39,6 +39,9 @@ from mtad.smtpd.protocol import SubmissionProtocol
 from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
 from mtad.tables.match import AddressList
 from mtad.wire.settings import ServerSettings
+
+#: Clients whose names are remembered, and for how many seconds: those that come again and again.
+_NAMES, _NAME_LIFETIME = 1000, 5.0
 
 #: The access(5) actions on messages that intake carries out.
 ACTIONS = frozenset(("BCC", "DISCARD", "HOLD", "PREPEND", "REDIRECT"))
@@ -87,6 +90,7 @@ class SmtpdService(Factory):
         self.reactor = reactor
         self.store = store
         self._resolver = resolver
+        self._names: dict[str, tuple[float, PeerName]] = {}
         self.ids = ids
         self.spool_directory = spool_directory
         self.queued = queued
@@ -121,7 +125,16 @@ class SmtpdService(Factory):
     async def peer_name(self, address: str) -> PeerName:
         """Who ``address`` says it is."""
         address = client_address(address)
-        return await peername(self._resolver, address, lookup=self.settings.peername_lookup)
+        known = self._names.get(address)
+        now = self.reactor.seconds()
+        if known is not None and known[0] > now:
+            return known[1]
+        name = await peername(self._resolver, address, lookup=self.settings.peername_lookup)
+        if name.status == PeerStatus.OK:
+            if len(self._names) >= _NAMES:
+                self._names.clear()
+            self._names[address] = (now + _NAME_LIFETIME, name)
+        return name
 
     async def engine_settings_for(self, request: Request) -> ServerSettings:
         """The engine's settings for this client."""
@@ -137,6 +150,7 @@ class SmtpdService(Factory):
         spared = self._spared_clients
         if spared and await spared.matches(request.client_address, request.client_name):
             return ()
+        await self.authenticator.prepare()
         return self.authenticator.mechanisms(request.tls, certificate)
 
     def open_spool(self) -> BinaryIO:
