@@ -63,6 +63,11 @@ class Provider:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self.stop()
+
+    def stop(self) -> None:
+        """Be gone."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -6,7 +6,7 @@ within a time, an answer is at most :data:`SIZE_LIMIT` long, and a redirection i
 ``http`` is for this host's own addresses alone.  Raises :class:`HttpError`, whose text tells where and why
 but nothing of what was sent, and ConfigError for a file of authorities that can not be used.
 
-``twisted.web`` is imported when the first client is made, for those who need none.
+Most of ``twisted.web`` is imported when the first request is made, for those who need none.
 
 RFC 9110, RFC 9525 (names in certificates).  Postfix counterpart: none.
 """
@@ -14,6 +14,7 @@ RFC 9110, RFC 9525 (names in certificates).  Postfix counterpart: none.
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,11 +22,14 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 from twisted.python.failure import Failure
+from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
+from zope.interface import implementer
 
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError, MtadError
@@ -147,7 +151,9 @@ class HttpClient:
         sent = Headers({"User-Agent": ["mtad"], "Accept": ["application/json"]})
         for name, value in headers.items():
             sent.setRawHeaders(name, [value])
-        response = await self._agent.request(method, url.encode("ascii"), sent, _producer(body))
+        response = await self._agent.request(
+            method, url.encode("ascii"), sent, None if body is None else _Body(body)
+        )
         reader = _Reader()
         response.deliverBody(reader)
         return response.code, await reader.done
@@ -191,8 +197,6 @@ class _Reader(Protocol):
 
 def _agent(reactor: Any, trust: Any, timeout: float) -> Any:
     from twisted.web.client import Agent
-    from twisted.web.iweb import IPolicyForHTTPS
-    from zope.interface import implementer
 
     @implementer(IPolicyForHTTPS)
     class Policy:
@@ -202,12 +206,22 @@ def _agent(reactor: Any, trust: Any, timeout: float) -> Any:
     return Agent(reactor, Policy(), connectTimeout=timeout)
 
 
-def _producer(body: bytes | None) -> Any:
-    from io import BytesIO
+@implementer(IBodyProducer)
+class _Body:
+    """A short body, written at once."""
 
-    from twisted.web.client import FileBodyProducer
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
 
-    return None if body is None else FileBodyProducer(BytesIO(body))
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """All is written already."""
+
+    resumeProducing = stopProducing = pauseProducing
 
 
 def _read_authorities(path: str) -> Any:
@@ -236,6 +250,6 @@ def _reason(error: BaseException) -> str:
         return f"TLS: {printable(', '.join(map(str, told))[:200])}" if told else "TLS failure"
     if isinstance(error, DNSLookupError):
         return "no such host"
-    if isinstance(error, ConnectError) and error.osError is not None:
-        return printable(str(error.osError)[:200])
+    if isinstance(error, ConnectError) and isinstance(error.osError, int):
+        return os.strerror(error.osError)
     return printable((str(error) or type(error).__name__)[:200])
