@@ -219,7 +219,8 @@ class Check:
 
     def lookup_failed(self, error: MtadError, name: bytes) -> NoReturn:
         """A table could not be asked: 451, and the end of the evaluation."""
-        self.setup.log.warning(str(error))
+        for text in (str(error), *getattr(error, "__notes__", ())):
+            self.setup.log.warning(text)
         if error.dsn == "4.3.5":
             self.misconfigured()
         self.reject(451, b"4.3.0", b"<%b>: Temporary lookup failure" % name, maskable=False)

@@ -119,7 +119,7 @@ class Session:
     def answered(self, reply: Reply) -> None:
         """Count ``reply``, which is about to be given to the command in hand."""
         code = reply.code
-        if code in (334, 354):
+        if code in (334, 354) or reply is TLS_READY:
             return  # the command goes on
         verb, error = self.verb, self._error
         self._error = None
@@ -143,6 +143,8 @@ class Session:
         self._end_transaction()
         self.auth = None
         self.tls = info
+        if self.verb == b"STARTTLS":
+            self.counters.done(self.verb)
         self.channel = channel
         request = self.request
         request.reset_session()
@@ -156,7 +158,9 @@ class Session:
 
     def _refused(self, event: ev.Refused) -> Reply:
         self.verb = event.verb.upper()
-        if event.verb:
+        if self.auth is not None and self.verb == b"AUTH":
+            self.auth = None  # the refusal of a response: the command was counted
+        elif event.verb:
             self.counters.given(self.verb)
         if event.warning:
             self.log.warning(self.named(event.warning))
@@ -240,7 +244,7 @@ class Session:
         request.sender = event.sender
         request.smtputf8 = event.smtputf8
         request.size = event.size
-        if event.auth is not None and request.sasl_username:
+        if event.auth is not None:
             request.sasl_sender = printable(event.auth)
         verdict = await service.evaluator.mail(request)
         if verdict is not None:

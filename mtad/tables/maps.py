@@ -76,7 +76,12 @@ class Maps:
         for table in self.tables:
             if fixed_only and not table.fixed_key:
                 continue
-            value = await table.lookup(key)
+            try:
+                value = await table.lookup(key)
+            except MtadError as error:
+                shown = key.decode("utf-8", "replace")
+                error.add_note(f'{table.spec} lookup error for "{shown}"')  # for the log, too
+                raise
             if value:
                 return value
             if value is not None:

@@ -98,15 +98,15 @@ Step = str | Send | Body | Tls | Hang | End | Callable[[bytes], str]
 class Dialogue:
     """A session.  Without :class:`Hang` or :class:`End` as the last step, QUIT ends it.
 
-    ``rules``: what the upstream says otherwise than usual.  ``login``: ``(method, name)`` that the log of
-    later releases names in reject lines.  ``tls``: what it says of the delivery's TLS.  ``early``: do not
-    wait for the greeting.  ``wrapper``: TLS first.
+    ``rules``: what the upstream says otherwise than usual.  ``login``: what the log of later releases
+    has of the login at the end of reject lines.  ``tls``: what it says of the delivery's TLS.  ``early``: do
+    not wait for the greeting.  ``wrapper``: TLS first.
     """
 
     name: str
     steps: Sequence[Step]
     rules: Mapping[str, bytes] = field(default_factory=dict)
-    login: tuple[str, str] | None = None
+    login: str = ""
     tls: str = "none"
     early: bool = False
     service: str = "submission"
@@ -306,11 +306,10 @@ def _canceled(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> li
 
 
 def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
-    if dialogue.login is not None:
-        method, name = dialogue.login
+    if dialogue.login:
         for line in lines:
             if re.match(rf"{_ID}: (?:reject|reject_warning|warn|info|hold|redirect|permit): ", line.text):
-                line.text += f" sasl_method={method} sasl_username={name}"
+                line.text += " " + dialogue.login
     return lines
 
 
@@ -374,6 +373,7 @@ MASKS: tuple[tuple[str, str], ...] = (
     (r"delay=[\d.]+, delays=[\d./]+", "delay=D, delays=D"),
     (r"\b(size|SIZE)=\d+", r"\1=N"),  # has the length of the queue id in it
     (r"(?<=334 )PD[0-9A-Za-z+/=]+", "CHALLENGE"),  # base64 of "<..."
+    (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),  # where in OpenSSL
     (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
 )
 
