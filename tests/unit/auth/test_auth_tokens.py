@@ -257,7 +257,7 @@ def test_configuration_errors(verifier: Verifier, values: dict[str, str], reason
     "text", ["", "[]", "{}", '{"keys": {}}', '{"keys": [1, {}, {"kty": "oct", "k": "AAAA"}]}']
 )
 def test_key_sets_without_keys(text: str) -> None:
-    with pytest.raises(ValueError, match="(?i)key"):
+    with pytest.raises(ValueError, match=r"(?i)key"):
         jwks.parse_keys(text.encode())
 
 
