@@ -1,0 +1,531 @@
+"""When the disk is full, the upstream dead, slow or rude, saslauthd hung: nothing is lost, others go on."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live.daemon import Mtad, Sink, wait_until
+from live.peers import EHLO, Client, Peer, Talk, submit
+
+SETTINGS = {"mynetworks": "127.0.0.0/8"}
+EMPTY = "Mail queue is empty\n"
+
+
+def relay(port: int, **settings: str) -> dict[str, str]:
+    return {**SETTINGS, "relayhost": f"[127.0.0.1]:{port}", **settings}
+
+
+def wait_for_empty_queue(mtad: Mtad) -> None:
+    wait_until(
+        lambda: mtad.command("postqueue", "-p").stdout == EMPTY,
+        f"an empty queue:\n{mtad.command('postqueue', '-p').stdout}\n{mtad.log()[-3000:]}",
+    )
+
+
+def flush(mtad: Mtad) -> None:
+    done = mtad.command("flush")
+    assert done.returncode == 0, done.stderr
+
+
+# -- the disk
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    path = Path(tempfile.mkdtemp(prefix="small-"))  # the mail owner must get there
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "tmpfs", str(path)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        path.rmdir()
+        pytest.skip(f"cannot mount a small file system: {done.stderr}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+        path.rmdir()
+
+
+def fill(path: Path, leave: int = 0) -> None:
+    """Take all space but ``leave`` bytes."""
+    space = os.statvfs(path)
+    with contextlib.suppress(OSError), open(path / "ballast", "wb") as out:
+        out.write(b"x" * max(0, space.f_bavail * space.f_frsize - leave))
+
+
+class OnSmallDisk(Mtad):
+    """Queue on that disk, all else elsewhere."""
+
+    def __init__(self, disk: Path, main_cf: dict[str, str]) -> None:
+        super().__init__(main_cf)
+        self.queue = disk / "spool"
+        self.write_main_cf(queue_directory=str(self.queue))
+
+
+def test_a_full_disk_refuses_mail_and_recovers(small_disk: Path) -> None:
+    with Sink() as sink:
+        sink.stop()  # so that mail stays
+        with OnSmallDisk(small_disk, relay(sink.port, message_size_limit="1000000")) as mtad:
+            port = mtad.ports["submission"]
+            accepted = [f"before {n}" for n in range(20)]
+            for subject in accepted:
+                assert submit(port, subject).startswith(b"250")
+            fill(small_disk)
+            with Client(port) as client:
+                client.say(b"EHLO client.example")
+                assert client.say(b"MAIL FROM:<a@example.com>") == (
+                    b"452 4.3.1 Insufficient system storage\r\n"
+                )
+            (small_disk / "ballast").unlink()
+            assert submit(port, "between").startswith(b"250")
+            accepted.append("between")
+            sink.start()
+            flush(mtad)
+            wait_for_empty_queue(mtad)
+            assert sorted(str(mail["Subject"]) for mail in sink.mails()) == sorted(accepted)
+            assert "Traceback" not in mtad.log()
+
+
+def test_a_disk_that_fills_while_mail_comes_in(small_disk: Path) -> None:
+    """Without the check at MAIL: what does not fit is refused at the end of data, small and large; what
+    was accepted can be delivered even while the disk is full."""
+    with Sink() as sink:
+        settings = relay(sink.port, message_size_limit="0", queue_minfree="0")
+        with OnSmallDisk(small_disk, settings) as mtad:
+            port = mtad.ports["submission"]
+            sink.stop()
+            accepted: set[str] = set()
+            refused: list[bytes] = []
+            text = b"0123456789abcdef" * 60 + b"\r\n"
+            for number in range(300):
+                subject = f"mail {number}"
+                # small ones, and large ones that go by a spool file
+                reply = submit(port, subject, text * (200 if number % 3 == 0 else 5))
+                if reply.startswith(b"250"):
+                    accepted.add(subject)
+                else:
+                    refused.append(reply)
+                if len(refused) > 8:
+                    break
+            assert len(accepted) > 5
+            assert len(refused) > 8
+            allowed = (b"452 4.3.1 ", b"451 4.3.0 ")
+            assert all(reply.startswith(allowed) for reply in refused), refused
+            assert mtad.command("postqueue", "-p").returncode == 0
+            sink.start()
+            flush(mtad)
+            wait_until(lambda: len(sink.raw()) > 0, "deliveries from a full disk")
+            assert {str(mail["Subject"]) for mail in sink.wait_for(len(accepted))} == accepted
+            wait_for_empty_queue(mtad)
+            assert submit(port, "after").startswith(b"250")
+            sink.wait_for(len(accepted) + 1)
+            assert len(sink.raw()) == len(accepted) + 1
+            assert "Traceback" not in mtad.log()
+
+
+# -- the upstream
+
+
+def test_a_dead_upstream_comes_back() -> None:
+    with Sink() as sink:
+        sink.stop()
+        with Mtad(relay(sink.port)) as mtad:
+            for number in range(5):
+                assert submit(mtad.ports["submission"], f"mail {number}").startswith(b"250")
+            refused = f"connect to 127.0.0.1[127.0.0.1]:{sink.port}: Connection refused"
+            wait_until(lambda: mtad.log().count("status=deferred (") == 5, "five deferrals")
+            log = mtad.log()
+            assert f"dsn=4.4.1, status=deferred ({refused})" in log
+            assert "in 5 Requests." in mtad.command("postqueue", "-p").stdout
+            flush(mtad)
+            wait_until(lambda: mtad.log().count("status=deferred (") > 5, "another try")
+            sink.start()
+            flush(mtad)
+            wait_for_empty_queue(mtad)
+            assert sorted(str(mail["Subject"]) for mail in sink.mails()) == [f"mail {n}" for n in range(5)]
+
+
+def test_deferred_mail_is_tried_again_of_itself() -> None:
+    answers = [b"450 4.2.0 not now\r\n", b"250 kept\r\n"]
+    quick = {"minimal_backoff_time": "1s", "queue_run_delay": "1s"}
+    with Peer({"dot": lambda talk: answers.pop(0)}) as peer, Mtad(relay(peer.port, **quick)) as mtad:
+        assert submit(mtad.ports["submission"], "twice").startswith(b"250")
+        mtad.wait_for_log("status=sent (250 kept)")
+        wait_for_empty_queue(mtad)
+        assert len(peer.bodies()) == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "parameter", "where"),
+    [
+        ("connect", "smtp_helo_timeout", "receiving the initial server greeting"),
+        ("helo", "smtp_helo_timeout", "performing the EHLO handshake"),
+        ("mail", "smtp_mail_timeout", "sending MAIL FROM"),
+        ("rcpt", "smtp_rcpt_timeout", "sending RCPT TO"),
+        ("data", "smtp_data_init_timeout", "sending DATA command"),
+        ("dot", "smtp_data_done_timeout", "sending end of data -- message may be sent more than once"),
+    ],
+)
+def test_an_upstream_that_never_answers(stage: str, parameter: str, where: str) -> None:
+    dead: list[Talk] = []
+
+    def never(talk: Talk) -> bytes:
+        dead.append(talk)
+        while talk.more():
+            pass
+        return b""
+
+    with Peer({stage: never}) as peer, Mtad(relay(peer.port, **{parameter: "1s"})) as mtad:
+        assert submit(mtad.ports["submission"], "late").startswith(b"250")
+        mtad.wait_for_log(
+            f"dsn=4.4.2, status=deferred (conversation with 127.0.0.1[127.0.0.1] timed out while {where})"
+        )
+        del peer.stages[stage]
+        flush(mtad)
+        mtad.wait_for_log("status=sent (250 kept)")
+        wait_for_empty_queue(mtad)
+        assert len(dead) == 1
+
+
+def test_an_upstream_that_stops_reading() -> None:
+    """In the middle of a large message."""
+    stuck = threading.Event()
+
+    def stop(talk: Talk) -> bytes:
+        if not stuck.is_set():
+            talk.say(b"354 go on\r\n")
+            stuck.wait(30)
+            return b""
+        return b"354 go on\r\n"
+
+    with Peer({"data": stop}) as peer, Mtad(relay(peer.port, smtp_data_xfer_timeout="1s")) as mtad:
+        assert submit(mtad.ports["submission"], "large", b"x" * 70 * 100 * 1000 + b"\r\n").startswith(b"250")
+        mtad.wait_for_log("timed out while sending message body)")
+        stuck.set()
+        flush(mtad)
+        mtad.wait_for_log("status=sent (250 kept)")
+        assert len(peer.bodies()) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "where"),
+    [
+        ("connect", "receiving the initial server greeting"),
+        ("helo", "performing the EHLO handshake"),
+        ("mail", "sending MAIL FROM"),
+        ("rcpt", "sending RCPT TO"),
+        ("data", "sending DATA command"),
+        ("dot", "sending end of data -- message may be sent more than once"),
+    ],
+)
+def test_an_upstream_that_hangs_up(stage: str, where: str) -> None:
+    times: list[int] = []
+
+    def hang_up(talk: Talk) -> bytes:
+        times.append(1)
+        raise OSError("good bye")
+
+    with Peer({stage: hang_up}) as peer, Mtad(relay(peer.port)) as mtad:
+        assert submit(mtad.ports["submission"], "cut").startswith(b"250")
+        mtad.wait_for_log("status=deferred (")
+        assert f"status=deferred (lost connection with 127.0.0.1[127.0.0.1] while {where})" in mtad.log()
+        del peer.stages[stage]
+        flush(mtad)
+        mtad.wait_for_log("status=sent (250 kept)")
+        wait_for_empty_queue(mtad)
+
+
+def test_an_upstream_that_hangs_up_in_the_middle_of_data() -> None:
+    def cut(talk: Talk) -> bytes:
+        talk.say(b"354 go on\r\n")
+        for _ in range(3):
+            talk.more()
+        raise OSError("good bye")
+
+    with Peer({"data": cut}) as peer, Mtad(relay(peer.port)) as mtad:
+        text = b"x" * 70 * 100 * 1000 + b"\r\n"
+        assert submit(mtad.ports["submission"], "large", text).startswith(b"250")
+        mtad.wait_for_log("lost connection with 127.0.0.1[127.0.0.1] while sending message body)")
+        del peer.stages["data"]
+        flush(mtad)
+        mtad.wait_for_log("status=sent (250 kept)")
+        assert len(peer.bodies()) == 1
+
+
+STAGES = [
+    ("connect", "refused to talk to me: "),
+    ("helo", "refused to talk to me: "),
+    ("mail", "said: "),
+    ("rcpt", "said: "),
+    ("data", "said: "),
+    ("dot", "said: "),
+]
+
+
+@pytest.mark.parametrize(("stage", "words"), STAGES)
+@pytest.mark.parametrize("code", [b"451 4.7.1", b"554 5.7.1"])
+def test_refusals_at_each_stage(stage: str, words: str, code: bytes) -> None:
+    """4xx: tried again, and delivered once; 5xx: the sender has a bounce, once."""
+    reply = code + b" not like this\r\n"
+    usual = {"connect": b"220 hello\r\n", "helo": EHLO, "data": b"354 go on\r\n"}
+
+    def refuse(talk: Talk) -> bytes:
+        first = talk is peer.talks[0] and not any(line.startswith(b"MAIL FROM:<>") for line in talk.lines)
+        return reply if first else usual.get(stage, b"250 kept\r\n")  # the bounce goes through
+
+    with Peer({stage: refuse}) as peer:
+        settings = {"smtp_skip_5xx_greeting": "no", "smtp_helo_timeout": "5s"}
+        with Mtad(relay(peer.port, **settings)) as mtad:
+            assert submit(mtad.ports["submission"], "unwanted").startswith(b"250")
+            said = f"host 127.0.0.1[127.0.0.1] {words}{reply.decode().strip()}"
+            if code.startswith(b"4"):
+                mtad.wait_for_log("status=deferred (")
+                assert f"dsn=4.7.1, status=deferred ({said}" in mtad.log()
+                assert submitted(peer) == (1 if stage == "dot" else 0)
+            else:
+                mtad.wait_for_log("status=bounced (")
+                assert f"dsn=5.7.1, status=bounced ({said}" in mtad.log()
+            del peer.stages[stage]
+            flush(mtad)
+            wait_for_empty_queue(mtad)
+            bounces = [body for body in peer.bodies() if b"MAILER-DAEMON" in body]
+            if code.startswith(b"4"):
+                mtad.wait_for_log("status=sent (250 kept)")
+                assert bounces == []
+                assert submitted(peer) == (2 if stage == "dot" else 1)
+            else:
+                (bounce,) = bounces
+                assert b"\r\nTo: a@example.com\r\n" in bounce
+                assert b"Final-Recipient: rfc822; b0@example.net\r\n" in bounce
+                assert b"Action: failed\r\nStatus: 5.7.1\r\n" in bounce
+                assert b"Diagnostic-Code: smtp; 554 5.7.1 not like this\r\n" in bounce
+                assert b"Subject: unwanted\r\n" in bounce
+                assert submitted(peer) == (1 if stage == "dot" else 0)
+
+
+def submitted(peer: Peer) -> int:
+    """How often the message itself was sent."""
+    return sum(body.partition(b"\r\n\r\n")[0].count(b"\r\nSubject: unwanted") for body in peer.bodies())
+
+
+def test_recipients_fail_one_by_one() -> None:
+    """Delivered, refused for good, and refused for now: each once, in one message."""
+
+    def rcpt(talk: Talk) -> bytes:
+        line = talk.lines[-1]
+        if b"<b1@" in line:
+            return b"550 5.1.1 unknown\r\n"
+        if b"<b2@" in line and len(peer.talks) == 1:
+            return b"450 4.2.2 full\r\n"
+        return b"250 ok\r\n"
+
+    with Peer({"rcpt": rcpt}) as peer, Mtad(relay(peer.port)) as mtad:
+        with Client(mtad.ports["submission"]) as client:
+            client.say(b"EHLO client.example")
+            client.begin(3)
+            client.send(b"Subject: three\r\n\r\n.\r\n")
+            assert client.reply().startswith(b"250")
+        log = mtad.wait_for_log("to=<a@example.com>")
+        for who, what in (("b0", "sent (250 kept"), ("b1", "bounced ("), ("b2", "deferred (")):
+            assert [line for line in log.splitlines() if f"to=<{who}@" in line and f"status={what}" in line]
+        listing = mtad.command("postqueue", "-p").stdout
+        assert "b2@example.net" in listing
+        assert "b0@" not in listing and "b1@" not in listing
+        wait_until(lambda: not [t for t in peer.talks if t.lines and t.lines[-1] != b"QUIT"], "idle")
+        flush(mtad)
+        wait_for_empty_queue(mtad)
+        given = [
+            line.split()[1] for talk in peer.talks for line in talk.lines if line.startswith(b"RCPT TO:<b")
+        ]
+        assert sorted(given) == [b"TO:<b%d@example.net>" % n for n in (0, 1, 2, 2)]
+
+
+# -- the end of a message's life
+
+
+def test_a_message_that_cannot_be_delivered_expires() -> None:
+    with (
+        Peer({"rcpt": later}) as peer,
+        Mtad(
+            relay(peer.port, maximal_queue_lifetime="2s", minimal_backoff_time="1s", queue_run_delay="1s")
+        ) as mtad,
+    ):
+        queue_id = submit(mtad.ports["submission"], "short life").decode().split()[-1]
+        mtad.wait_for_log(f"{queue_id}: from=<a@example.com>, status=expired, returned to sender")
+        mtad.wait_for_log(f"{queue_id}: removed")
+        wait_for_empty_queue(mtad)
+        assert mtad.log().count("status=deferred") >= 2
+        (bounce,) = filter(None, peer.bodies())
+        assert b"\r\nTo: a@example.com\r\n" in bounce
+        assert b"Action: failed\r\nStatus: 4.2.0\r\n" in bounce
+        assert [line for line in peer.talks[0].lines if line.startswith(b"MAIL FROM:<>")]
+
+
+def later(talk: Talk) -> bytes:
+    """No for the recipient, yes for whom the bounce goes to."""
+    return b"450 4.2.0 later\r\n" if b"<b0@" in talk.lines[-1] else b"250 ok\r\n"
+
+
+def test_a_bounce_that_cannot_be_delivered_is_dropped_not_bounced() -> None:
+    with Peer({"rcpt": lambda talk: b"550 5.1.1 nobody\r\n"}) as peer, Mtad(relay(peer.port)) as mtad:
+        assert submit(mtad.ports["submission"], "to nobody").startswith(b"250")
+        wait_until(lambda: mtad.log().count(": removed") == 2, "both to be gone")
+        wait_for_empty_queue(mtad)
+        assert mtad.log().count("non-delivery notification") == 1
+
+
+def test_a_delay_warning_is_sent_once() -> None:
+    quick = {
+        "delay_warning_time": "1s", "minimal_backoff_time": "1s", "maximal_backoff_time": "1s",
+        "queue_run_delay": "1s",
+    }  # fmt: skip
+
+    with Peer({"rcpt": later}) as peer, Mtad(relay(peer.port, **quick)) as mtad:
+        assert submit(mtad.ports["submission"], "slow").startswith(b"250")
+        mtad.wait_for_log("sender delay notification: ")
+        tries = mtad.log().count("status=deferred")
+        wait_until(lambda: mtad.log().count("status=deferred") >= tries + 2, "two more tries")
+        (warning,) = filter(None, peer.bodies())
+        assert b"Action: delayed\r\n" in warning
+
+
+# -- what this version does not deliver
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipient", "transport"),
+    [
+        ({"mydestination": "example.org"}, "user@example.org", "local"),
+        ({"virtual_mailbox_domains": "example.org"}, "user@example.org", "virtual"),
+        ({"transport_maps": "inline:{ { example.org = lmtp:unix:private/x } }"}, "user@example.org", "lmtp"),
+        ({"transport_maps": "inline:{ { example.org = my-pipe: } }"}, "user@example.org", "my-pipe"),
+    ],
+)
+def test_other_transports_keep_their_mail(settings: dict[str, str], recipient: str, transport: str) -> None:
+    quick = {"minimal_backoff_time": "1s", "maximal_backoff_time": "1s", "queue_run_delay": "1s"}
+    with Sink() as sink, Mtad(relay(sink.port, **quick, **settings)) as mtad:
+        with Client(mtad.ports["submission"]) as client:
+            client.say(b"EHLO client.example")
+            client.say(b"MAIL FROM:<a@example.com>")
+            assert client.say(b"RCPT TO:<" + recipient.encode() + b">").startswith(b"250")
+            assert client.say(b"RCPT TO:<b@example.net>").startswith(b"250")
+            assert client.say(b"DATA").startswith(b"354")
+            client.send(b"Subject: kept\r\n\r\n.\r\n")
+            assert client.reply().startswith(b"250")
+        reason = f'mail transport "{transport}" is not available in mtad'
+        wait_until(
+            lambda: mtad.log().count(f"dsn=4.3.0, status=deferred ({reason})") >= 2,
+            f"two tries:\n{mtad.log()}",
+        )
+        assert "bounced" not in mtad.log()
+        assert [mail["X-Sink-Recipient"] for mail in sink.mails()] == ["b@example.net"]
+        listing = mtad.command("postqueue", "-p").stdout
+        assert recipient in listing and reason in listing and "b@example.net" not in listing
+        # once the route is changed, it is delivered
+        kept = {name: value for name, value in mtad.values.items() if name not in settings}
+        kept |= {"mydestination": ""}
+        mtad.write("main.cf", "".join(f"{name} = {value}\n" for name, value in kept.items()))
+        assert mtad.command("reload").returncode == 0
+        flush(mtad)
+        sink.wait_for(2)
+        assert sorted(str(mail["X-Sink-Recipient"]) for mail in sink.mails()) == sorted(
+            [recipient, "b@example.net"]
+        )
+        wait_for_empty_queue(mtad)
+
+
+# -- saslauthd
+
+
+def test_a_saslauthd_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    directory = tmp_path / "saslauthd"
+    directory.mkdir()
+    for path in (directory, *directory.parents[:3]):
+        path.chmod(0o755)
+    mux = directory / "mux"
+    login = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret")
+    conf = f"pwcheck_method: saslauthd\nmech_list: PLAIN LOGIN\nsaslauthd_path: {mux}\n"
+    settings = relay(9, smtpd_sasl_auth_enable="yes", smtpd_timeout="2s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(mux))
+        mux.chmod(0o666)
+        listener.listen(64)
+        with Mtad(settings, files={"sasl/smtpd.conf": conf}) as mtad:
+            port = mtad.ports["submission"]
+            hung = [Client(port) for _ in range(5)]
+            for client in hung:
+                client.say(b"EHLO client.example")
+                client.send(login + b"\r\n")
+            asked = [listener.accept()[0] for _ in hung]
+            start = time.monotonic()
+            for number in range(5):
+                assert submit(port, f"meanwhile {number}").startswith(b"250")
+            assert time.monotonic() - start < 5
+            # it dies: a temporary failure, not "wrong password"
+            for connection in asked:
+                connection.close()
+            for client in hung:
+                assert client.reply().startswith(b"454 4.7.0 Temporary authentication failure")
+                assert client.say(b"NOOP") == b"250 2.0.0 Ok\r\n"
+                client.socket.close()
+    mux.unlink()
+
+
+def test_no_saslauthd_is_a_temporary_failure(tmp_path: Path) -> None:
+    conf = f"pwcheck_method: saslauthd\nmech_list: PLAIN LOGIN\nsaslauthd_path: {tmp_path}/nowhere\n"
+    settings = relay(9, smtpd_sasl_auth_enable="yes")
+    with Mtad(settings, files={"sasl/smtpd.conf": conf}) as mtad, Client(mtad.ports["submission"]) as client:
+        client.say(b"EHLO client.example")
+        reply = client.say(b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret"))
+        assert reply.startswith(b"454 4.7.0 Temporary authentication failure")
+        assert client.submit("without login").startswith(b"250")
+
+
+# -- clients
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing() -> None:
+    with Sink() as sink, Mtad(relay(sink.port)) as mtad:
+        port = mtad.ports["submission"]
+        for rest in (b"Subject: cut\r\n\r\ncut", b"Subject: cut\r\n\r\n" + b"cut\r\n" * 100_000, b""):
+            with Client(port) as client:
+                client.say(b"EHLO client.example")
+                client.begin()
+                client.send(rest)
+        wait_until(lambda: mtad.log().count("lost connection after DATA (") == 3, "three losses")
+        assert mtad.command("postqueue", "-p").stdout == EMPTY
+        assert not list((mtad.queue / "mtad" / "spool").iterdir())
+        assert submit(port, "whole").startswith(b"250")
+        assert [mail["Subject"] for mail in sink.wait_for(1)] == ["whole"]
+
+
+def test_a_client_that_does_not_take_the_reply_to_its_mail() -> None:
+    """It reset the connection behind the last dot: the mail may come, whole and once, or not at all."""
+    with Sink() as sink, Mtad(relay(sink.port)) as mtad:
+        port = mtad.ports["submission"]
+        for number in range(20):
+            with Client(port) as client:
+                client.say(b"EHLO client.example")
+                client.begin()
+                client.send(b"Subject: reset %d\r\n\r\nx\r\n.\r\n" % number)
+                reset = b"\1\0\0\0\0\0\0\0"
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        assert submit(port, "last").startswith(b"250")
+        wait_until(lambda: mtad.log().count("disconnect from") >= 21, "all to be gone")
+        wait_for_empty_queue(mtad)
+        subjects = [str(mail["Subject"]) for mail in sink.mails()]
+        assert len(subjects) == len(set(subjects))
+        assert "last" in subjects
+        assert "Traceback" not in mtad.log()
