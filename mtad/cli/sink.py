@@ -24,8 +24,18 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from mtad.sasl import encoding, server
-from mtad.sasl.mechanism import Challenge, CheckPassword, NeedSecret, SaslFailure, ServerContext, Steps
+from mtad.sasl import bearer, encoding, server
+from mtad.sasl.mechanism import (
+    Challenge,
+    CheckPassword,
+    CheckToken,
+    NeedSecret,
+    Reason,
+    SaslFailure,
+    ServerContext,
+    Steps,
+    TokenVerdict,
+)
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 from mtad.wire.server import HELP, ServerSession, helo_reply
@@ -68,6 +78,11 @@ class SinkFactory(Factory):
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.users = dict(pair.split(":", 1) for pair in options.auth)
+        self.tokens = options.tokens
+        self.login = bool(self.users or self.tokens)
+        self.mechanisms = (*server.MECHANISMS,) if self.users else ()
+        if self.tokens:
+            self.mechanisms += bearer.MECHANISMS
         self.replies = _replies(options.reply)
         self.wrapper = options.wrapper
         self.quiet = options.quiet
@@ -76,7 +91,7 @@ class SinkFactory(Factory):
         self.settings = ServerSettings(
             hostname=options.hostname.encode(),
             tls_offered=self.tls is not None and not self.wrapper,
-            auth_enabled=bool(self.users),
+            auth_enabled=self.login,
             size_limit=options.size_limit,
             discard=frozenset(word.lower() for word in options.discard.split(",") if word),
             forbid_unauth_pipelining=False,
@@ -96,6 +111,13 @@ class SinkFactory(Factory):
         if not wanted:
             return None
         return wanted.pop(0) if len(wanted) > 1 else wanted[0]
+
+    def token(self, asked: CheckToken) -> TokenVerdict:
+        """What the file of tokens says of one."""
+        with open(self.tokens, "rb") as file:
+            lines = file.read().split()
+        good = b"%b:%b" % (asked.user, asked.token) in lines
+        return TokenVerdict(asked.user) if good else TokenVerdict(failure=Reason.BADAUTH)
 
     def keep(self, message: bytes) -> str:
         """Put a message into the Maildir; returns its name there."""
@@ -167,7 +189,7 @@ class SinkProtocol(Protocol):
                 return told
         match event:
             case ev.Helo():
-                names = tuple(each.name for each in server.MECHANISMS) if self._sink.users else ()
+                names = tuple(each.name for each in self._sink.mechanisms)
                 return self._engine.ehlo_reply(names) if event.extended else helo_reply(self._sink.settings)
             case ev.StartTLS():
                 return Reply(220, b"Ready to start TLS", b"2.0.0")
@@ -178,7 +200,7 @@ class SinkProtocol(Protocol):
             case ev.AuthAborted():
                 return Reply(501, b"Authentication aborted", b"5.7.0")
             case ev.Mail():
-                if self._sink.users and not self._login:
+                if self._sink.login and not self._login:
                     return _LOG_IN_FIRST
                 self._envelope = [b"X-Sink-Login: " + self._login, b"X-Sink-Sender: " + event.sender.text]
                 self._body = []
@@ -210,7 +232,7 @@ class SinkProtocol(Protocol):
     # -- login
 
     def _auth(self, event: ev.Auth) -> Reply:
-        known = {each.name: each for each in server.MECHANISMS}
+        known = {each.name: each for each in self._sink.mechanisms}
         mechanism = known.get(event.mechanism.upper())
         if mechanism is None:
             return Reply(504, b"Unrecognized authentication type", b"5.5.4")
@@ -234,7 +256,10 @@ class SinkProtocol(Protocol):
         assert steps is not None
         try:
             wanted = next(steps) if answer is None else steps.send(answer)
-            while isinstance(wanted, NeedSecret):
+            while isinstance(wanted, NeedSecret | CheckToken):
+                if isinstance(wanted, CheckToken):
+                    wanted = steps.send(self._sink.token(wanted))
+                    continue
                 password = self._sink.users.get(wanted.user.decode(errors="replace"))
                 wanted = steps.send({} if password is None else {"userPassword": password.encode()})
         except StopIteration as end:
@@ -270,6 +295,12 @@ def parser() -> argparse.ArgumentParser:
         "--listen", default="127.0.0.1:2525", help="ADDR:PORT, port 0: any (default %(default)s)"
     )
     options.add_argument("--auth", action="append", default=[], metavar="USER:PASS", help="demand a login")
+    options.add_argument(
+        "--tokens",
+        default="",
+        metavar="FILE",
+        help="demand a login by one of its OAuth tokens: lines USER:TOKEN",
+    )
     options.add_argument("--tls", default="", metavar="CERT,KEY", help="offer STARTTLS")
     options.add_argument("--wrapper", action="store_true", help="TLS from the start instead")
     options.add_argument("--maildir", default="", metavar="DIR", help="keep messages there")
