@@ -196,9 +196,10 @@ class Exchange:
         """What the mechanism wants to know, of all that is not the client's to say."""
         authenticator, session = self._authenticator, self._session
         match request:
-            case sasl.NeedSecret(user, names):
-                self._user = self._canonical(user)
-                return await authenticator.store.fetch(self._user, names)
+            case sasl.NeedSecret(user, names, authzid):
+                name = self._canonical(user)
+                self._user = self._canonical(authzid) if authzid else name
+                return await authenticator.store.fetch(name, names)
             case sasl.StoreSecret(user, name, old, new):
                 return await authenticator.store.replace(self._canonical(user), name, old, new)
             case sasl.NeedIdentity():

@@ -33,8 +33,10 @@ CHALLENGE_LIMIT = 2048
 RESPONSE_LIMIT = 4096
 
 _TOKEN = rb"[!#$%&*+\-.0-9A-Z^_`a-z|~]+"
+_VALUE = rb"(?!\")[^\x00-\x20\x7f-\xff()<>@,;:\\\\'/\[\]?={}]*"
 _PAIR = re.compile(
-    rb"[\s,]*(%b)\s*=\s*(?:\"((?:[^\"\\\\]|\\\\.)*)\"|([^\s,\"]*))\s*(?:,|\Z)" % _TOKEN, re.DOTALL
+    rb"[\s,]*(%b)\s*=\s*(?:\"((?:[^\"\\\\]|\\\\.)*)\"|(%b))\s*(?:,|\Z)" % (_TOKEN, _VALUE),
+    re.DOTALL,
 )
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _ONCE = {b"realm": "realm", b"qop": "qop", b"digest-uri": "digest-uri"}
@@ -45,6 +47,8 @@ def parse(message: bytes) -> list[tuple[bytes, bytes]]:
     pairs = []
     position = 0
     while message[position:].strip(b" \t\r\n,"):
+        if message[position:].lstrip(b" \t\r\n,").startswith(b"="):
+            break  # libsasl takes a pair without a name for the end
         match = _PAIR.match(message, position)
         if match is None:
             raise ValueError("pair")
@@ -134,7 +138,8 @@ def _server(context: ServerContext, initial: bytes | None) -> Steps:
     if not hmac.compare_digest(found[b"nonce"], nonce):
         raise SaslFailure(Reason.BADAUTH, "nonce changed: authentication aborted")
     name = user if their_realm in (b"", realm) else b"%b@%b" % (user, their_realm)
-    secrets = yield from need_secret(name, "userPassword", "cmusaslsecretDIGEST-MD5")
+    authzid = found.get(b"authzid")
+    secrets = yield from need_secret(name, "userPassword", "cmusaslsecretDIGEST-MD5", authzid=authzid or b"")
     if not secrets:
         raise SaslFailure(Reason.BADAUTH, "unable to canonify user and get auxprops")
     password = secrets.get("userPassword")
@@ -147,14 +152,13 @@ def _server(context: ServerContext, initial: bytes | None) -> Steps:
     if found.get(b"qop", b"auth").lower() != b"auth":
         raise SaslFailure(Reason.FAIL, "protocol violation: client requested invalid qop")
     count = b"%08x" % (int(found[b"nc"], 16) & 0xFFFFFFFF)
-    authzid = found.get(b"authzid")
     for secret in possible:
         right, answer = digests(secret, nonce, found[b"cnonce"], count, found[b"digest-uri"], authzid)
         if hmac.compare_digest(right, found[b"response"]):
             break
     else:
-        tried = " (tried bogus)" if len(possible) > 1 else ""
-        raise SaslFailure(Reason.BADAUTH, f"client response doesn't match what we generated{tried}")
+        note = "client response doesn't match what we generated (tried bogus)"
+        raise SaslFailure(Reason.BADAUTH, note)
     if count != b"00000001":
         raise SaslFailure(Reason.BADAUTH, "incorrect nonce-count")
     return Proven(name, authzid or name, final=b"rspauth=" + answer)

@@ -86,11 +86,13 @@ class Challenge:
 class NeedSecret:
     """Come back with these properties of the user that exist (:data:`Secrets`).
 
-    An empty answer means that there is no such user.
+    An empty answer means that there is no such user.  ``authzid`` is whom the user wants to act as,
+    if that is somebody else.
     """
 
     user: bytes
     properties: tuple[str, ...]
+    authzid: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +238,9 @@ def challenge(data: bytes) -> Generator[Request, Answer, bytes]:
     return answer
 
 
-def need_secret(user: bytes, *properties: str) -> Generator[Request, Answer, Secrets]:
+def need_secret(user: bytes, *properties: str, authzid: bytes = b"") -> Generator[Request, Answer, Secrets]:
     """``yield from need_secret(user, ...)``: the properties that exist."""
-    answer = yield NeedSecret(user, properties)
+    answer = yield NeedSecret(user, properties, authzid)
     assert isinstance(answer, Mapping)
     return answer
 

@@ -54,7 +54,7 @@ class Secret:
     def encode(self) -> bytes:
         """As it is stored, without a lock."""
         password = self.password.hex()
-        return f"{self.algorithm}\t{self.sequence:04d}\t{self.seed}\t{password}\t{0:020d}\0".encode()
+        return f"{self.algorithm}\t{self.sequence:04d}\t{self.seed}\t{password}\t{0:020d}".encode()
 
 
 def parse_secret(value: bytes) -> Secret:
@@ -182,9 +182,9 @@ def _run(context: ServerContext, initial: bytes | None) -> Steps:
         # libsasl ends this note with a newline, which logs show as "?".
         raise SaslFailure(Reason.BADPROT, "Got more data than we were expecting in the OTP plugin?")
     user = rest[0]
-    stored = (yield from need_secret(user, PROPERTY)).get(PROPERTY)
+    stored = (yield from need_secret(user, PROPERTY, authzid=authzid)).get(PROPERTY)
     if stored is None:
-        raise SaslFailure(Reason.BADAUTH, "no OTP secret in database")
+        raise SaslFailure(Reason.BADAUTH)
     secret = parse_secret(stored)
     if context.now() < secret.locked:
         raise SaslFailure(Reason.TRYAGAIN, "simultaneous OTP authentications not permitted")

@@ -284,7 +284,7 @@ def _server(name: bytes, plus: bool) -> Callable[[ServerContext, bytes | None], 
             raise _bad(f"{title} input expected")
         first = _parse_first(message, title)
         bound = first.header + _check_flag(first, plus, context.channel, title)
-        secrets = yield from need_secret(first.name, "userPassword", "authPassword")
+        secrets = yield from need_secret(first.name, "userPassword", "authPassword", authzid=first.authzid)
         candidates = yield from _candidates(name, context, first, secrets)
         nonce = first.nonce + encode(hashlib.sha256(context.unique()).digest()[:24])
         begun = b"r=%b,s=%b,i=%d" % (nonce, encode(candidates[0].salt), candidates[0].iterations)
