@@ -19,8 +19,14 @@ from typing import Any
 
 from twisted.cred.error import LoginFailed
 from twisted.cred.portal import Portal
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+)
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -161,6 +167,11 @@ class Server:
             host = host.strip("[]") or "localhost"
             if self._reactor is None:
                 return None
+            for literal, endpoint in (
+                (isIPAddress, TCP4ClientEndpoint), (isIPv6Address, TCP6ClientEndpoint),
+            ):  # fmt: skip
+                if literal(host):
+                    return endpoint(self._reactor, host, int(port), CONNECT_TIMEOUT)
             return HostnameEndpoint(self._reactor, host, int(port), CONNECT_TIMEOUT)
         path = os.path.join(p["queue_directory"], name if colon and kind == "unix" else self.path)
         if not os.path.basename(path):

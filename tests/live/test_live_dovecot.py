@@ -1,0 +1,187 @@
+"""``smtpd_sasl_type = dovecot`` against a real Dovecot with its own directories and users."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle.postfix import free_port
+from twisted.internet.defer import Deferred
+from twisted.internet.epollreactor import EPollReactor
+
+from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
+from mtad.config.parameters import Parameters
+from mtad.maillog import ListSink, MailLog
+
+SESSION = AuthSession("client.test", "192.0.2.1", "4000", "192.0.2.2", "587", True)
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("dovecot") is None, reason="needs root and dovecot (dovecot-core)"
+)
+
+
+def configuration(root: Path, port: int) -> str:
+    return f"""
+base_dir = {root}/run
+state_dir = {root}/state
+log_path = {root}/log
+auth_mechanisms = plain login cram-md5 digest-md5 scram-sha-1 scram-sha-256
+auth_failure_delay = 0
+auth_debug = yes
+protocols =
+ssl = no
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN {root}/users
+  username_filter = alice nobody
+}}
+passdb {{
+  driver = checkpassword
+  args = {root}/check
+  username_filter = carol
+}}
+service auth {{
+  unix_listener submission {{
+    mode = 0666
+  }}
+  inet_listener {{
+    address = 127.0.0.1
+    port = {port}
+  }}
+}}
+"""
+
+
+class Logins:
+    """An authenticator on a reactor of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.sink = ListSink()
+        self.reactor = EPollReactor()
+        p = Parameters.from_mapping(
+            {"myhostname": "mail.test", "smtpd_sasl_type": "dovecot", "smtpd_sasl_path": path}
+        )
+        self.authenticator = Authenticator.build(p, self.reactor, MailLog(self.sink, "postfix/smtpd"))
+
+    def result(self, coroutine: Any) -> Any:
+        results: list[Any] = []
+        Deferred.fromCoroutine(coroutine).addBoth(results.append)
+        deadline = time.monotonic() + 20
+        while not results:
+            assert time.monotonic() < deadline
+            self.reactor.iterate(0.05)
+        return results[0]
+
+    def plain(self, user: bytes, password: bytes) -> Any:
+        exchange = self.authenticator.begin(b"PLAIN", SESSION)
+        return self.result(exchange.step(b64encode(b"\0" + user + b"\0" + password)))
+
+
+class Dovecot:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.port = free_port()
+        self.conf = root / "dovecot.conf"
+        self.conf.write_text(configuration(root, self.port))
+        (root / "users").write_text("alice:{PLAIN}secret\n")
+        (root / "users").chmod(0o644)
+        (root / "check").write_text("#!/bin/sh\nexit 111\n")
+        (root / "check").chmod(0o755)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> str:
+        return str(self.root / "run" / "submission")
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(["dovecot", "-F", "-c", str(self.conf)], stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 15
+        while True:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(self.socket) == 0:
+                    return
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    def log(self) -> str:
+        path = self.root / "log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def dovecot(tmp_path: Path) -> Iterator[Dovecot]:
+    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        directory.chmod(0o755)
+    own = Dovecot(tmp_path)
+    own.start()
+    try:
+        yield own
+    finally:
+        own.stop()
+
+
+@pytest.mark.parametrize("kind", ["unix", "inet"])
+def test_good_and_bad_passwords(dovecot: Dovecot, kind: str) -> None:
+    logins = Logins(f"unix:{dovecot.socket}" if kind == "unix" else f"inet:127.0.0.1:{dovecot.port}")
+    logins.result(logins.authenticator.prepare())
+    assert set(logins.authenticator.mechanisms(True)) == {
+        b"PLAIN", b"LOGIN", b"CRAM-MD5", b"DIGEST-MD5", b"SCRAM-SHA-1", b"SCRAM-SHA-256",
+    }  # fmt: skip
+    good = logins.plain(b"alice", b"secret")
+    assert isinstance(good, Granted), dovecot.log()
+    assert good.avatar.username == "alice"
+    for user, password in ((b"alice", b"wrong"), (b"nobody", b"secret"), (b"alice", b"")):
+        bad = logins.plain(user, password)
+        assert isinstance(bad, Denied)
+        assert str(bad.reply).startswith("535 5.7.8 Error: authentication failed: "), bad.reply
+        assert bad.username == user.decode()
+    assert not logins.sink.lines
+
+
+def test_continued_steps(dovecot: Dovecot) -> None:
+    import hmac
+
+    logins = Logins(dovecot.socket)
+    exchange = logins.authenticator.begin(b"CRAM-MD5", SESSION)
+    challenge = logins.result(exchange.step(None))
+    assert isinstance(challenge, Challenge), dovecot.log()
+    digest = hmac.digest(b"secret", b64decode(challenge.data), "md5").hex().encode()
+    assert isinstance(logins.result(exchange.step(b64encode(b"alice " + digest))), Granted)
+    exchange = logins.authenticator.begin(b"LOGIN", SESSION)
+    assert b64decode(logins.result(exchange.step(None)).data) == b"Username:"
+    assert b64decode(logins.result(exchange.step(b64encode(b"alice"))).data) == b"Password:"
+    assert isinstance(logins.result(exchange.step(b64encode(b"secret"))), Granted)
+
+
+def test_stopped_and_started_again(dovecot: Dovecot) -> None:
+    logins = Logins(dovecot.socket)
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+    dovecot.stop()
+    deadline = time.monotonic() + 20
+    while isinstance(away := logins.plain(b"alice", b"secret"), Granted):  # until its child is gone, too
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert away.reply.code == 454
+    dovecot.start()
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+
+
+def test_a_back_end_that_fails_is_temporary(dovecot: Dovecot) -> None:
+    logins = Logins(dovecot.socket)
+    outcome = logins.plain(b"carol", b"secret")
+    assert isinstance(outcome, Denied)
+    assert outcome.reply.code == 454, dovecot.log()
