@@ -33,9 +33,9 @@ CHALLENGE_LIMIT = 2048
 RESPONSE_LIMIT = 4096
 
 _TOKEN = rb"[!#$%&*+\-.0-9A-Z^_`a-z|~]+"
-_VALUE = rb"(?!\")[^\x00-\x20\x7f-\xff()<>@,;:\\\\'/\[\]?={}]*"
+_VALUE = rb"(?!\")[^\x00-\x20\x7f-\xff()<>@,;:\\'/\[\]?={}]*"
 _PAIR = re.compile(
-    rb"[\s,]*(%b)\s*=\s*(?:\"((?:[^\"\\\\]|\\\\.)*)\"|(%b))\s*(?:,|\Z)" % (_TOKEN, _VALUE),
+    rb"[\s,]*(%b)\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|(%b))\s*(?:,|\Z)" % (_TOKEN, _VALUE),
     re.DOTALL,
 )
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
