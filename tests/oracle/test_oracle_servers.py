@@ -89,6 +89,7 @@ def compare(tmp_path, monkeypatch, capfdbinary):
     def ask_cf(kind: str, text: str, keys: list[str] = KEYS) -> bytes:
         path = tmp_path / f"{kind}.cf"
         path.write_text(text + "\n")
+        os.utime(path, (1e9, 1e9))  # Postfix waits for a file that may be being edited
         return ask(f"{kind}:{path}", keys)
 
     ask.cf = ask_cf

@@ -27,7 +27,8 @@ def database(tmp_path):
         connection.executescript(
             "CREATE TABLE t (k, v, n INTEGER);"
             "INSERT INTO t VALUES ('a@b.c', 'x', 1), ('a@b.c', 'y@z', 2), ('o''b', 'q', 3),"
-            "('null', NULL, 4), ('number', 5, 5), ('real', 1.5, 6), ('blob', x'6162', 7), ('empty', '', 8), ('ü', 'ö', 9);"
+            "('null', NULL, 4), ('number', 5, 5),"
+            "('real', 1.5, 6), ('blob', x'6162', 7), ('empty', '', 8), ('ü', 'ö', 9);"
         )
     connection.close()
     return tmp_path
