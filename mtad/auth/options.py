@@ -25,6 +25,7 @@ HONOURED = frozenset(
         "auto_transition",
         "log_level",
         "scram_iteration_counter",
+        "keytab",
         "sql_engine",
         "sql_hostnames",
         "sql_user",
@@ -50,7 +51,6 @@ OTHERS = {
     "authdaemond_path": "the verifier authdaemond",
     "ccache_store": "GSSAPI",
     "client_mech_list": "clients, not servers",
-    "keytab": "GSSAPI",
     "ldapdb_canon_attr": "the plug-in ldapdb",
     "ldapdb_rc": "the plug-in ldapdb",
     "ntlm_server": "NTLM",
@@ -72,8 +72,22 @@ OTHERS = {
 SECRETS = frozenset({"sql_passwd", "ldapdb_pw"})
 
 
+#: Mechanisms that Cyrus has and that are not offered here, and why.
+NOT_OFFERED = {
+    "NTLM": "it was broken long ago, and Windows itself has given it up",
+    "SRP": "no client uses it",
+    "PASSDSS-3DES-1": "no client uses it",
+    "GSS-SPNEGO": "clients that have it use GSSAPI as well",
+    "GS2-KRB5": "clients that have it use GSSAPI as well",
+    "GS2-IAKERB": "clients that have it use GSSAPI as well",
+}
+
+
 def notes(conf: SaslConf) -> Iterator[tuple[bool, str]]:
     """(whether anything at all reads the option, what there is to say about it)."""
+    for word in conf.words("mech_list"):
+        if word.upper() in NOT_OFFERED:
+            yield True, f"mechanism {word.upper()} is not offered ({NOT_OFFERED[word.upper()]})"
     known = (*HONOURED, *OTHERS)
     for name in conf.names():
         # libsasl asks for <plug-in>_<option> first

@@ -21,7 +21,7 @@ from typing import Any
 
 from twisted.cred.portal import Portal
 
-from mtad.auth import stores
+from mtad.auth import gssapi, stores
 from mtad.auth.auxprop import Auxprop, AuxpropVerifier, Readable
 from mtad.auth.checkers import AlwaysTrue, PasswordChecker, ProvenChecker, Verifier
 from mtad.auth.external import MAPS as EXTERNAL_MAPS
@@ -142,7 +142,9 @@ def describe(p: Parameters) -> str:
 
 def _mechanisms(p: Parameters, conf: SaslConf, tokens: bool) -> tuple[ServerMechanism, ...]:
     """The mechanisms there are; ``tokens``: somebody knows bearer tokens."""
-    found = server.select(conf.words("mech_list") or None, bearer.MECHANISMS if tokens else ())
+    kerberos = gssapi.server_mechanism(conf.get("keytab"))
+    further = (*([kerberos] if kerberos is not None else []), *(bearer.MECHANISMS if tokens else ()))
+    found = server.select(conf.words("mech_list") or None, further)
     binding = p.flag("mtad_sasl_channel_binding")
     external = bool(p[EXTERNAL_MAPS] or p[EXTERNAL_NAMES])
     return tuple(

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IAddress, IConnector
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
+from mtad.auth.gssapi import client_mechanism
 from mtad.auth.offload import HASHES, offload
 from mtad.config.parameters import Parameters
 from mtad.deliver.auth_cache import RefusedLogins
@@ -125,6 +126,8 @@ class Connector:
         self._clock = clock
         name = "smtp_sasl_mechanism_filter"
         self._filter = StringList(name, p[name], p.directory) if p[name] else None
+        kerberos = client_mechanism()
+        self._further = () if kerberos is None else (kerberos,)
         self._bind_sasl = p.flag("mtad_smtp_sasl_channel_binding")
         self._refused_logins: RefusedLogins | None = None
         if p["smtp_sasl_auth_cache_name"]:
@@ -358,7 +361,15 @@ class Connector:
         if not login.account:
             authzid = self._settings.sasl_authzid
             context = self._sasl_context(connection)
-            return choose(wanted, options, login.user, login.password, authzid=authzid, context=context)
+            return choose(
+                wanted,
+                options,
+                login.user,
+                login.password,
+                authzid=authzid,
+                context=context,
+                further=self._further,
+            )
         if connection.tls is None:
             raise SaslFailure(Reason.ENCRYPT, "an OAuth token is sent within TLS only")
         return bearer.choose(wanted, options, login.user, login.password)

@@ -190,7 +190,8 @@ def test_the_client_makes_sure_of_the_server() -> None:
     "begun",
     [
         b"", b"x", b"r=short", b"m=x,r=NONCEx,s=eA==,i=1", b"r=NONCE,s=eA==,i=4096", b"r=NONCEx",
-        b"r=NONCEx,s=eA==", b"r=NONCEx,s=,i=4096", b"r=NONCEx,s=!,i=4096", b"r=NONCEx,s=eA==,i=0", b"r=NONCEx,s=eA==,i=-1",
+        b"r=NONCEx,s=eA==", b"r=NONCEx,s=,i=4096", b"r=NONCEx,s=!,i=4096", b"r=NONCEx,s=eA==,i=0",
+        b"r=NONCEx,s=eA==,i=-1",
         b"r=NONCEx,s=eA==,i=99999999999", b"r=NONCEx,i=1,s=eA==", b"x" * 5000,
     ],
 )  # fmt: skip
