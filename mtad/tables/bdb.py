@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from mtad.errors import TableError
+from mtad.tables.hashing import hash_one
 from mtad.tables.table import Identity, identity
 
 HASH_MAGIC, BTREE_MAGIC = 0x061561, 0x053162
@@ -50,12 +51,13 @@ SNAPSHOT_LIMIT = 8 << 20
 ITEM_LIMIT = 64 << 20
 
 
+#: The factor of that hash function.
+FNV_PRIME = 16777619
+
+
 def hash_fnv(key: bytes) -> int:
     """Berkeley DB's hash function since version 3.1 (Fowler/Noll/Vo)."""
-    value = 0
-    for byte in key:
-        value = (value * 16777619 & 0xFFFFFFFF) ^ byte
-    return value
+    return hash_one(key, FNV_PRIME, 0)
 
 
 def hash_torek(key: bytes) -> int:

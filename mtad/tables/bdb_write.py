@@ -26,6 +26,7 @@ from mtad.errors import TableError
 from mtad.tables.bdb import (
     BIG_ITEM,
     CHARKEY,
+    FNV_PRIME,
     H_KEYDATA,
     H_OFFPAGE,
     HASH_MAGIC,
@@ -36,11 +37,13 @@ from mtad.tables.bdb import (
     PAGE_HEADER,
     hash_fnv,
 )
+from mtad.tables.hashing import hash_all
 
 PAGE_SIZE = 4096
 _BIG = PAGE_SIZE // BIG_ITEM
 _ROOM = PAGE_SIZE - PAGE_HEADER
-_HEADER = struct.Struct("<IIIIIHHBB")  # LSN of an unlogged page, then the page header
+_INLINE = bytes((H_KEYDATA,))
+HEADER = struct.Struct("<IIIIIHHBB")  # LSN of an unlogged page, then the page header
 
 #: How full the pages are on the average: room for a few more entries before a bucket needs a second page.
 _FILL = 0.6
@@ -147,9 +150,9 @@ def _write(out: BinaryIO, items: Iterable[tuple[bytes, bytes]]) -> None:
         buckets *= 2
     mask = buckets - 1
     contents: list[list[tuple[bytes, bytes]]] = [[] for _ in range(buckets)]
-    for entry in entries.items():
-        contents[hash_fnv(entry[0]) & mask].append(entry)
-    extra = _ExtraPages(1 + buckets)
+    for code, entry in zip(hash_all(list(entries), FNV_PRIME, 0), entries.items(), strict=True):
+        contents[code & mask].append(entry)
+    extra = ExtraPages(1 + buckets)
     out.seek(PAGE_SIZE)
     for bucket, content in enumerate(contents):
         out.write(_bucket(1 + bucket, content, extra))
@@ -159,7 +162,7 @@ def _write(out: BinaryIO, items: Iterable[tuple[bytes, bytes]]) -> None:
     out.write(_meta(len(entries), buckets, extra.next_page - 1))
 
 
-class _ExtraPages:
+class ExtraPages:
     """The pages after the buckets' own: overflow items and further pages of full buckets."""
 
     def __init__(self, first: int) -> None:
@@ -182,7 +185,7 @@ class _ExtraPages:
             part = data[position * _ROOM : (position + 1) * _ROOM]
             previous = numbers[position - 1] if position else 0
             following = numbers[position + 1] if position + 1 < len(numbers) else 0
-            header = _HEADER.pack(0, 1, number, previous, following, 1, len(part), 0, P_OVERFLOW)
+            header = HEADER.pack(0, 1, number, previous, following, 1, len(part), 0, P_OVERFLOW)
             self.put(number, (header + part).ljust(PAGE_SIZE, b"\0"))
         return struct.pack("<B3xII", H_OFFPAGE, numbers[0], len(data))
 
@@ -199,7 +202,7 @@ def _order(entry: tuple[bytes, bytes]) -> tuple[bool, str]:
     return big, key if big else key + "\u0100"
 
 
-def _bucket(number: int, content: list[tuple[bytes, bytes]], extra: _ExtraPages) -> bytes:
+def _bucket(number: int, content: list[tuple[bytes, bytes]], extra: ExtraPages) -> bytes:
     """A bucket's first page; what has no room goes to further pages."""
     pages: list[list[bytes]] = [[]]
     room = _ROOM
@@ -212,9 +215,10 @@ def _bucket(number: int, content: list[tuple[bytes, bytes]], extra: _ExtraPages)
             pages.append([])
             room = _ROOM
         room -= need
-        for item in (key, value):
-            stored = extra.item(item) if len(item) > _BIG else bytes((H_KEYDATA,)) + item
-            pages[-1].append(stored)
+        pages[-1] += (
+            extra.item(key) if len(key) > _BIG else _INLINE + key,
+            extra.item(value) if len(value) > _BIG else _INLINE + value,
+        )
     numbers = [number] + [extra.take() for _ in pages[1:]]
     for position in range(1, len(pages)):
         following = numbers[position + 1] if position + 1 < len(pages) else 0
@@ -230,7 +234,7 @@ def _page(number: int, previous: int, following: int, items: list[bytes]) -> byt
     for item in items:
         offset -= len(item)
         offsets.append(offset)
-    header = _HEADER.pack(0, 1, number, previous, following, len(items), offset, 0, P_HASH)
+    header = HEADER.pack(0, 1, number, previous, following, len(items), offset, 0, P_HASH)
     head = header + struct.pack(f"<{len(offsets)}H", *offsets)
     return head.ljust(offset, b"\0") + b"".join(reversed(items))
 

@@ -1,7 +1,8 @@
-"""``cdb:``: D. J. Bernstein's constant database, read.
+"""``cdb:``: D. J. Bernstein's constant database, read and written.
 
 Keys and values are as Postfix stores them, with or without a NUL at their end.  The file is read whole
-and again when another one takes its place.  Raises :class:`~mtad.errors.TableError`.
+and again when another one takes its place; :func:`write_cdb` makes a new one and puts it in place by
+``rename``.  Raises :class:`~mtad.errors.TableError`.
 
 Postfix counterpart: ``dict_cdb(3)``; the format: https://cr.yp.to/cdb/cdb.txt.
 """
@@ -10,14 +11,17 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mtad.errors import TableError
+from mtad.tables.bdb_write import replacing
 from mtad.tables.berkeley import warn_if_stale
+from mtad.tables.hashing import hash_all, hash_one
 from mtad.tables.table import Identity, LocalTable, Options, Watch, identity
 
 _PAIR = struct.Struct("<II")
 _HEADER_SIZE = 2048
+_FACTOR, _START = 33, 5381
 
 
 class CdbTable(LocalTable):
@@ -55,9 +59,7 @@ class CdbTable(LocalTable):
         return value if value is None else value.partition(b"\0")[0]
 
     def _find(self, key: bytes) -> bytes | None:
-        code = 5381
-        for byte in key:
-            code = (code * 33 & 0xFFFFFFFF) ^ byte
+        code = hash_one(key, _FACTOR, _START)
         try:
             table, slots = _PAIR.unpack_from(self._data, 8 * (code & 255))
             for step in range(slots):
@@ -89,3 +91,40 @@ class CdbTable(LocalTable):
             key, value = self._record(position)
             yield key.partition(b"\0")[0], value.partition(b"\0")[0]
             position += 8 + key_size + size
+
+
+def write_cdb(
+    path: str,
+    items: Iterable[tuple[bytes, bytes]],
+    *,
+    mode: int = 0o644,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Make ``path`` a CDB file of ``items`` (of two with one key the later counts).
+
+    ``mode`` and ``owner`` (user and group ID) are for a new file; an existing one keeps its own.
+    """
+    with replacing(path, mode=mode, owner=owner) as out:
+        out.write(bytes(_HEADER_SIZE))
+        position = _HEADER_SIZE
+        tables: list[list[tuple[int, int]]] = [[] for _ in range(256)]
+        content = dict(items)
+        for code, (key, value) in zip(hash_all(list(content), _FACTOR, _START), content.items(), strict=True):
+            out.write(_PAIR.pack(len(key), len(value)) + key + value)
+            tables[code & 255].append((code, position))
+            position += 8 + len(key) + len(value)
+            if position > 0xFFFFFFFF:
+                raise TableError(f"write {path}: more than a CDB file can hold")
+        header = []
+        for entries in tables:
+            slots: list[tuple[int, int]] = [(0, 0)] * (2 * len(entries))
+            for code, where in entries:
+                slot = (code >> 8) % len(slots)
+                while slots[slot][1]:
+                    slot = (slot + 1) % len(slots)
+                slots[slot] = (code, where)
+            header.append(_PAIR.pack(position, len(slots)))
+            out.write(b"".join(_PAIR.pack(*slot) for slot in slots))
+            position += 8 * len(slots)
+        out.seek(0)
+        out.write(b"".join(header))

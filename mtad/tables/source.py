@@ -22,6 +22,8 @@ from mtad.tables.table import Options, is_utf8
 
 _SPACE = " \t\r\n\v\f"
 _KEY = re.compile(r'(?:\\.|"(?:\\.|[^"\\])*"|[^"\\\s])*\\?', re.ASCII | re.DOTALL)
+#: An entry without quotes; :data:`_KEY` finds the same key, but slowly.
+_PLAIN = re.compile(r'([^\s"\\]+)\s+(\S(?:.*\S)?)\s*', re.ASCII | re.DOTALL)
 _NAME = re.compile(r'(?:\\.|"(?:\\.|[^"\\])*"|[^"\\\s=])*', re.ASCII | re.DOTALL)
 
 
@@ -46,9 +48,16 @@ def parse_source(
     ``verdict`` ends the warning about a line that has no value.
     """
     warnings: list[str] = []
+    plain = _PLAIN.fullmatch
     for number, line in logical_lines(text, path, warnings):
         while warnings:
             options.warn(warnings.pop(0))
+        match = plain(line)
+        if match is not None and line.isascii() and not options.value_is_file:
+            key, value = match.groups()
+            if key[-1] != ":":
+                yield number, key.encode(), value.encode()
+                continue
         where = f"{path}, line {number}"
         if options.utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
             options.warn(f'{where}: non-UTF-8 input "{line}" -- ignoring this line')
