@@ -166,10 +166,9 @@ def _stamp(moment: float) -> str:
 
 def _keeper(p: Parameters, name: str) -> Keeper:
     """The account, read with our rights; the rest is done with those of the mail system."""
-    read_account(p, name)
     from twisted.internet import reactor
 
-    keeper = Accounts(p, reactor, MailLog(_Terminal(), "oauth"), time.time).keeper(name)
+    keeper = Accounts(p, reactor, MailLog(_Terminal(), "oauth"), time.time).add(name)
     who = owner(p)
     make_directories(p, who)
     who.become()

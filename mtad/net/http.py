@@ -6,13 +6,14 @@ within a time, an answer is at most :data:`SIZE_LIMIT` long, and a redirection i
 ``http`` is for this host's own addresses alone.  Raises :class:`HttpError`, whose text tells where and why
 but nothing of what was sent, and ConfigError for a file of authorities that can not be used.
 
-Most of ``twisted.web`` is imported when the first request is made, for those who need none.
+Most of ``twisted.web`` is imported when the first client is made, for those who need none.
 
 RFC 9110, RFC 9525 (names in certificates).  Postfix counterpart: none.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from base64 import b64encode
@@ -28,6 +29,7 @@ from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -93,6 +95,13 @@ class HttpClient:
     """See the module.  ``timeout``: seconds for a request; ``authorities``: a PEM file, or empty."""
 
     def __init__(self, reactor: Any, timeout: float, authorities: str = "") -> None:
+        # now, while we may read all modules
+        from twisted.web import client, http
+
+        for codec in ("charmap", "idna"):  # of requests, of names of hosts
+            codecs.lookup(codec)
+        self._web = client
+        self._ends = (client.ResponseDone, http.PotentialDataLoss)
         self._reactor = reactor
         self._timeout = timeout
         self._trust = _read_authorities(authorities) if authorities else platformTrust()
@@ -144,17 +153,16 @@ class HttpClient:
     async def _ask(
         self, method: bytes, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
-        from twisted.web.http_headers import Headers
-
         if self._agent is None:
-            self._agent = _agent(self._reactor, self._trust, self._timeout)
+            policy = _Policy(self._trust)
+            self._agent = self._web.Agent(self._reactor, policy, connectTimeout=self._timeout)
         sent = Headers({"User-Agent": ["mtad"], "Accept": ["application/json"]})
         for name, value in headers.items():
             sent.setRawHeaders(name, [value])
         response = await self._agent.request(
             method, url.encode("ascii"), sent, None if body is None else _Body(body)
         )
-        reader = _Reader()
+        reader = _Reader(self._ends)
         response.deliverBody(reader)
         return response.code, await reader.done
 
@@ -164,9 +172,10 @@ class _TooLong(Exception):
 
 
 class _Reader(Protocol):
-    """Collects a body; ``done`` may be cancelled."""
+    """Collects a body, which ends by one of ``ends``; ``done`` may be cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, ends: tuple[type[Exception], ...]) -> None:
+        self._ends = ends
         self._parts: list[bytes] = []
         self._size = 0
         self.done: Deferred[bytes] = Deferred(lambda _: self._hang_up())
@@ -180,12 +189,9 @@ class _Reader(Protocol):
             self.done.errback(_TooLong())
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        from twisted.web.client import ResponseDone
-        from twisted.web.http import PotentialDataLoss
-
         if self.done.called:
             return
-        if reason.check(ResponseDone, PotentialDataLoss):
+        if reason.check(*self._ends):
             self.done.callback(b"".join(self._parts))
         else:
             self.done.errback(reason)
@@ -195,15 +201,15 @@ class _Reader(Protocol):
             self.transport.loseConnection()
 
 
-def _agent(reactor: Any, trust: Any, timeout: float) -> Any:
-    from twisted.web.client import Agent
+@implementer(IPolicyForHTTPS)
+class _Policy:
+    """TLS with a server whose certificate is right."""
 
-    @implementer(IPolicyForHTTPS)
-    class Policy:
-        def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-            return optionsForClientTLS(hostname.decode("ascii"), trustRoot=trust)
+    def __init__(self, trust: Any) -> None:
+        self._trust = trust
 
-    return Agent(reactor, Policy(), connectTimeout=timeout)
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        return optionsForClientTLS(hostname.decode("ascii"), trustRoot=self._trust)
 
 
 @implementer(IBodyProducer)

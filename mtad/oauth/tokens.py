@@ -16,8 +16,7 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from mtad.config.parameters import Parameters
-from mtad.errors import ConfigError
-from mtad.maillog import MailLog
+from mtad.maillog import MailLog, printable
 from mtad.net.http import HttpClient
 from mtad.net.shared import SharedWork
 from mtad.oauth.account import Account, account_names, read_account
@@ -45,27 +44,26 @@ class Accounts:
         self._http: HttpClient | None = None
 
     def load(self) -> None:
-        """Read all accounts there are while we may; raises ConfigError for a broken one.
-
-        What is made later is read when it is asked for, if we may then."""
+        """Read all accounts there are, while we may; raises ConfigError for a broken one."""
         for name in account_names(self._p):
-            self._add(read_account(self._p, name))
+            self.add(name)
 
     def keeper(self, name: str) -> Keeper:
         """Who keeps the tokens of an account."""
         found = self._keepers.get(name)
         if found is None:
-            try:
-                found = self._add(read_account(self._p, name))
-            except ConfigError as error:
-                raise OAuthError(f"OAuth account {name[:100]}: {error}") from error
+            directory = self._p["mtad_oauth_directory"]
+            text = f"no OAuth account {printable(name[:100])} in {directory}, or none when this was started"
+            raise OAuthError(text)
         return found
 
     async def token(self, name: str, rejected: bytes = b"") -> bytes:
         """The access token of an account; another one than ``rejected``, which a server has refused."""
         return (await self.keeper(name).token(rejected.decode("ascii", "replace"))).encode()
 
-    def _add(self, account: Account) -> Keeper:
+    def add(self, name: str) -> Keeper:
+        """Read one account; raises ConfigError."""
+        account = read_account(self._p, name)
         if self._http is None:
             self._http = HttpClient.build(self._p, self._reactor)
         service = TokenService(account, self._http, self._clock)
