@@ -15,7 +15,10 @@ from importlib import import_module
 import mtad
 
 #: Tools with options of their own, by the module that has their ``main(argv)``.
-TOOLS = ("oauth", "postconf", "postmap", "postqueue", "saslpasswd", "sink", "demo")
+TOOLS = (
+    "oauth", "postconf", "postmap", "postqueue", "saslpasswd", "sasldblistusers", "saslauthd",
+    "testsaslauthd", "pluginviewer", "auth-test", "sink", "demo",
+)  # fmt: skip
 
 #: Commands of postfix(1).
 COMMANDS = ("start", "start-fg", "stop", "abort", "reload", "flush", "check", "status")
@@ -32,7 +35,9 @@ usage: mtad [-c config_dir] [-Dv] command
   check [--json]  check the configuration
   status          is it running?
 
-tools: mtad oauth | postconf | postmap | postqueue | saslpasswd | sink | demo  (try them with --help)
+tools: mtad postconf | postmap | postqueue | sink | demo
+       mtad auth-test | saslpasswd | sasldblistusers | saslauthd | testsaslauthd | pluginviewer | oauth
+       (try them with --help)
 """
 
 
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in TOOLS:
         if directory:
             rest = ["-c", directory, *rest]
-        tool: Callable[[list[str]], int] = import_module(f"mtad.cli.{name}").main
+        tool: Callable[[list[str]], int] = import_module(f"mtad.cli.{name.replace('-', '_')}").main
         return tool(rest)
     if name in COMMANDS:
         from mtad.cli import lifecycle

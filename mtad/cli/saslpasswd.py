@@ -1,10 +1,10 @@
 """``mtad saslpasswd``: make, change and remove users of sasldb2, as ``saslpasswd2(8)`` does.
 
-``mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER``.  The password is asked for twice,
-or read from standard input with ``-p`` and where there is no terminal.  ``USER`` may be ``user@realm``; else
-the realm is ``-u``, else ``$myhostname``, which is where the server looks when a login has none.  The file
-is ``-f``, else ``sasldb_path`` of the SASL configuration of ``APP`` (the server's own by default), else
-``/etc/sasldb2``.
+``mtad saslpasswd [-p] [-c] [-d] [-n] [-v] [-a APP] [-f FILE] [-u DOMAIN] USER``.  The password is asked for
+twice, or read from standard input with ``-p`` and where there is no terminal.  ``USER`` may be
+``user@realm``; else the realm is ``-u``, else ``$myhostname``, which is where the server looks when a login
+has none.  The file is ``-f``, else ``sasldb_path`` of the SASL configuration of ``APP`` (the server's own
+by default), else ``/etc/sasldb2``.
 
 Exit codes: 0; 1 for bad usage and for a file that can't be read or written; 7 for a password or a user
 name that can't be one, and for two passwords that differ.
@@ -16,6 +16,9 @@ import getopt
 import getpass
 import sys
 
+from mtad import __version__
+from mtad.auth.auxprop import PASSWORD, SCRAM
+from mtad.auth.verifiers import ROUNDS, scram_keys
 from mtad.cli.directory import load_parameters
 from mtad.config.sasl_conf import find_sasl_conf, read_sasl_conf
 from mtad.errors import ConfigError, TableError
@@ -29,7 +32,8 @@ usage: mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER
   -n         keep no password in the clear
   -a APP     find the file by APP's SASL configuration
   -f FILE    the file of users
-  -u DOMAIN  the user's realm"""
+  -u DOMAIN  the user's realm
+  -v         tell the version"""
 
 FAILED, BAD_PARAMETER = 1, 7
 _PASSWORD_LIMIT = 1024
@@ -58,35 +62,52 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> None:
     try:
-        flags, rest = getopt.getopt(argv, "pcdnf:u:a:")
+        flags, rest = getopt.getopt(argv, "pcdnvf:u:a:", ["help"])
     except getopt.GetoptError as error:
         raise _Refused(FAILED, f"{error}\n{USAGE}") from error
     given = dict(flags)
-    if len(rest) != 1 or ("-c" in given and "-d" in given):
+    if "--help" in given:
+        print(USAGE)
+        return
+    if (len(rest) != 1 and "-v" not in given) or ("-c" in given and "-d" in given):
         raise _Refused(FAILED, USAGE)
+    if "-v" in given:
+        print(f"saslpasswd: mtad {__version__}; secrets are kept in {DEFAULT_PATH} by default")
+        return
     application = given.get("-a")
-    if application is not None and "/" in application:
-        raise _Refused(FAILED, "appname must not contain /")
     user, at, realm = rest[0].partition("@")
     if not at:
         realm = given["-u"] if "-u" in given else load_parameters()["myhostname"]
     if not user or not realm:
         raise _Refused(BAD_PARAMETER, "invalid parameter supplied")
-    db = SaslDb(given.get("-f") or _configured_path(application))
+    db = SaslDb(given.get("-f") or configured_path(application))
     if "-d" in given:
         db.delete(user, realm)
         return
     password = _password("-p" in given or not sys.stdin.isatty())
     if "-n" not in given:
         db.set(user, realm, password)
+    elif "-c" in given or db.get(user, realm) is not None:
+        # what proves the password without holding it, for the SCRAM mechanisms
+        db.change(user, realm, {PASSWORD: None, SCRAM: scram_keys(password, ROUNDS)})
 
 
-def _configured_path(application: str | None) -> str:
+def configured_path(application: str | None) -> str:
+    """The user database of that application's SASL configuration; raises ConfigError."""
+    if application is not None and "/" in application:
+        raise ConfigError("appname must not contain /")
     p = load_parameters(overrides={"smtpd_sasl_path": application} if application else None)
     path = find_sasl_conf(p)
     if path is None:
         return DEFAULT_PATH
     return read_sasl_conf(path).get("sasldb_path") or DEFAULT_PATH
+
+
+def ask_password(prompt: str = "Password: ") -> bytes:
+    """A password from the terminal, or else from standard input."""
+    if sys.stdin.isatty():
+        return getpass.getpass(prompt).encode("utf-8", "surrogateescape")
+    return sys.stdin.buffer.read(_PASSWORD_LIMIT + 2).removesuffix(b"\n")
 
 
 def _password(pipe: bool) -> bytes:
