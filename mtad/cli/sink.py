@@ -30,11 +30,15 @@ from mtad.sasl.mechanism import (
     CheckPassword,
     CheckToken,
     NeedSecret,
+    Property,
+    Proven,
     Reason,
     SaslFailure,
     ServerContext,
+    ServerMechanism,
     Steps,
     TokenVerdict,
+    Work,
 )
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
@@ -80,7 +84,7 @@ class SinkFactory(Factory):
         self.users = dict(pair.split(":", 1) for pair in options.auth)
         self.tokens = options.tokens
         self.login = bool(self.users or self.tokens)
-        self.mechanisms = (*server.MECHANISMS,) if self.users else ()
+        self.mechanisms = _mechanisms(options.mechanisms) if self.users else ()
         if self.tokens:
             self.mechanisms += bearer.MECHANISMS
         self.replies = _replies(options.reply)
@@ -140,7 +144,7 @@ class SinkProtocol(Protocol):
         self._engine = ServerSession(factory.settings, tls=factory.wrapper)
         self._login = b""
         self._steps: Steps | None = None
-        self._awaiting_login = b""
+        self._proven = b""  # who it is, once our last word is heard
         self._envelope: list[bytes] = []
         self._body: list[bytes] = []
 
@@ -236,6 +240,7 @@ class SinkProtocol(Protocol):
         mechanism = known.get(event.mechanism.upper())
         if mechanism is None:
             return Reply(504, b"Unrecognized authentication type", b"5.5.4")
+        self._proven = b""
         try:
             initial = None
             if event.initial is not None:
@@ -245,7 +250,13 @@ class SinkProtocol(Protocol):
         except (SaslFailure, ValueError):
             return _FAILED
 
+    def _logged_in(self) -> Reply:
+        self._login, self._proven = self._proven, b""
+        return Reply(235, b"Authentication successful", b"2.7.0")
+
     def _step(self, data: bytes) -> Reply:
+        if self._proven:
+            return self._logged_in()
         try:
             return self._advance(encoding.decode(data))
         except (SaslFailure, ValueError):
@@ -256,9 +267,12 @@ class SinkProtocol(Protocol):
         assert steps is not None
         try:
             wanted = next(steps) if answer is None else steps.send(answer)
-            while isinstance(wanted, NeedSecret | CheckToken):
+            while isinstance(wanted, NeedSecret | CheckToken | Work):
                 if isinstance(wanted, CheckToken):
                     wanted = steps.send(self._sink.token(wanted))
+                    continue
+                if isinstance(wanted, Work):
+                    wanted = steps.send(wanted.do())
                     continue
                 password = self._sink.users.get(wanted.user.decode(errors="replace"))
                 wanted = steps.send({} if password is None else {"userPassword": password.encode()})
@@ -268,10 +282,22 @@ class SinkProtocol(Protocol):
                 password = self._sink.users.get(result.authcid.decode(errors="replace"), "")
                 if not password or not hmac.compare_digest(password.encode(), result.password):
                     return _FAILED
-            self._login = result.authcid
-            return Reply(235, b"Authentication successful", b"2.7.0")
+            self._proven = result.authcid
+            if isinstance(result, Proven) and result.final is not None:
+                return Reply(334, encoding.encode(result.final))
+            return self._logged_in()
         assert isinstance(wanted, Challenge)
         return Reply(334, encoding.encode(wanted.data))
+
+
+def _mechanisms(names: str) -> tuple[ServerMechanism, ...]:
+    """Those that need nothing but a name and a password; ``names``, if any, in that order."""
+    return tuple(
+        each
+        for each in server.select(names.replace(",", " ").split() or None)
+        if not each.for_binding and not each.for_certificate and not each.by_name
+        if Property.NOANONYMOUS in each.properties
+    )
 
 
 def _replies(words: list[str]) -> dict[str, list[Reply]]:
@@ -301,6 +327,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="demand a login by one of its OAuth tokens: lines USER:TOKEN",
     )
+    options.add_argument("--mechanisms", default="", metavar="NAME,...", help="what to log in by")
     options.add_argument("--tls", default="", metavar="CERT,KEY", help="offer STARTTLS")
     options.add_argument("--wrapper", action="store_true", help="TLS from the start instead")
     options.add_argument("--maildir", default="", metavar="DIR", help="keep messages there")
