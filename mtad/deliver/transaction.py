@@ -131,7 +131,12 @@ class Transaction:
         if limit and message.size > limit:
             self._local("5.3.4", f"message size {message.size} exceeds size limit {limit} of server {pair}")
         elif message.smtputf8 and not extensions.smtputf8 and self._needs_utf8():
-            self._local("5.6.7", f"SMTPUTF8 is required, but was not offered by host {pair}")
+            text = "message requires SMTPUTF8, but no server was found that supports SMTPUTF8. "
+            text += f"The last attempted server was {pair}"
+            if self._connection.last:
+                self._local("5.6.7", text)
+            else:
+                self._defer("4.6.7", text)
         else:
             return False
         return True

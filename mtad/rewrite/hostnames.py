@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 import idna
+import idna.uts46data  # at once: once privileges are gone, modules may be out of reach
 
 from mtad.tables.network import parse_address
 from mtad.wire.address import valid_hostname

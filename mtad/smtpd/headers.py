@@ -18,6 +18,9 @@ _HEADER = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r]*(?:\r\n[ \t][^\r]*)*)\r\n")
 _CONTINUED = (b" ", b"\t")
 _MBOX = re.compile(rb">*From ")
 
+#: The header of a part, from the end of the line before it.
+_EIGHT_BIT = re.compile(rb"\ncontent-transfer-encoding[ \t]*:[ \t]*(?:8bit|binary)\b", re.IGNORECASE)
+
 #: Headers that mean a message was sent again (RFC 5322 section 3.6.6).
 _RESENT = frozenset(
     (b"resent-bcc", b"resent-cc", b"resent-date", b"resent-from", b"resent-message-id",
@@ -33,8 +36,8 @@ class HeaderScanner:
     """
 
     __slots__ = (
-        "_attempt_at", "_drop", "_first", "_limit", "_missing", "_pending", "eight_bit", "ended",
-        "message_id", "received", "resent", "resent_message_id", "seen",
+        "_attempt_at", "_drop", "_first", "_limit", "_missing", "_parts", "_pending", "eight_bit", "ended",
+        "message_ids", "received", "resent", "seen",
     )  # fmt: skip
 
     def __init__(self, drop: frozenset[bytes], limit: int, missing: Callable[[HeaderScanner], bytes]) -> None:
@@ -49,13 +52,16 @@ class HeaderScanner:
         self.seen: set[bytes] = set()
         self.received = 0  # number of Received headers
         self.resent = False
-        self.message_id: bytes | None = None
-        self.resent_message_id: bytes | None = None
-        self.eight_bit = False  # Content-Transfer-Encoding says 8bit or binary
+        #: values of Message-Id headers, each with b"resent-" or b"" before it
+        self.message_ids: list[tuple[bytes, bytes]] = []
+        self.eight_bit = False  # a Content-Transfer-Encoding says 8bit or binary, here or in a part
+        self._parts: bytes | None = None  # the end of what was seen of a message of several parts
 
     def feed(self, data: bytes) -> bytes:
         """Take message bytes, give back those to keep (perhaps none yet)."""
         if self.ended:
+            if self._parts is not None:
+                self._look_into_parts(data)
             return data
         self._pending += data
         if len(self._pending) < self._attempt_at:
@@ -120,17 +126,22 @@ class HeaderScanner:
         if name == b"received":
             self.received += 1
         elif name == b"message-id":
-            self.message_id = found[2].lstrip()
+            self.message_ids.append((b"", found[2].lstrip()))
         elif name == b"content-transfer-encoding":
             if found[2].strip().lower() in (b"8bit", b"binary"):
                 self.eight_bit = True
+        elif name == b"content-type":
+            if found[2].lstrip()[:10].lower() in (b"multipart/", b"message/rf"):
+                self._parts = b"\n"
         elif name in _RESENT:
             self.resent = True
             if name == b"resent-message-id":
-                self.resent_message_id = found[2].lstrip()
+                self.message_ids.append((b"resent-", found[2].lstrip()))
         if name in self._drop:
             return
         text = found[0]
+        if found.end(1) + 1 != found.start(2):  # blanks before the colon go
+            text = found[1] + b":" + text[found.start(2) - found.start() :]
         if b"\0" in text:  # nothing behind a NUL is seen
             text = text.partition(b"\0")[0] + b"\r\n"
         if len(text) > self._limit:
@@ -142,3 +153,18 @@ class HeaderScanner:
         self._pending = b""
         out.append(self._missing(self))
         out.append(rest)
+        if self._parts is not None:
+            self._look_into_parts(rest)
+
+    def _look_into_parts(self, data: bytes) -> None:
+        """Find out whether a part is declared as 8 bits, without going through the lines."""
+        assert self._parts is not None
+        data = self._parts + data
+        at = data.find(b"ransfer-")
+        while at >= 0:
+            if _EIGHT_BIT.match(data, max(0, at - 10)):
+                self.eight_bit = True
+                self._parts = None
+                return
+            at = data.find(b"ransfer-", at + 1)
+        self._parts = data[-100:]

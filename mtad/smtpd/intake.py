@@ -142,10 +142,8 @@ class Intake:
         """Called at the end of the headers: log the message id, refuse loops, give what is lacking."""
         rules = self._rules
         log = self._log
-        if headers.message_id is not None:
-            log.info(f"{self._queue_id}: message-id={_one_line(headers.message_id)}")
-        if headers.resent_message_id is not None:
-            log.info(f"{self._queue_id}: resent-message-id={_one_line(headers.resent_message_id)}")
+        for resent, value in headers.message_ids:
+            log.info(f"{self._queue_id}: {resent.decode()}message-id={_one_line(value)}")
         if headers.received + 1 >= rules.hopcount_limit:
             log.warning(f"{self._queue_id}: message rejected: hopcount exceeded")
             self._refuse(TOO_MANY_HOPS)
@@ -158,9 +156,9 @@ class Intake:
                 made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(self._created))}.{made}"
             out += f"{prefix}Message-Id: <{made}>\r\n".encode()
             log.info(f"{self._queue_id}: {prefix.lower()}message-id=<{made}>")
-            if headers.resent and headers.message_id is None:
+            if headers.resent and b"message-id" not in headers.seen:
                 log.info(f"{self._queue_id}: message-id=<>")
-        elif headers.message_id is None:
+        elif b"message-id" not in headers.seen:
             log.info(f"{self._queue_id}: message-id=<>")
         if not self._complete:
             return out

@@ -13,6 +13,9 @@ Postfix counterpart: ``extract_addr`` in ``smtpd.c``, ``tok822_parse.c``, ``quot
 
 from __future__ import annotations
 
+# by name, for the "idna" codec: once privileges are gone, modules may be out of reach
+import encodings.idna
+import encodings.punycode  # noqa: F401
 import ipaddress
 import re
 

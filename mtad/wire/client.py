@@ -247,7 +247,8 @@ class ClientSession:
     def _mail_command(self, envelope: Envelope) -> bytes:
         offered = self.extensions
         words = [b"MAIL FROM:" + self._path(envelope.sender)]
-        if offered.size:
+        # where Postfix would turn 8 bits into 7 the size is not known
+        if offered.size and (offered.eightbitmime or envelope.body == b"7BIT"):
             words.append(b"SIZE=%d" % envelope.size)
         if offered.eightbitmime and envelope.body:
             words.append(b"BODY=" + envelope.body)

@@ -472,7 +472,10 @@ def test_smtputf8_mail_needs_a_server_that_takes_it() -> None:
     world.server()
     world.submit("Q1", "jürgen@dest.test".encode(), smtputf8=True)
     world.run()
-    text = "SMTPUTF8 is required, but was not offered by host 192.0.2.1[192.0.2.1]"
+    text = (
+        "message requires SMTPUTF8, but no server was found that supports SMTPUTF8. "
+        "The last attempted server was 192.0.2.1[192.0.2.1]"
+    )
     assert f"dsn=5.6.7, status=bounced ({text})" in world.log("Q1")[1]
 
 

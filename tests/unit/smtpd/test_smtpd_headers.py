@@ -48,7 +48,7 @@ def test_facts_about_the_headers() -> None:
          b"Content-Transfer-Encoding: 8bit\r\n\r\n"]
     )  # fmt: skip
     assert scanner.received == 2
-    assert scanner.message_id == b"<1@x>"
+    assert scanner.message_ids == [(b"", b"<1@x>")]
     assert scanner.resent
     assert scanner.eight_bit
     assert b"resent-from" in scanner.seen
