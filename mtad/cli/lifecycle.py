@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtad.cli.directory import config_directory
 from mtad.config.lint import ERROR, Finding
@@ -23,8 +24,10 @@ from mtad.config.parameters import Parameters
 from mtad.daemon.lock import AlreadyRunning, holder, program_of
 from mtad.daemon.logs import open_sink, program_log
 from mtad.daemon.paths import make_directories, paths
-from mtad.daemon.plan import Plan, inspect, make_plan, read_parameters
 from mtad.errors import ConfigError, MtadError
+
+if TYPE_CHECKING:
+    from mtad.daemon.plan import Plan
 
 #: Seconds that ``stop`` and ``reload`` wait for the master.
 _PATIENCE = 30.0
@@ -54,6 +57,9 @@ def _tell(findings: Sequence[Finding]) -> None:
 
 def _checked(directory: str) -> Plan:
     """The plan, its findings told.  Raises ConfigError."""
+    # all that a daemon needs: commands that do not read the configuration whole do without it
+    from mtad.daemon.plan import make_plan
+
     plan = make_plan(directory)
     _tell(plan.findings)
     return plan
@@ -64,6 +70,8 @@ def _script_log(p: Parameters, text: str) -> None:
 
 
 def _check(directory: str, arguments: Sequence[str]) -> int:
+    from mtad.daemon.plan import inspect
+
     findings = inspect(directory)
     if "--json" in arguments:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -129,7 +137,7 @@ def _refuse_if_running(plan: Plan) -> None:
 
 def _running(directory: str) -> tuple[Parameters, int]:
     """The parameters and the pid of the mtad that runs on them.  Raises ConfigError."""
-    p = read_parameters(directory)
+    p = Parameters.load(directory)
     pid = holder(paths(p).lock)
     if not pid:
         raise ConfigError("the Postfix mail system is not running")
