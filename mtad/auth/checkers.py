@@ -21,6 +21,7 @@ from zope.interface import implementer
 from mtad.auth.credentials import Refused, SASLPassword, SASLProven, authorize
 from mtad.auth.interfaces import ISASLPassword, ISASLProven
 from mtad.maillog import MailLog, printable
+from mtad.net.drive import drive
 from mtad.sasl.mechanism import Reason
 
 
@@ -70,7 +71,9 @@ class PasswordChecker:
         self.verifiers = tuple(verifiers)
 
     def requestAvatarId(self, credentials: SASLPassword) -> Deferred[bytes | tuple[()]]:
-        return Deferred.fromCoroutine(self._check(credentials))
+        done: Deferred[bytes | tuple[()]] = Deferred()
+        drive(self._check(credentials), done.callback, done.errback)
+        return done
 
     async def _check(self, credentials: SASLPassword) -> bytes | tuple[()]:
         verdict = Verdict.DOWN

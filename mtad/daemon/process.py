@@ -13,6 +13,7 @@ Postfix counterpart: ``multi_server(3)``.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ from mtad.daemon.roles import QmgrRole, SmtpdRole, Surroundings
 from mtad.daemon.sockets import Channels
 from mtad.errors import MtadError
 from mtad.maillog import Sink
+from mtad.net.reactor import MailReactor
 from mtad.queue.sqlite import SQLiteStore
 from mtad.tables.blocking import BlockingTable
 from mtad.tables.table import Watch
@@ -106,10 +108,9 @@ class _Process:
         self._reactor: Any = None
 
     def run(self, sockets: Sockets, channels: Channels) -> int:
-        from twisted.internet.epollreactor import EPollReactor
         from twisted.internet.main import installReactor
 
-        reactor: Any = EPollReactor()
+        reactor: Any = MailReactor()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         installReactor(reactor)
         observers: Any = [self._report_failure]
@@ -128,6 +129,8 @@ class _Process:
         os.umask(0o077)
         BlockingTable.runner = Threads(reactor)
         store.open()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)  # what a session makes is seldom part of a cycle
 
         def finished(_: object) -> None:
             store.close().addBoth(lambda _: reactor.stop())

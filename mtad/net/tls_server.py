@@ -30,6 +30,9 @@ from mtad.net.tls_info import Signature, TLSInfo, describe, log_summary, own_sig
 
 _SESSION_CONTEXT = b"mtad/TLS"
 
+#: A session that nobody wants to know more of.
+_UNSEEN = TLSInfo(protocol="", cipher="", secret_bits=0, bits=0)
+
 
 def server_level(p: Parameters, log: MailLog | None = None) -> str:
     """``none``, ``may`` or ``encrypt``: what the parameters ask of clients."""
@@ -168,7 +171,9 @@ class ServerTLS:
         return connection
 
     def describe(self, connection: SSL.Connection) -> TLSInfo:
-        """The session of a finished handshake."""
+        """The session of a finished handshake; what neither log nor header nor policy wants is left out."""
+        if not (self._watching or self.asks_certificate):
+            return _UNSEEN
         return describe(connection, True, self.digest, self._own)
 
     def log_established(self, info: TLSInfo, peer: str) -> None:

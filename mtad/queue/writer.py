@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -73,6 +74,11 @@ class Job:
             self.steps.append(change)
 
     @property
+    def patient(self) -> bool:
+        """Nobody waits for it: it may be committed a little later, with others."""
+        return self.settlement is not None and not self.entries
+
+    @property
     def adds(self) -> bool:
         """Whether it makes the queue larger."""
         return self.settlement is None and bool(self.entries)
@@ -83,6 +89,9 @@ class Job:
             return self.settlement.removed
         return None if self.change is None else self.change.result
 
+
+#: Seconds that an outcome waits for company: a commit costs as much for one as for ten.
+GATHER = 0.01
 
 #: Jobs that are over, each with its result or the exception.
 _Outcomes = list[tuple[Job, Any]]
@@ -124,6 +133,8 @@ class Writer:
             ready: list[Job] = []
             if not self._long:
                 self._take(self._inbox.get(), ready)
+                if ready and ready[0].patient:
+                    time.sleep(GATHER)
             outcomes: _Outcomes = []
             try:
                 with self._turn:
