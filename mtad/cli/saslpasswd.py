@@ -75,6 +75,8 @@ def _run(argv: list[str]) -> None:
         print(f"saslpasswd: mtad {__version__}; secrets are kept in {DEFAULT_PATH} by default")
         return
     application = given.get("-a")
+    if application is not None and "/" in application:
+        raise _Refused(FAILED, "appname must not contain /")
     user, at, realm = rest[0].partition("@")
     if not at:
         realm = given["-u"] if "-u" in given else load_parameters()["myhostname"]
@@ -94,8 +96,6 @@ def _run(argv: list[str]) -> None:
 
 def configured_path(application: str | None) -> str:
     """The user database of that application's SASL configuration; raises ConfigError."""
-    if application is not None and "/" in application:
-        raise ConfigError("appname must not contain /")
     p = load_parameters(overrides={"smtpd_sasl_path": application} if application else None)
     path = find_sasl_conf(p)
     if path is None:
