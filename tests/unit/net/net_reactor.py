@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.python.failure import Failure
 
@@ -70,9 +71,16 @@ class NameServer:
         self.garble: Callable[[bytes], bytes] | None = None
         self.asked: list[tuple[str, int, str]] = []
         self.ports: list[int] = []
-        self._udp: Any = reactor.listenUDP(0, _Udp(self), "127.0.0.1")
-        self.port: int = self._udp.getHost().port
-        self._tcp: Any = reactor.listenTCP(self.port, _TcpFactory(self), interface="127.0.0.1")
+        self._udp: Any
+        self._tcp: Any
+        while True:  # until a port is free for both
+            self._udp = reactor.listenUDP(0, _Udp(self), "127.0.0.1")
+            self.port: int = self._udp.getHost().port
+            try:
+                self._tcp = reactor.listenTCP(self.port, _TcpFactory(self), interface="127.0.0.1")
+                break
+            except CannotListenError:
+                self._udp.stopListening()
 
     @property
     def address(self) -> tuple[str, int]:
