@@ -190,7 +190,7 @@ def test_no_certificate_is_a_warning() -> None:
 
 def test_anonymous_server(pki: Path) -> None:
     """smtpd_tls_cert_file = none: anonymous ciphers only, so no TLS 1.3."""
-    server = server_tls(pki, smtpd_tls_chain_files="", smtpd_tls_cert_file="none")
+    server = server_tls(pki, smtpd_tls_chain_files="", smtpd_tls_cert_file="none", smtpd_tls_loglevel="1")
     client, lines = client_tls(pki)
     seen, info, _ = meet(server, client)
     assert (seen.protocol, info.status) == ("TLSv1.2", "Anonymous")
@@ -298,7 +298,12 @@ def test_unknown_client_level(pki: Path) -> None:
 def test_server_name_is_sent_where_asked(pki: Path) -> None:
     for servername, wanted in (("", ""), ("hostname", "mail.example.com"), ("nexthop", "example.com")):
         client, _ = client_tls(pki, smtp_tls_servername=servername)
-        assert meet(server_tls(pki), client)[0].sni == wanted
+        assert meet(server_tls(pki, smtpd_tls_loglevel="1"), client)[0].sni == wanted
+
+
+def test_what_nobody_wants_to_know_is_not_asked(pki: Path) -> None:
+    client, _ = client_tls(pki)
+    assert meet(server_tls(pki), client)[0].cipher == ""
 
 
 def test_session_is_resumed_for_the_same_policy_only(pki: Path) -> None:
