@@ -30,7 +30,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def server_tls(pki: Path, **values: str) -> ServerTLS:
-    defaults = {"smtpd_tls_security_level": "may", "smtpd_tls_chain_files": str(pki / "server.pem")}
+    defaults = {
+        "smtpd_tls_security_level": "may",
+        "smtpd_tls_chain_files": str(pki / "server.pem"),
+        "smtpd_tls_received_header": "yes",
+    }
     return ServerTLS(parameters(**(defaults | values)), log()[0])
 
 
@@ -190,7 +194,7 @@ def test_no_certificate_is_a_warning() -> None:
 
 def test_anonymous_server(pki: Path) -> None:
     """smtpd_tls_cert_file = none: anonymous ciphers only, so no TLS 1.3."""
-    server = server_tls(pki, smtpd_tls_chain_files="", smtpd_tls_cert_file="none", smtpd_tls_loglevel="1")
+    server = server_tls(pki, smtpd_tls_chain_files="", smtpd_tls_cert_file="none")
     client, lines = client_tls(pki)
     seen, info, _ = meet(server, client)
     assert (seen.protocol, info.status) == ("TLSv1.2", "Anonymous")
@@ -298,12 +302,12 @@ def test_unknown_client_level(pki: Path) -> None:
 def test_server_name_is_sent_where_asked(pki: Path) -> None:
     for servername, wanted in (("", ""), ("hostname", "mail.example.com"), ("nexthop", "example.com")):
         client, _ = client_tls(pki, smtp_tls_servername=servername)
-        assert meet(server_tls(pki, smtpd_tls_loglevel="1"), client)[0].sni == wanted
+        assert meet(server_tls(pki), client)[0].sni == wanted
 
 
 def test_what_nobody_wants_to_know_is_not_asked(pki: Path) -> None:
     client, _ = client_tls(pki)
-    assert meet(server_tls(pki), client)[0].cipher == ""
+    assert meet(server_tls(pki, smtpd_tls_received_header="no"), client)[0].cipher == ""
 
 
 def test_session_is_resumed_for_the_same_policy_only(pki: Path) -> None:
