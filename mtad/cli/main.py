@@ -16,8 +16,8 @@ import mtad
 
 #: Tools with options of their own, by the module that has their ``main(argv)``.
 TOOLS = (
-    "oauth", "postconf", "postmap", "postqueue", "saslpasswd", "sasldblistusers", "saslauthd",
-    "testsaslauthd", "pluginviewer", "auth-test", "sink", "demo",
+    "newaliases", "oauth", "postalias", "postconf", "postmap", "postqueue", "saslpasswd", "sasldblistusers",
+    "saslauthd", "testsaslauthd", "pluginviewer", "auth-test", "sink", "demo",
 )  # fmt: skip
 
 #: Commands of postfix(1).
@@ -35,7 +35,7 @@ usage: mtad [-c config_dir] [-Dv] command
   check [--json]  check the configuration
   status          is it running?
 
-tools: mtad postconf | postmap | postqueue | sink | demo
+tools: mtad postconf | postmap | postalias | newaliases | postqueue | sink | demo
        mtad auth-test | saslpasswd | sasldblistusers | saslauthd | testsaslauthd | pluginviewer | oauth
        (try them with --help)
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mtad.errors import ConfigError, TableError
 from mtad.tables.source import (
@@ -26,11 +26,18 @@ from mtad.tables.source import (
 )
 from mtad.tables.table import Identity, LocalTable, Options, Watch, fold, identity
 
+#: What reads a source: its text, its name, and options; gives (line, key, value).
+Parser = Callable[[str, str, Options], Iterator[tuple[int, bytes, bytes]]]
 
-def load_source(path: str, options: Options) -> dict[bytes, bytes]:
+
+def _parse(text: str, path: str, options: Options) -> Iterator[tuple[int, bytes, bytes]]:
+    return parse_source(text, path, options, " -- ignoring this line")
+
+
+def load_source(path: str, options: Options, parse: Parser = _parse) -> dict[bytes, bytes]:
     """The text source ``path`` as a dictionary; duplicate keys as ``options`` says."""
     entries: dict[bytes, bytes] = {}
-    for line, name, value in parse_source(read_text(path), path, options, " -- ignoring this line"):
+    for line, name, value in parse(read_text(path), path, options):
         key = fold(name) if options.fold else name
         if key in entries and options.duplicates != "replace":
             if options.duplicates == "warn":
@@ -44,9 +51,10 @@ def load_source(path: str, options: Options) -> dict[bytes, bytes]:
 class TextHashTable(LocalTable):
     """A text source in memory."""
 
-    def __init__(self, spec: str, options: Options, path: str) -> None:
+    def __init__(self, spec: str, options: Options, path: str, parse: Parser = _parse) -> None:
         super().__init__(spec, options)
         self._path = path
+        self._parse = parse
         self._entries: dict[bytes, bytes] = {}
         self._watch = Watch(path, self._load, options.warn)
 
@@ -55,7 +63,7 @@ class TextHashTable(LocalTable):
             state = identity(os.stat(self._path))
         except OSError as error:
             raise TableError(f"open database {self._path}: {error.strerror}") from error
-        self._entries = load_source(self._path, self.options)
+        self._entries = load_source(self._path, self.options, self._parse)
         return state
 
     def get(self, key: bytes) -> bytes | None:
@@ -144,4 +152,7 @@ class FailTable(LocalTable):
     """``fail:name``: every lookup fails, for tests."""
 
     def get(self, key: bytes) -> bytes | None:
-        raise TableError(f"{self.spec}: table lookup problem")
+        raise TableError("Application error")
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        raise TableError(f"table {self.spec}: sequence error: Application error")

@@ -17,6 +17,7 @@ from importlib import import_module
 
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.tables.accounts import AccountTable
+from mtad.tables.aliases import looks_like_aliases, parse_aliases
 from mtad.tables.berkeley import BerkeleyTable
 from mtad.tables.blocking import BlockingTable, shared
 from mtad.tables.cdb import CdbTable
@@ -35,7 +36,7 @@ from mtad.tables.pcre import PcreTable
 from mtad.tables.proxymap import approved, unproxied
 from mtad.tables.regexp import RegexpTable
 from mtad.tables.settings import main_cf
-from mtad.tables.source import extract_braces, split_list
+from mtad.tables.source import extract_braces, parse_source, read_text, split_list
 from mtad.tables.table import LocalTable, Options, Table, no_warning, state_of
 
 Opener = Callable[[str, Options, str], Table]
@@ -79,7 +80,8 @@ def _berkeley(spec: str, options: Options, name: str) -> Table:
     if kind == "btree" or not os.path.isfile(path):
         raise TableError(f"open database {path}.db: No such file or directory")
     options.warn(f"{spec}: no index {path}.db, the text source {path} is used")
-    return TextHashTable(spec, options, path)
+    parse = parse_aliases if looks_like_aliases(read_text(path)) else parse_source
+    return TextHashTable(spec, options, path, parse)
 
 
 def _cdb(spec: str, options: Options, name: str) -> Table:

@@ -220,7 +220,7 @@ def namadr_list(argv: Sequence[str]) -> int:
     except MtadError as problem:
         for part in reversed(str(problem).split(": table lookup problem: ")):
             ending = "" if part == str(problem) or "unavailable" in part else ": table lookup problem"
-            if part != "fail:1: table lookup problem":
+            if part != "Application error":
                 _say(program, f"warning: {part}{ending}")
         answer = "ERROR"
     _print(f"{host}/{address}: {answer}")

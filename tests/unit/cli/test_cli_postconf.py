@@ -119,7 +119,7 @@ def test_edit_master(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-de
 
 
 def test_what_there_is(run) -> None:  # type: ignore[no-untyped-def]
-    assert run("-a")[1] == ["cyrus"]
+    assert "cyrus" in run("-a")[1]
     assert run("-l")[1] == ["flock", "fcntl", "dotlock"]
     assert {"hash", "pcre", "cidr"} <= set(run("-m")[1])
     assert run("-T", "public-key-algorithms")[1] == ["dsa", "ecdsa", "rsa"]

@@ -3,11 +3,14 @@
 import io
 import os
 import stat
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from mtad.cli.postmap import main
+from mtad.tables import open_table
 from mtad.tables.bdb import open_bdb
 
 SOURCE = b'# comment\nAlice one\nbob  two  words\nalice again\nnovalue\n"a b" quoted\nk: v\n\xff\xfe bad\n'
@@ -62,7 +65,7 @@ def test_make_hash(run, place):
     assert stat.S_IMODE((place / "t.db").stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize("kind", ["hash", "lmdb"])
+@pytest.mark.parametrize("kind", ["hash", "btree", "cdb", "lmdb"])
 def test_ask_change_and_list(run, kind):
     if kind == "lmdb":
         pytest.importorskip("lmdb")
@@ -74,7 +77,7 @@ def test_ask_change_and_list(run, kind):
     assert run("-q", "-", table, "inline:{x=y}", stdin=b"bob\nzz\nx\n") == (0, b"bob\ttwo  words\nx\ty\n", [])
     assert run("-q", "-", table, stdin=b"zz\n") == (1, b"", [])
     code, out, err = run("-i", table, stdin=b"new entry\nbob other\n")
-    label = "t.db" if kind == "hash" else table
+    label = {"lmdb": table, "cdb": "t"}.get(kind, "t.db")
     assert (code, out, err) == (0, b"", [f'postmap: warning: {label}: duplicate entry: "bob"'])
     assert run("-q", "bob", table)[1] == b"two  words\n"
     assert run("-i", "-r", table, stdin=b"bob other\n") == (0, b"", [])
@@ -151,3 +154,100 @@ def test_bad_options(run):
 def test_default_type(run, place):
     (place / "main.cf").write_text("default_database_type = texthash\n")
     assert run("-q", "bob", "t")[1] == b"two  words\n"
+
+
+MESSAGE = b"""\
+From: a
+Subject: x
+ folded
+X-Y : spaced
+Content-Type: multipart/mixed; boundary="b 1"
+
+preamble
+--b 1
+Content-Type: message/rfc822
+
+Subject: inner
+
+inner body
+--b 1--
+last
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ("-h", [
+            "From: a", "Subject: x\n folded", "X-Y: spaced", 'Content-Type: multipart/mixed; boundary="b 1"',
+        ]),
+        ("-hm", [
+            "From: a", "Subject: x\n folded", "X-Y: spaced", 'Content-Type: multipart/mixed; boundary="b 1"',
+            "Content-Type: message/rfc822", "Subject: inner",
+        ]),
+        ("-bm", ["", "preamble", "--b 1", "", "", "inner body", "--b 1--", "last"]),
+        ("-b", [
+            "", "preamble", "--b 1", "Content-Type: message/rfc822", "", "Subject: inner", "", "inner body",
+            "--b 1--", "last",
+        ]),
+    ],
+)  # fmt: skip
+def test_keys_of_a_message(run, options, keys):
+    expected = "".join(f"{key}\tX\n" for key in keys).encode()
+    assert run(options + "q", "-", "regexp:{{/^/ X}}", stdin=MESSAGE) == (0, expected, [])
+
+
+def test_message_options_need_standard_input(run):
+    message = 'postmap: fatal: specify -b -h or -m only with "-q -"'
+    assert run("-hq", "x", "static:y") == (1, b"", [message])
+    assert run("-b", "t") == (1, b"", [message])
+    assert run("-mq", "-", "static:y", stdin=b"k\n")[2] == [
+        "postmap: warning: ignoring -m option without -b or -h"
+    ]
+
+
+def test_away_from_berkeley_db(run, place):
+    (place / "main.cf").write_text(
+        "compatibility_level = 3.6\nnon_bdb_migration_level = enable-redirect\n"
+        "default_database_type = cdb\ndefault_cache_db_type = lmdb\n"
+        "non_bdb_custom_mapping = inline:{hash:special=lmdb}\n"
+    )
+    code, _, err = run("-w", "hash:t")
+    assert (code, err[0]) == (0, "postmap: redirecting hash:t to cdb:t")
+    assert not (place / "t.db").exists()
+    assert run("-q", "bob", "hash:t")[:2] == (0, b"two  words\n")
+    assert run("-w", "t")[2] == WARNINGS
+    if find_spec("lmdb"):
+        (place / "special").write_text("a b\n")
+        run("hash:special", "btree:t")
+        assert (place / "special.lmdb").exists()
+        assert (place / "t.lmdb").exists()
+    (place / "main.cf").write_text(
+        "compatibility_level = 3.6\nnon_bdb_migration_level = enable-reindex\ndefault_database_type = hash\n"
+    )
+    assert run("t")[2] == [
+        "postmap: fatal: non_bdb migration mapping lookup error for 'hash': unexpected type 'hash'"
+    ]
+
+
+def test_the_newer_index_serves(place):
+    for number, suffix in enumerate((".db", ".cdb"), 1):
+        (place / "n").write_text(f"key {suffix}\n")
+        assert main([f"{ {'.db': 'hash', '.cdb': 'cdb'}[suffix] }:n"]) == 0
+        os.utime(place / f"n{suffix}", (1e9 + number, 1e9 + number))
+    assert open_table("hash:n").find(b"key") == b".cdb"
+    os.utime(place / "n.db", (2e9, 2e9))
+    assert open_table("hash:n").find(b"key") == b".db"
+
+
+def test_progress_is_shown_on_a_terminal(place):
+    (place / "many").write_text("".join(f"key{number} {'v' * 30}\n" for number in range(45000)))
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "mtad.cli.main", "postmap", "-c", str(place), "hash:many"]
+    subprocess.run(command, stderr=theirs, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "\rpostmap: [" in shown
+    assert "40000 entries" in shown
+    assert shown.endswith("\r\x1b[K")
