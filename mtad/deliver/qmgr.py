@@ -440,6 +440,8 @@ class QueueManager:
         self._stopped()
 
     def _stopped(self) -> None:
+        for agent in self._agents.values():
+            agent.close_idle()  # what was under way has left sessions
         for call in (self._timer, *self._retries):
             if call is not None and call.active():
                 call.cancel()
