@@ -90,7 +90,7 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     mechanisms = _mechanisms(p, conf, tokens is not None)
     _check_database(p, conf, mechanisms, log)
     store = stores.open_stores(p, conf, local_domain or hostname, log)
-    verifiers = [_verifier(name, p, conf, reactor, log, store) for name in _methods(conf)]
+    verifiers = [_verifier(name, p, conf, reactor, log, store) for name in methods(conf)]
     options = (
         security_options(p, "smtpd_sasl_security_options"),
         security_options(p, "smtpd_sasl_tls_security_options"),
@@ -125,19 +125,19 @@ def describe(p: Parameters) -> str:
     path = find_sasl_conf(p)
     conf = read_sasl_conf(path) if path is not None else SaslConf()
     taken = path or f"no {os.path.basename(p['smtpd_sasl_path'])}.conf found in {':'.join(search_path(p))}"
-    methods = []
-    for method in _methods(conf):
+    told = []
+    for method in methods(conf):
         if method == "auxprop":
-            methods.append(f"auxprop ({stores.describe(p, conf)})")
+            told.append(f"auxprop ({stores.describe(p, conf)})")
         elif method == "saslauthd":
-            methods.append(f"saslauthd ({', '.join(dict.fromkeys(_saslauthd_paths(p, conf)))})")
+            told.append(f"saslauthd ({', '.join(dict.fromkeys(saslauthd_paths(p, conf)))})")
         else:
-            methods.append(method)
+            told.append(method)
     tokens = "mtad_oauth_jwks" if p["mtad_oauth_jwks"] else "mtad_oauth_introspection_url"
     if p[tokens]:
-        methods.append(f"{tokens} (bearer tokens)")
+        told.append(f"{tokens} (bearer tokens)")
     names = _join(_mechanisms(p, conf, bool(p[tokens]))) or "none"
-    return f"SASL: {taken}; passwords are checked by {', then '.join(methods)}; mechanisms: {names}"
+    return f"SASL: {taken}; passwords are checked by {', then '.join(told)}; mechanisms: {names}"
 
 
 def _mechanisms(p: Parameters, conf: SaslConf, tokens: bool) -> tuple[ServerMechanism, ...]:
@@ -202,7 +202,8 @@ def _check_conf(conf: SaslConf, log: MailLog) -> None:
         )
 
 
-def _methods(conf: SaslConf) -> Sequence[str]:
+def methods(conf: SaslConf) -> Sequence[str]:
+    """``pwcheck_method``, in order."""
     return [word.lower() for word in conf.words("pwcheck_method")] or ["auxprop"]
 
 
@@ -225,7 +226,7 @@ def _bare_verifier(
     if name == "saslauthd":
         service = p["smtpd_sasl_service"].encode()
         realm = p["smtpd_sasl_local_domain"].encode()
-        return Saslauthd(reactor, log, _saslauthd_paths(p, conf), service, realm)
+        return Saslauthd(reactor, log, saslauthd_paths(p, conf), service, realm)
     if name == "alwaystrue":
         log.warning(f"{conf.path}: pwcheck_method alwaystrue: any password is accepted for any name")
         return AlwaysTrue(log)
@@ -236,7 +237,7 @@ def _bare_verifier(
     )
 
 
-def _saslauthd_paths(p: Parameters, conf: SaslConf) -> Sequence[str]:
+def saslauthd_paths(p: Parameters, conf: SaslConf) -> Sequence[str]:
     """The sockets to try.  One that is configured is looked for inside the old chroot too, and no other."""
     configured = conf.get("saslauthd_path")
     if configured is not None:
@@ -252,7 +253,7 @@ def _check_database(
     if stores.plugins(conf) != ("sasldb",) or os.access(path, os.R_OK):
         return
     users = [each.name.decode() for each in mechanisms if each.by_secret]
-    if "auxprop" in _methods(conf):
+    if "auxprop" in methods(conf):
         users.insert(0, "pwcheck_method auxprop")
     if users:
         state = "can not be read" if os.path.exists(path) else "does not exist"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -47,6 +49,11 @@ passdb {{
 passdb {{
   driver = passwd-file
   args = scheme=PLAIN {root}/users
+}}
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 service auth {{
   unix_listener submission {{
@@ -113,8 +120,13 @@ class Dovecot:
 
     def stop(self) -> None:
         if self.process is not None:
+            pid = self.process.pid
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             self.process.terminate()
             self.process.wait(10)
+            for child in children:  # they serve their clients on, else
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGTERM)
             self.process = None
 
     def log(self) -> str:
