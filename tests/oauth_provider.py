@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 import threading
 import time
 import urllib.request
@@ -27,11 +28,12 @@ ISSUER, AUDIENCE = "https://id.example.com", "smtp.example.com"
 class Provider:
     """The provider; use it as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: tuple[str, str] | None = None) -> None:
+        """``tls``: files of a certificate for localhost and its key."""
         self.keys: dict[str, tuple[str, Any]] = {}  # by id: algorithm, private key
         self.active: dict[str, dict[str, Any]] = {}  # what introspection tells, by token
         self.requests: list[tuple[str, dict[str, str]]] = []
-        self.down = False
+        self.down: bool | str = False  # a path: that one only
         self.raw: bytes | None = None  # answered to everything
         self.lifetime = 3600
         self.pending = 0  # polls of a device before its user agrees
@@ -56,6 +58,11 @@ class Provider:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.url = f"https://localhost:{self.port}"
 
     def __enter__(self) -> Provider:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -139,7 +146,7 @@ class Provider:
         handler.wfile.write(body)
 
     def _answer(self, path: str, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        if self.down:
+        if self.down in (True, path):
             return 503, {}
         if path == "/jwks":
             return 200, self.jwks()
