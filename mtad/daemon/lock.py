@@ -15,10 +15,14 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from mtad.errors import ConfigError
+
+
+_TRIES, _PAUSE = 10, 0.01
 
 
 class AlreadyRunning(ConfigError):
@@ -40,15 +44,23 @@ class MasterLock:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as problem:
             raise ConfigError(f"cannot open the lock file: {problem.strerror}", path=path) from problem
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._try():
             pid = _read_pid(path)
             os.close(self._fd)
-            raise AlreadyRunning(path, pid, program_of(pid)) from None
+            raise AlreadyRunning(path, pid, program_of(pid))
         #: the last holder did not give it up: its children may still be about to end
         self.orphaned = _read_pid(path) != 0
         self.write_pid(os.getpid())
+
+    def _try(self) -> bool:
+        """Whoever only looks (:func:`holder`) has the lock for a moment, too."""
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                time.sleep(_PAUSE)
+        return False
 
     def write_pid(self, pid: int) -> None:
         os.ftruncate(self._fd, 0)

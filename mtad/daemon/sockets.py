@@ -39,7 +39,7 @@ class Listeners:
                 for endpoint in endpoints(plan.service, plan.p):
                     listener = self.open.get(endpoint) or found.open.get(endpoint)
                     if listener is None:
-                        listener = open_socket(endpoint, plan.service, plan.p)
+                        listener = self._open(endpoint, plan)
                         fresh.append(listener)
                     found.open[endpoint] = listener
                     found.by_service.setdefault(place, []).append(listener)
@@ -48,6 +48,20 @@ class Listeners:
                 listener.close()
             raise
         return found
+
+    def _open(self, endpoint: Endpoint, plan: ServicePlan) -> socket.socket:
+        try:
+            return open_socket(endpoint, plan.service, plan.p)
+        except ConfigError as problem:
+            ours = [str(each) for each in self.open if each.port == endpoint.port]
+            if not ours:
+                raise
+            raise ConfigError(
+                f"cannot listen on {endpoint} beside {', '.join(ours)}",
+                path=problem.path,
+                line=problem.line,
+                remedy="stop and start to change inet_interfaces",
+            ) from problem
 
     def close_all_but(self, others: Listeners) -> None:
         """Close our sockets that ``others`` does not have."""

@@ -175,6 +175,18 @@ def test_a_port_in_use_is_refused_by_name(mtad: Mtad, sink: Sink) -> None:
     assert banner(mtad).startswith("220")
 
 
+def test_other_interfaces_take_a_stop_and_a_start(mtad: Mtad) -> None:
+    (mtad.directory / "master.cf").write_text(f"0.0.0.0:{port(mtad)} inet n - n - - smtpd\n")
+    done = mtad.command("reload")
+    assert done.returncode == 1
+    assert f"cannot listen on 0.0.0.0:{port(mtad)} beside 127.0.0.1:{port(mtad)}" in done.stderr
+    assert "stop and start" in done.stderr
+    assert banner(mtad).startswith("220")
+    assert mtad.command("stop").returncode == 0
+    mtad.start()
+    assert banner(mtad).startswith("220")
+
+
 def certificate(mtad: Mtad) -> bytes:
     with Client(port(mtad)) as client:
         client.say(b"EHLO client.example")
