@@ -86,8 +86,9 @@ def test_missing_password_kind(run: Any) -> None:
 def test_filtered_mechanism(run: Any, tmp_path: Path) -> None:
     conf = f"sasldb_path: {tmp_path}/sasldb2\nmech_list: plain login cram-md5 ntlm\n"
     status, told = report(
-        run, "alice", "--no-tls", "--mech", "plain", conf=conf, smtpd_sasl_security_options="noplaintext"
-    )
+        run, "alice", "--no-tls", "--mech", "plain", conf=conf,
+        smtpd_sasl_security_options="noplaintext", smtpd_sasl_tls_security_options="noanonymous",
+    )  # fmt: skip
     assert status == 1
     why = {each["name"]: each["why"] for each in told["mechanisms"]}
     assert why["PLAIN"] == "without TLS: smtpd_sasl_security_options demands noplaintext"
