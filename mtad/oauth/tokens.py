@@ -88,7 +88,7 @@ class Keeper:
         self._reactor = reactor
         self._log = log
         self._clock = clock
-        self._last: TokenState | None = None  # for when it could not be written
+        self._last: TokenState | None = None  # what could not be written
         self._rejected = ""
         self._problem: OAuthError | None = None
         self._failed = 0.0
@@ -171,10 +171,11 @@ class Keeper:
         return f"run: mtad oauth login {self.account.name}"
 
     def _write(self, state: TokenState) -> None:
-        self._last = state
         try:
             self._file.write(state)
+            self._last = None
         except OSError as problem:
+            self._last = state
             self._log.warning(
                 f"OAuth account {self.account.name}: cannot keep the new token: {problem.strerror}"
             )

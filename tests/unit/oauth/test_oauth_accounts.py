@@ -189,7 +189,7 @@ def test_failures_are_temporary_and_not_repeated_at_once(world: World) -> None:
     assert world.token(accounts) == b"access-1"
     world.provider.refresh.clear()
     world.now += 4000
-    with pytest.raises(OAuthError, match=r"said invalid_grant: expired or revoked.*run: mtad oauth login hop"):
+    with pytest.raises(OAuthError, match=r"said invalid_grant: expired or .*run: mtad oauth login hop"):
         world.token(accounts)
     with pytest.raises(OAuthError, match="no OAuth account other in"):
         world.run(accounts.token("other"))[0].raiseException()
@@ -229,15 +229,16 @@ def test_a_changed_account_forgets_its_tokens(world: World) -> None:
 def test_a_token_that_can_not_be_kept_serves_on(world: World) -> None:
     world.write()
     accounts = world.accounts()
-    world.token(accounts)
     path = Path(state_directory(world.p)) / "hop.json"
-    path.unlink()
-    path.mkdir()
-    world.now += 4000
-    assert world.token(accounts) == b"access-2"
-    assert "cannot keep the new token" in world.sink.lines[-2][2]
-    world.now += 4000
+    path.mkdir(parents=True)
+    for number in (1, 2):
+        assert world.token(accounts) == b"access-%d" % number
+        assert world.token(accounts) == b"access-%d" % number
+        assert "cannot keep the new token" in world.sink.lines[-2][2]
+        world.now += 4000
+    path.rmdir()
     assert world.token(accounts) == b"access-3"
+    assert world.token(world.accounts()) == b"access-3"
 
 
 def test_another_process_holds_the_lock(world: World) -> None:
