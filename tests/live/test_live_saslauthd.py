@@ -11,6 +11,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import oracle.postfix
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
@@ -29,6 +32,9 @@ from mtad.maillog import ListSink, MailLog
 from mtad.tables.sasldb import SaslDb
 
 SESSION = AuthSession("client.test", "192.0.2.1", "4000", "192.0.2.2", "587", True)
+#: Cyrus' daemon, and ours.
+PROGRAMS = ("saslauthd", f"{sys.executable} -m mtad.cli.main saslauthd")
+
 NEEDED = ("saslauthd", "unshare", "openssl")
 
 pytestmark = pytest.mark.skipif(
@@ -41,6 +47,7 @@ def prepare(root: Path) -> dict[str, Path]:
     db = root / "sasldb2"
     SaslDb(str(db)).set("alice", "mail.test", b"secret")
     SaslDb(str(db)).set("alice", "", b"secret")
+    SaslDb(str(db)).set("alice@mail.test", "mail.test", b"joined")
     made = subprocess.run(
         ["openssl", "passwd", "-5", "-stdin"], input="secret", text=True, capture_output=True, check=True
     )
@@ -55,11 +62,11 @@ def prepare(root: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def running(mechanism: str, root: Path) -> Iterator[Path]:
-    """A saslauthd of our own; gives the path of its socket."""
+def running(mechanism: str, root: Path, program: str = "saslauthd", options: str = "") -> Iterator[Path]:
+    """A saslauthd with users of our own; gives the path of its socket."""
     copies = prepare(root)
     binds = "".join(f"[ -e {name} ] && mount --bind {copy} {name}; " for name, copy in copies.items())
-    script = f"{binds} exec saslauthd -d -a {mechanism} -m {root} -n 2"
+    script = f"{binds} exec {program} -d -a {mechanism} -m {root} -n 2 {options}"
     with open(root / "log", "wb") as log:
         daemon = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", script],
@@ -116,11 +123,12 @@ class Logins:
         return results
 
 
+@pytest.mark.parametrize("program", PROGRAMS, ids=["cyrus", "mtad"])
 @pytest.mark.parametrize(
     ("mechanism", "user"), [("sasldb", b"alice@mail.test"), ("shadow", b"alice"), ("pam", b"alice")]
 )
-def test_good_and_bad_passwords(mechanism: str, user: bytes, tmp_path: Path) -> None:
-    with running(mechanism, tmp_path) as mux:
+def test_good_and_bad_passwords(mechanism: str, user: bytes, program: str, tmp_path: Path) -> None:
+    with running(mechanism, tmp_path, program) as mux:
         logins = Logins(tmp_path, mux)
         (good,) = logins.results(logins.plain(user, b"secret"))
         assert isinstance(good, Granted), (tmp_path / "log").read_text()
@@ -158,3 +166,59 @@ def test_one_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest
         assert not any(each.called for each in waiting)
         replies = {str(each.reply) for each in logins.results(*waiting)}
         assert replies == {"454 4.7.0 Temporary authentication failure: generic failure"}
+
+
+@pytest.mark.skipif(shutil.which("testsaslauthd") is None, reason="needs testsaslauthd (sasl2-bin)")
+@pytest.mark.parametrize("options", ["", "-c", "-n 0", "-r -V"])
+def test_cyrus_testsaslauthd_passes_against_ours(options: str, tmp_path: Path) -> None:
+    with running("shadow" if "-r" not in options else "sasldb", tmp_path, PROGRAMS[1], options) as mux:
+        password, realm = ("joined", "mail.test") if "-r" in options else ("secret", "")
+
+        def test(password: str) -> subprocess.CompletedProcess[str]:
+            command = [
+                "testsaslauthd",
+                "-f",
+                str(mux),
+                "-s",
+                "smtp",
+                "-u",
+                "alice",
+                "-r",
+                realm,
+                "-p",
+                password,
+            ]
+            return subprocess.run([*command, "-R", "3"], capture_output=True, text=True, timeout=60)
+
+        good = test(password)
+        assert good.returncode == 0, (tmp_path / "log").read_text()
+        assert good.stdout.splitlines()[-1] == '2: OK "Success."'
+        bad = test("wrong")
+        assert bad.returncode != 0
+        assert 'NO "authentication failed"' in bad.stdout
+
+
+@pytest.mark.skipif(not oracle.postfix.AVAILABLE, reason=oracle.postfix.WHY_NOT)
+def test_postfix_with_cyrus_uses_ours() -> None:
+    with tempfile.TemporaryDirectory(prefix="saslauthd-") as name:
+        Path(name).chmod(0o755)
+        with running("shadow", Path(name), PROGRAMS[1]) as mux:
+            conf = f"pwcheck_method: saslauthd\nsaslauthd_path: {mux}\nmech_list: plain\n"
+            values = {"smtpd_sasl_auth_enable": "yes", "cyrus_sasl_config_path": "{dir}/sasl"}
+            with oracle.postfix.Postfix(values, files={"sasl/smtpd.conf": conf}) as server:
+                replies = [
+                    smtp_login(server.ports["submission"], b"\0alice\0" + password)
+                    for password in (b"secret", b"wrong", b"secret")
+                ]
+            assert [reply[:3] for reply in replies] == ["235", "535", "235"], (Path(name) / "log").read_text()
+
+
+def smtp_login(port: int, response: bytes) -> str:
+    """The answer of an SMTP server to AUTH PLAIN."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection, connection.makefile("rwb") as wire:
+        wire.readline()
+        for line in (b"HELO client.test", b"AUTH PLAIN " + b64encode(response)):
+            wire.write(line + b"\r\n")
+            wire.flush()
+            reply = wire.readline().decode()
+    return reply
