@@ -48,13 +48,14 @@ class _Expression:
         probe = ctypes.cast(self._regex, ctypes.POINTER(ctypes.c_size_t))
         # glibc's regex_t: buffer, allocated, used, syntax, fastmap, translate, re_nsub
         self.groups = probe[6]
+        self._count = min(self.groups + 1, _GROUPS)
+        self._found = _Match * self._count
 
     def match(self, key: bytes) -> tuple[bytes | None, ...] | None:
-        found = (_Match * _GROUPS)()
-        count = min(self.groups + 1, _GROUPS)
-        if _libc.regexec(ctypes.byref(self._regex), key, ctypes.c_size_t(count), found, 0):
+        found = self._found()
+        if _libc.regexec(self._regex, key, ctypes.c_size_t(self._count), found, 0):
             return None
-        return tuple(key[m.start : m.end] if m.start >= 0 else None for m in found[1:count])
+        return tuple(key[m.start : m.end] if m.start >= 0 else None for m in found[1:])
 
 
 class RegexpTable(RuleTable):
