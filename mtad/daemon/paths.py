@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
+from mtad.oauth.state import state_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Paths:
     queue: str  # mtad_queue_directory
     control: str
     spool: str
+    tokens: str  # of OAuth accounts
     wakeup: str  # datagrams that tell qmgr of new mail
     outcome: str  # what became of the last reload
 
@@ -92,6 +94,7 @@ def paths(p: Parameters) -> Paths:
         queue=queue,
         control=os.path.join(queue, "control"),
         spool=os.path.join(queue, "spool"),
+        tokens=state_directory(p),
         wakeup=os.path.join(queue, "wakeup"),
         outcome=os.path.join(p["queue_directory"], "pid", "mtad.reload"),
     )
@@ -111,17 +114,30 @@ def hand_over(found: Paths, who: Owner) -> None:
 
     The directory is that of a user whom root does not trust: no links of theirs are followed."""
     try:
-        for entry in os.scandir(found.queue):
-            status = entry.stat(follow_symlinks=False)
-            lone = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1
-            if os.geteuid() == 0 and lone and (status.st_uid, status.st_gid) != (who.uid, who.gid):
-                os.chown(entry.path, who.uid, who.gid, follow_symlinks=False)
+        _hand_over(found.queue, who)
+        _hand_over(found.tokens, who, os.O_NOFOLLOW)
         with who.acting():
             if not os.path.isdir(found.spool):
                 os.mkdir(found.spool, 0o700)
             os.chmod(found.spool, 0o700)
     except OSError as problem:
         raise ConfigError(f"{problem.filename}: {problem.strerror}") from problem
+
+
+def _hand_over(path: str, who: Owner, flags: int = 0) -> None:
+    """Give what is in one directory to ``who``."""
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | flags)
+    except FileNotFoundError:
+        return
+    try:
+        for entry in os.scandir(directory):
+            status = entry.stat(follow_symlinks=False)
+            lone = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1
+            if os.geteuid() == 0 and lone and (status.st_uid, status.st_gid) != (who.uid, who.gid):
+                os.chown(entry.name, who.uid, who.gid, dir_fd=directory, follow_symlinks=False)
+    finally:
+        os.close(directory)
 
 
 def _directory(p: Parameters, parameter: str, path: str, mode: int, who: Owner | None) -> None:

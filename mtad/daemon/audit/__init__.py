@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mtad.config.lint import Finding
 from mtad.config.parameters import Parameters
-from mtad.daemon.audit import certificates, files, tables
+from mtad.daemon.audit import certificates, files, oauth, tables
 
 
 def audit(p: Parameters, services: Sequence[Parameters]) -> list[Finding]:
@@ -22,4 +22,5 @@ def audit(p: Parameters, services: Sequence[Parameters]) -> list[Finding]:
         *certificates.findings(p),
         *files.findings(p, services, used),
         *tables.findings(p, services, used),
+        *oauth.findings(p),
     ]
