@@ -134,12 +134,20 @@ class Authenticator:
             return self.context
         return replace(self.context, channel=sasl.Channel(session.channel.binding, self._bindable))
 
+    def _certified(self, session: AuthSession) -> bool:
+        """The client's certificate may be a login."""
+        return bool(self.certificates) and session.certificate
+
+    def takes_nothing(self, name: bytes, session: AuthSession) -> bool:
+        """``=`` stands for an empty initial response (RFC 4954 section 4): where Postfix knows no better."""
+        return name.upper() == b"EXTERNAL" and name.upper() in self._mechanisms and self._certified(session)
+
     def find(self, name: bytes, session: AuthSession) -> ServerMechanism:
         """The mechanism of that name; raises :class:`SaslFailure`.  What is announced is no matter."""
         found = self._mechanisms.get(name.upper())
         if found is None:
             raise SaslFailure(Reason.NOMECH, f"Couldn't find mech {printable(name)}")
-        reason = server.refusal(found, self._options[session.tls], session.tls, session.certificate)
+        reason = server.refusal(found, self._options[session.tls], session.tls, self._certified(session))
         if reason is not None:
             raise SaslFailure(reason)
         return found
@@ -186,8 +194,8 @@ class Exchange:
 
     def _start(self, data: bytes | None) -> sasl.Request:
         authenticator, session = self._authenticator, self._session
-        external = data == b"=" and self._name.upper() == b"EXTERNAL"
-        response = b"" if external else _decode(data) if data is not None else None
+        nothing = data == b"=" and authenticator.takes_nothing(self._name, session)
+        response = b"" if nothing else _decode(data) if data is not None else None
         found = authenticator.find(self._name, session)
         self._steps = server.begin(found, authenticator.context_of(session), response)
         return next(self._steps)

@@ -102,7 +102,7 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
         local_domain,
         mechanisms,
         options,
-        _announced(p, conf, mechanisms, options),
+        _announced(p, conf, mechanisms, options, bool(certificates)),
         tokens,
         certificates,
     )
@@ -136,7 +136,9 @@ def describe(p: Parameters) -> str:
     tokens = "mtad_oauth_jwks" if p["mtad_oauth_jwks"] else "mtad_oauth_introspection_url"
     if p[tokens]:
         told.append(f"{tokens} (bearer tokens)")
-    names = _join(_mechanisms(p, conf, bool(p[tokens]))) or "none"
+    external = bool(p[EXTERNAL_MAPS] or p[EXTERNAL_NAMES])
+    there = _mechanisms(p, conf, bool(p[tokens]))
+    names = _join([each for each in there if external or not each.for_certificate]) or "none"
     return f"SASL: {taken}; passwords are checked by {', then '.join(told)}; mechanisms: {names}"
 
 
@@ -146,10 +148,7 @@ def _mechanisms(p: Parameters, conf: SaslConf, tokens: bool) -> tuple[ServerMech
     further = (*([kerberos] if kerberos is not None else []), *(bearer.MECHANISMS if tokens else ()))
     found = server.select(conf.words("mech_list") or None, further)
     binding = p.flag("mtad_sasl_channel_binding")
-    external = bool(p[EXTERNAL_MAPS] or p[EXTERNAL_NAMES])
-    return tuple(
-        each for each in found if (binding or not each.for_binding) and (external or not each.for_certificate)
-    )
+    return tuple(each for each in found if binding or not each.for_binding)
 
 
 def _unique() -> bytes:
@@ -272,15 +271,19 @@ def _announced(
     conf: SaslConf,
     mechanisms: Sequence[ServerMechanism],
     options: tuple[Property, Property],
+    external: bool,
 ) -> Announced:
-    """What EHLO tells; raises ConfigError where it would have nothing to tell."""
+    """What EHLO tells; raises ConfigError where it would have nothing to tell.
+
+    ``external``: certificates can be logins.
+    """
     announced = []
     plain, tls = "smtpd_sasl_security_options", "smtpd_sasl_tls_security_options"
     used_plain, used_tls = _sessions(p)
     for parameter, wanted, used, in_tls, certificate in (
         (plain, options[0], used_plain, False, False),
         (tls, options[1], used_tls, True, False),
-        (tls, options[1], used_tls, True, True),
+        (tls, options[1], used_tls, True, external),
     ):
         usable = [each.name for each in server.permitted(mechanisms, wanted, in_tls, certificate)]
         told = filtered(p, usable)

@@ -6,8 +6,8 @@ import re
 import shutil
 import socket
 import time
-from base64 import b64encode
-from collections.abc import Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from twisted.internet.epollreactor import EPollReactor
 from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
+from mtad.sasl.client import ClientContext, choose
 from mtad.tables.sasldb import SaslDb
 
 pytestmark = pytest.mark.skipif(not postfix.AVAILABLE, reason=postfix.WHY_NOT)
@@ -35,6 +36,12 @@ SERVICES: dict[str, dict[str, str]] = {
     "realm": {"smtpd_sasl_path": "auxprop", "smtpd_sasl_local_domain": "example.com"},
     "noplain": {"smtpd_sasl_path": "all", "smtpd_sasl_security_options": "noplaintext, noanonymous"},
     "down": {"smtpd_sasl_path": "down"},
+    "strong": {"smtpd_sasl_path": "strong"},
+    "any": {"smtpd_sasl_path": "any", "smtpd_sasl_security_options": ""},
+    "open": {"smtpd_sasl_path": "strong", "smtpd_sasl_security_options": ""},
+    "mutual": {"smtpd_sasl_path": "strong", "smtpd_sasl_security_options": "noanonymous, mutual_auth"},
+    "noactive": {"smtpd_sasl_path": "any", "smtpd_sasl_security_options": "noactive, noanonymous"},
+    "external": {"smtpd_sasl_path": "external", "smtpd_sasl_mechanism_filter": "static:rest"},
     "filter": {"smtpd_sasl_path": "auxprop", "smtpd_sasl_mechanism_filter": "login"},
 }
 
@@ -80,6 +87,18 @@ DIALOGUES: list[tuple[str, list[str]]] = [
     ("noplain", ["AUTH LOGIN"]),
     ("down", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
     ("down", ["AUTH LOGIN", b(b"alice"), b(b"secret")]),
+    ("strong", ["AUTH DIGEST-MD5", b(b"username=")]),
+    ("strong", ["AUTH DIGEST-MD5", b(b"x")]),
+    ("strong", ["AUTH SCRAM-SHA-256", b(b"n,,n=alice")]),
+    ("strong", ["AUTH SCRAM-SHA-256 " + b(b"x,,n=alice,r=abcdef")]),
+    ("strong", ["AUTH SCRAM-SHA-256 ="]),
+    ("strong", ["AUTH SCRAM-SHA-256", "!"]),
+    ("strong", ["AUTH ANONYMOUS " + b(b"me@example.net")]),
+    ("open", ["AUTH ANONYMOUS " + b(b"me@example.net")]),
+    ("open", ["AUTH ANONYMOUS", b(b"me@example.net")]),
+    ("mutual", ["AUTH CRAM-MD5"]),
+    ("mutual", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
+    ("external", ["AUTH EXTERNAL " + b(b"alice")]),
     ("filter", ["AUTH PLAIN " + b(b"\0alice\0secret")]),
 ]
 
@@ -89,6 +108,10 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postfix.Postfix
     conf = {
         "auxprop": "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: plain login\n",
         "all": "auxprop_plugin: sasldb\nmech_list: cram-md5 plain login\n",
+        "strong": "auxprop_plugin: sasldb\nmech_list: plain digest-md5 scram-sha-256 anonymous cram-md5 "
+        "scram-sha-1 login scram-sha-512\n",
+        "any": "auxprop_plugin: sasldb\nmech_list: plain digest-md5 scram-sha-1 cram-md5\n",
+        "external": "auxprop_plugin: sasldb\nmech_list: external plain\n",
         "down": "pwcheck_method: saslauthd\nsaslauthd_path: /nonexistent/mux\nmech_list: plain login\n",
     }
     files = {f"sasl/{name}.conf": f"{text}sasldb_path: {{dir}}/sasldb2\n" for name, text in conf.items()}
@@ -179,6 +202,61 @@ def ask_ours(oracle: postfix.Postfix, service: str, lines: list[str]) -> tuple[l
     return replies, log_lines("\n".join(text for _, _, text in sink.lines))
 
 
+def _normal(replies: list[str]) -> list[str]:
+    """Challenges without what is random in them."""
+    shown = []
+    for reply in replies:
+        if reply.startswith("334 "):
+            text = b64decode(reply[4:]).decode()
+            text = re.sub(r'nonce="[^"]*"', "nonce", re.sub(r"^r=.*,i=", "r=,i=", text))
+            text = re.sub(r"^<.*@", "<@", text)
+            reply = (
+                "334 " + text.partition("=")[0]
+                if text[:2] == "v=" or text[:8] == "rspauth="
+                else "334 " + text
+            )
+        shown.append(reply)
+    return shown
+
+
+def log_in(mechanism: str, password: bytes, ask: Callable[[str], str]) -> list[str]:
+    """The replies to our client, which says what it has to say by ``ask``."""
+    client = choose([mechanism.encode()], (), b"alice", password, context=ClientContext(b"mail.example.com"))
+    initial = client.initial()
+    replies = [ask(f"AUTH {mechanism}" + ("" if initial is None else " " + b(initial)))]
+    while replies[-1].startswith("334"):
+        replies.append(ask(b(client.step(b64decode(replies[-1][4:])))))
+    return _normal(replies)
+
+
+@pytest.mark.parametrize("password", [b"secret", b"wrong"])
+@pytest.mark.parametrize(
+    "mechanism", ["DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "CRAM-MD5", "PLAIN", "LOGIN"]
+)
+def test_logins(oracle: postfix.Postfix, mechanism: str, password: bytes) -> None:
+    wire = Wire(oracle.ports["strong"])
+    try:
+        wire.reply()
+        wire.command("EHLO client.test")
+        theirs = log_in(mechanism, password, lambda line: wire.command(line)[-1])
+        wire.command("QUIT")
+    finally:
+        wire.close()
+    exchange = authenticator(oracle, "strong", ListSink()).begin(mechanism.encode(), SESSION)
+
+    def ask(line: str) -> str:
+        words = line.split(" ")
+        data = (words[2] if len(words) > 2 else None) if words[0] == "AUTH" else line
+        outcome = _run(exchange.step(None if data is None else data.encode()))
+        if isinstance(outcome, Challenge):
+            return f"334 {outcome.data.decode()}"
+        if isinstance(outcome, Granted):
+            return "235 2.7.0 Authentication successful"
+        return outcome.reply.encode().decode().rstrip("\r\n")
+
+    assert log_in(mechanism, password, ask) == theirs
+
+
 def _run(coroutine: Any) -> Any:
     try:
         coroutine.send(None)
@@ -189,7 +267,8 @@ def _run(coroutine: Any) -> Any:
 
 @pytest.mark.parametrize(("service", "lines"), DIALOGUES)
 def test_dialogue(oracle: postfix.Postfix, service: str, lines: list[str]) -> None:
-    assert ask_ours(oracle, service, lines) == ask_postfix(oracle, service, lines)
+    ours, theirs = ask_ours(oracle, service, lines), ask_postfix(oracle, service, lines)
+    assert (_normal(ours[0]), ours[1]) == (_normal(theirs[0]), theirs[1])
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -185,10 +185,10 @@ def test_the_login_of_a_certificate(build: Build, values: dict[str, str], login:
 def test_no_login_by_a_certificate_that_does_not_count(build: Build) -> None:
     refused = "535 5.7.8 Error: authentication failed: "
     names = {"mtad_external_login_names": "email"}
-    assert external(build, b"") == f"{refused}no mechanism available"  # nothing says whose login it is
-    assert external(build, b"", TLS_SESSION, **names) == f"{refused}no mechanism available"
-    assert external(build, b"", SESSION, **names) == f"{refused}no mechanism available"
-    assert external(build, b"", certified(None), **names) == f"{refused}no mechanism available"
+    assert external(build, None) == f"{refused}no mechanism available"  # nothing says whose login it is
+    assert external(build, None, TLS_SESSION, **names) == f"{refused}no mechanism available"
+    assert external(build, None, SESSION, **names) == f"{refused}no mechanism available"
+    assert external(build, None, certified(None), **names) == f"{refused}no mechanism available"
     nameless = certified(replace(CERTIFICATE, emails=()))
     assert external(build, b"", nameless, **names) == f"{refused}authentication failure"
     spoofed = certified(Certificate("11", "22", "", (), "AA:BB"))  # a name that looks like a fingerprint
