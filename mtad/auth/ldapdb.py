@@ -139,7 +139,8 @@ class LdapdbAuxprop:
         ldap = self._ldap
         controls = [ldap.controls.simple.ProxyAuthzControl(True, b"u:" + user)]
         try:
-            name = connection.whoami_s(serverctrls=controls)
+            # unlike all others, this function takes controls as the library has them
+            name = connection.whoami_s(serverctrls=ldap.controls.RequestControlTuples(controls))
         except (ldap.PROXIED_AUTHORIZATION_DENIED, ldap.INSUFFICIENT_ACCESS, ldap.NO_SUCH_OBJECT):
             return None
         return (name[3:], controls) if name and name.startswith("dn:") and len(name) > 3 else None

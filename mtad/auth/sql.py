@@ -370,7 +370,7 @@ class _Mysql:
 
     def escape(self, text: bytes) -> bytes:
         try:
-            escaped: str = self._connection.escape_string(text.decode())
+            escaped = str(self._connection.escape(text.decode()))[1:-1]  # as the session's sql_mode has it
         except UnicodeDecodeError as error:
             raise TableError("a name that is not UTF-8") from error
         return escaped.encode()

@@ -1,0 +1,198 @@
+"""The auxprop stores against real servers: PostgreSQL, MariaDB, OpenLDAP; killed, hung and brought back."""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live.databases import MariaDb, Postgres, Server, Slapd, why_not
+from twisted.internet.epollreactor import EPollReactor
+
+from mtad.auth import sql
+from mtad.auth.authenticator import Authenticator, AuthSession, Denied, Granted
+from mtad.config.parameters import Parameters
+from mtad.maillog import ListSink, MailLog
+
+SESSION = AuthSession("client.test", "192.0.2.1", "4000", "192.0.2.2", "587", True)
+
+USERS = """
+CREATE TABLE users (name VARCHAR(100), realm VARCHAR(100), userPassword VARCHAR(500),
+  authPassword VARCHAR(500));
+INSERT INTO users VALUES ('alice', 'mail.test', 'secret', NULL), ('o''brien', 'mail.test', 'it''s', NULL),
+  ('hash', 'mail.test', '{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=', NULL), ('zürich', 'mail.test', 'grüezi', NULL);
+"""
+
+STATEMENTS = {
+    "sql_select": "SELECT %p FROM users WHERE name = '%u' AND realm = '%r'",
+    "sql_insert": "INSERT INTO users (name, realm, %p) VALUES ('%u', '%r', '%v')",
+    "sql_update": "UPDATE users SET %p = '%v' WHERE name = '%u' AND realm = '%r'",
+}
+
+
+class Logins:
+    """An authenticator whose questions are asked right here."""
+
+    def __init__(self, root: Path, options: dict[str, str]) -> None:
+        self.sink = ListSink()
+        (root / "smtpd.conf").write_text("".join(f"{name}: {value}\n" for name, value in options.items()))
+        p = Parameters.from_mapping({"myhostname": "mail.test", "cyrus_sasl_config_path": str(root)})
+        reactor: Any = EPollReactor()
+        self.authenticator = Authenticator.build(p, reactor, MailLog(self.sink, "x"))
+
+    def plain(self, user: bytes, password: bytes) -> Any:
+        exchange = self.authenticator.begin(b"PLAIN", SESSION)
+        return result(exchange.step(b64encode(b"\0" + user + b"\0" + password)))
+
+
+def result(coroutine: Any) -> Any:
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
+
+
+@pytest.fixture(scope="module", params=["pgsql", "mysql"])
+def database(request: pytest.FixtureRequest) -> Iterator[tuple[str, Server]]:
+    kind, package = {"pgsql": (Postgres, "psycopg"), "mysql": (MariaDb, "pymysql")}[request.param]
+    reason = why_not(kind, package)
+    if reason:
+        pytest.skip(reason)
+    with kind() as server:
+        grant = {
+            "pgsql": "GRANT SELECT, INSERT, UPDATE ON users TO mail;",
+            "mysql": "GRANT ALL ON mail.users TO mail@localhost, mail@'127.0.0.1';",
+        }
+        server.sql(USERS + grant[request.param], "mail")  # type: ignore[attr-defined]
+        yield request.param, server
+
+
+def options(kind: str, server: Server) -> dict[str, str]:
+    return STATEMENTS | {
+        "auxprop_plugin": "sql", "sql_engine": kind, "sql_hostnames": f"127.0.0.1:{server.port}",
+        "sql_user": "mail", "sql_passwd": "secret", "sql_database": "mail",
+    }  # fmt: skip
+
+
+def test_sql(database: tuple[str, Server], tmp_path: Path) -> None:
+    logins = Logins(tmp_path, options(*database))
+    for user, password in (
+        (b"alice", b"secret"), (b"o'brien", b"it's"), (b"hash", b"secret"),
+        ("zürich".encode(), "grüezi".encode()), (b"alice@mail.test", b"secret"),
+    ):  # fmt: skip
+        assert isinstance(logins.plain(user, password), Granted), (user, logins.sink.lines)
+    for user in (b"nobody", b"alice@other", b"' OR ''='", b"\\", b"alice'; DROP TABLE users; --", b"a\xff"):
+        outcome = logins.plain(user, b"secret")
+        assert isinstance(outcome, Denied)
+        assert outcome.reply.code == 535, logins.sink.lines
+    store = logins.authenticator.store
+    result(store.store(b"new'\\one", {"userPassword": b"p'w\\", "authPassword": b"x"}))
+    assert isinstance(logins.plain(b"new'\\one", b"p'w\\"), Granted)
+    assert result(store.replace(b"new'\\one", "authPassword", b"x", b"y")) is True
+    assert result(store.replace(b"new'\\one", "authPassword", b"x", b"z")) is False
+    assert result(store.fetch(b"new'\\one", ("authPassword",))) == {"authPassword": b"y"}
+
+
+def test_sql_server_killed_hung_and_back(
+    database: tuple[str, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, server = database
+    monkeypatch.setattr(sql, "TIMEOUT", 2)
+    monkeypatch.setattr("mtad.tables.pgsql.QUERY_TIMEOUT", 2)
+    logins = Logins(tmp_path, options(kind, server))
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+    server.freeze()
+    try:
+        assert server.process is not None
+        while " (stopped)" not in Path(f"/proc/{server.process.pid}/status").read_text():
+            time.sleep(0.01)
+        assert logins.plain(b"alice", b"secret").reply.code == 454
+    finally:
+        server.thaw()
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+    server.kill()
+    assert logins.plain(b"alice", b"secret").reply.code == 454
+    assert any("sql plugin: could not connect to 127.0.0.1" in text for _, _, text in logins.sink.lines)
+    server.start()
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+    both = options(kind, server) | {"sql_hostnames": f"127.0.0.1:1, 127.0.0.1:{server.port}"}
+    assert isinstance(Logins(tmp_path, both).plain(b"alice", b"secret"), Granted)
+
+
+class People(Slapd):
+    """A directory of users, whom its manager may speak for."""
+
+    def prepare(self) -> None:
+        self.directory("data")
+        (self.root / "slapd.conf").write_text(
+            f"""
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+pidfile {self.root}/pid
+authz-regexp uid=([^,@]+)(@[^,]*)?,.*cn=auth "ldap:///dc=example,dc=com??sub?(uid=$1)"
+authz-regexp uid=([^,@]+)(@[^,]*)?,cn=auth "ldap:///dc=example,dc=com??sub?(uid=$1)"
+database mdb
+suffix dc=example,dc=com
+rootdn cn=manager,dc=example,dc=com
+rootpw managerpw
+directory {self.root}/data
+access to * by self write by * auth
+"""
+        )
+        people = "".join(
+            f"\ndn: uid={name},dc=example,dc=com\nobjectClass: inetOrgPerson\nuid: {name}\ncn: x\nsn: x\n"
+            f"userPassword: {password}\n"
+            for name, password in (("alice", "secret"), ("hash", "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="))
+        )
+        (self.root / "data.ldif").write_text(
+            "dn: dc=example,dc=com\nobjectClass: dcObject\nobjectClass: organization\no: x\ndc: example\n"
+            f"{people}"
+        )
+        self.run("slapadd", "-q", "-f", str(self.root / "slapd.conf"), "-l", str(self.root / "data.ldif"))
+
+    def arguments(self) -> list[str]:
+        return ["-f", str(self.root / "slapd.conf"), "-h", f"ldap://127.0.0.1:{self.port}", "-d", "0"]
+
+
+@pytest.fixture(scope="module")
+def people() -> Iterator[People]:
+    reason = why_not(Slapd, "ldap")
+    if reason:
+        pytest.skip(reason)
+    with People() as server:
+        assert isinstance(server, People)
+        yield server
+
+
+def test_ldapdb(people: People, tmp_path: Path) -> None:
+    conf = {
+        "auxprop_plugin": "ldapdb", "ldapdb_uri": f"ldap://127.0.0.1:{people.port}",
+        "ldapdb_id": "cn=manager,dc=example,dc=com", "ldapdb_pw": "managerpw",
+    }  # fmt: skip
+    logins = Logins(tmp_path, conf)
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted), logins.sink.lines
+    assert isinstance(logins.plain(b"hash", b"secret"), Granted)
+    for user, password in ((b"alice", b"wrong"), (b"nobody", b"secret"), (b"al)(uid=*", b"secret")):
+        outcome = logins.plain(user, password)
+        assert isinstance(outcome, Denied)
+        assert outcome.reply.code == 535, logins.sink.lines
+    store = logins.authenticator.store
+    result(store.store(b"alice", {"userPassword": b"newer"}))
+    assert isinstance(logins.plain(b"alice", b"newer"), Granted)
+    assert result(store.replace(b"alice", "userPassword", b"other", b"x")) is False
+    assert result(store.replace(b"alice", "userPassword", b"newer", b"secret")) is True
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+    people.kill()
+    assert logins.plain(b"alice", b"secret").reply.code == 454
+    people.start()
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted)
+    wrong = Logins(tmp_path, conf | {"ldapdb_pw": "bad"})
+    assert wrong.plain(b"alice", b"secret").reply.code == 454
+    assert any("ldapdb plugin" in text and "bad" not in text for _, _, text in wrong.sink.lines)
