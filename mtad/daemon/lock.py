@@ -21,7 +21,6 @@ from pathlib import Path
 
 from mtad.errors import ConfigError
 
-
 _TRIES, _PAUSE = 10, 0.01
 
 
