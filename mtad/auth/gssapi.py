@@ -3,7 +3,7 @@
 :func:`server_mechanism` is None unless the package ``gssapi`` (extra ``[gssapi]``) is installed and there is
 a keytab: ``keytab`` of ``smtpd.conf``, else ``KRB5_KTNAME``, else ``/etc/krb5.keytab``.  Clients of our own
 realm log in by their bare name.  :func:`client_mechanism` is usable while there is a ticket, or a keytab to
-get one by.  The package is loaded only where it is going to be used.
+get one by.  The package is loaded only where it is going to be used; by a server, before it drops its rights.
 
 All that Kerberos does is :class:`~mtad.sasl.mechanism.Work`.  Both sides raise
 :class:`~mtad.sasl.mechanism.SaslFailure`.
@@ -61,6 +61,7 @@ def server_mechanism(keytab: str | None) -> ServerMechanism | None:
     path = keytab or os.environ.get("KRB5_KTNAME", "").removeprefix("FILE:") or "/etc/krb5.keytab"
     if not os.access(path, os.R_OK) or not _installed():
         return None
+    _gssapi()  # now, as a process that has given up its rights may not read it later
     return ServerMechanism(b"GSSAPI", PROPERTIES, partial(_server, path), strength=10_000)
 
 
@@ -148,8 +149,12 @@ def client_mechanism() -> ClientMechanism | None:
 
 def _has_ticket(login: Login) -> bool:
     try:
-        return bool(_gssapi().Credentials(usage="initiate").lifetime)
-    except _gssapi().exceptions.GSSError:
+        package = _gssapi()
+    except ImportError:
+        return False
+    try:
+        return bool(package.Credentials(usage="initiate").lifetime)
+    except package.exceptions.GSSError:
         return False
 
 

@@ -180,7 +180,12 @@ class Client:
     """``sasl_client_new`` and what follows, with the name and password that Postfix would give."""
 
     def __init__(
-        self, user: bytes, password: bytes, security: str = "noanonymous", authzid: bool = False
+        self,
+        user: bytes,
+        password: bytes,
+        security: str = "noanonymous",
+        authzid: bool = False,
+        host: str = "mail.test",
     ) -> None:
         self._library = library()
         self._user = ctypes.create_string_buffer(user)
@@ -193,7 +198,7 @@ class Client:
         self._callbacks = _array(*([(_CB_USER, self._name), *entries] if authzid else entries))
         self._connection = ctypes.c_void_p()
         status = self._library.sasl_client_new(
-            b"smtp", b"mail.test", None, None, self._callbacks, 0, ctypes.byref(self._connection)
+            b"smtp", host.encode(), None, None, self._callbacks, 0, ctypes.byref(self._connection)
         )
         assert status == OK, text(status)
         _secure(self._connection, security)
