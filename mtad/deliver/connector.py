@@ -390,7 +390,7 @@ class Connector:
         host = connection.host
         reply = self._refused_logins.find(host.name, login)
         if reply is not None:
-            text = f"SASL [CACHED] authentication failed; server {host.pair} said: {reply}"
+            text = f"SASL [CACHED] authentication failed; server {host.name} said: {reply}"
             raise _failure(connection, reply, text, self._settings.sasl_soft_bounce)
 
     async def _considered(self, mechanism: bytes) -> bool:
