@@ -51,20 +51,21 @@ def one_round(mtad: Mtad, kind: str, dice: random.Random, load: Load) -> None:
     before = len(load.accepted)
     wait_until(lambda: len(load.accepted) > before, f"accepted mail:\n{mtad.log()[-3000:]}")
     time.sleep(dice.uniform(0.0, 0.4))
-    master, children = mtad.pid, mtad.children()
-    delivering = manager(mtad)
+    wait_until(lambda: manager(mtad) in mtad.children(), "the queue manager at work")
+    master, children, delivering = mtad.pid, mtad.children(), manager(mtad)
     workers = [pid for pid in children if pid != delivering]
-    if kind == "worker":
-        kill(dice.choice(workers))
-    elif kind == "qmgr":
-        assert delivering in children
-        kill(delivering)
+    victim = dice.choice(workers) if kind == "worker" else delivering
+    if kind in ("worker", "qmgr"):
+        kill(victim)
     elif kind == "master":
         kill(master)
     else:
         kill(master, *children)
     if kind in ("worker", "qmgr"):
-        wait_until(lambda: len(mtad.children()) == len(children), "the master to replace it")
+        wait_until(
+            lambda: victim not in mtad.children() and len(mtad.children()) == len(children),
+            "the master to replace it",
+        )
         return
     if kind == "everything":
         wait_until(lambda: not any(alive(pid) for pid in (master, *children)), "all to be dead")
