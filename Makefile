@@ -43,6 +43,8 @@ $(VENV)/.installed-test: $(BIN)/pip pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ldap]' >/dev/null 2>&1 || \
 	  echo "python-ldap needs gcc, python3-dev, libldap-dev and libsasl2-dev: the tests of ldap: are skipped"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[gssapi]' >/dev/null 2>&1 || \
+	  echo "gssapi needs gcc, python3-dev and libkrb5-dev: the tests of GSSAPI are skipped"
 	@touch $@ $(VENV)/.installed
 
 clean:
