@@ -182,7 +182,7 @@ class AuxpropVerifier:
         self._log = log
         self._usual: Hash | None = None  # for users who do not exist: they take as long as the others
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
         try:
             stored = (await self._store.fetch(user, (PASSWORD,))).get(PASSWORD)
             hashed = parse(stored) if stored else None

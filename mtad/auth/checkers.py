@@ -42,8 +42,11 @@ class Verifier(Protocol):
 
     name: str
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
-        """The verdict on the canonical ``user``.  Logs why when it is DOWN; never raises."""
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
+        """The verdict on the canonical ``user``.  Logs why when it is DOWN; never raises.
+
+        ``address`` is the client's, with its port: ``192.0.2.1;4000``.
+        """
 
 
 class AlwaysTrue:
@@ -54,7 +57,7 @@ class AlwaysTrue:
     def __init__(self, log: MailLog) -> None:
         self._log = log
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
         self._log.warning(
             f"SASL authentication problem: AlwaysTrue Password Verifier Verified: {printable(user)}"
         )
@@ -77,8 +80,10 @@ class PasswordChecker:
 
     async def _check(self, credentials: SASLPassword) -> bytes | tuple[()]:
         verdict = Verdict.DOWN
+        session = credentials.session
+        address = f"{session.client_address};{session.client_port}"
         for verifier in self.verifiers:
-            verdict = await verifier.verify(credentials.authcid, credentials.password)
+            verdict = await verifier.verify(credentials.authcid, credentials.password, address)
             if verdict is Verdict.OK:
                 return authorize(credentials.authcid, credentials.authzid)
         raise Refused(verdict.value[0])

@@ -1,7 +1,10 @@
 """``pwcheck_method: saslauthd``: passwords checked by Cyrus' daemon over its UNIX socket.
 
 A request is four counted strings (unsigned 16-bit, network order): login, password, service, realm;
-the answer is one counted string that begins with ``OK`` or not.  One request a connection.
+the answer is one counted string that begins with ``OK`` or not.  One request a connection.  A fifth string,
+the client's address, is sent where ``mtad_saslauthd_client_address`` says so: Cyrus' daemon of 2.2 and
+``mtad saslauthd`` know it, older ones do not.  A request whose connection ends before any answer, as when the
+daemon starts anew, is sent once more.
 
 :class:`Saslauthd` never blocks: at most :data:`CONCURRENCY` requests are under way, at most
 :data:`QUEUE_LIMIT` wait for a turn, and each ends within :data:`TIMEOUT` seconds, its wait
@@ -53,6 +56,10 @@ class SaslauthdError(Exception):
     """No verdict; the text is libsasl's."""
 
 
+class Unanswered(SaslauthdError):
+    """The connection ended before any answer."""
+
+
 def encode_request(*fields: bytes) -> bytes:
     """The counted strings of a request; raises :class:`SaslauthdError` when they are too long."""
     if sum(map(len, fields)) > REQUEST_LIMIT:
@@ -82,6 +89,8 @@ class AnswerReader:
 
     def end(self) -> SaslauthdError:
         """What the end of the connection means before the answer was complete."""
+        if not self._data:
+            return Unanswered("size read failed")
         return SaslauthdError("size read failed" if len(self._data) < 2 else "read failed")
 
 
@@ -136,20 +145,28 @@ class Saslauthd:
     name = "saslauthd"
 
     def __init__(
-        self, reactor: Reactor, log: MailLog, paths: Sequence[str], service: bytes, realm: bytes
+        self,
+        reactor: Reactor,
+        log: MailLog,
+        paths: Sequence[str],
+        service: bytes,
+        realm: bytes,
+        tell_address: bool = False,
     ) -> None:
         self._reactor = reactor
         self._log = log
         self._paths = tuple(paths)
         self._service = service
         self._realm = realm
+        self._tell_address = tell_address
         self._turns = DeferredSemaphore(CONCURRENCY)
         self._path = ""
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
         login, realm = split_last(user, self._realm)
         try:
-            request = encode_request(login, password, self._service, realm)
+            further = (address.encode(),) if self._tell_address else ()
+            request = encode_request(login, password, self._service, realm, *further)
             if len(self._turns.waiting) >= QUEUE_LIMIT:
                 raise SaslauthdError(f"more than {QUEUE_LIMIT} requests wait for saslauthd")
             answer = Deferred.fromCoroutine(self._ask(request))
@@ -166,13 +183,19 @@ class Saslauthd:
     async def _ask(self, request: bytes) -> bool:
         await self._turns.acquire()
         try:
-            connection = await self._connect()
-            with connection:
-                asked = _Request(request)
-                self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, _Factory(asked))
-            return await asked.answer
+            try:
+                return await self._ask_once(request)
+            except Unanswered:
+                return await self._ask_once(request)
         finally:
             self._turns.release()
+
+    async def _ask_once(self, request: bytes) -> bool:
+        connection = await self._connect()
+        with connection:
+            asked = _Request(request)
+            self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, _Factory(asked))
+        return await asked.answer
 
     async def _connect(self) -> socket.socket:
         """A connected socket.

@@ -225,7 +225,8 @@ def _bare_verifier(
     if name == "saslauthd":
         service = p["smtpd_sasl_service"].encode()
         realm = p["smtpd_sasl_local_domain"].encode()
-        return Saslauthd(reactor, log, saslauthd_paths(p, conf), service, realm)
+        tell = p.flag("mtad_saslauthd_client_address")
+        return Saslauthd(reactor, log, saslauthd_paths(p, conf), service, realm, tell)
     if name == "alwaystrue":
         log.warning(f"{conf.path}: pwcheck_method alwaystrue: any password is accepted for any name")
         return AlwaysTrue(log)

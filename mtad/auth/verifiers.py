@@ -42,8 +42,8 @@ class Transition:
         self._plain = plain
         self._rounds = rounds
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
-        verdict = await self._verifier.verify(user, password)
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
+        verdict = await self._verifier.verify(user, password, address)
         if verdict is Verdict.OK:
             try:
                 await self._keep(user, password)
@@ -77,9 +77,9 @@ class Noted:
         self._verifier = verifier
         self._log = log
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
         started = time.monotonic()
-        verdict = await self._verifier.verify(user, password)
+        verdict = await self._verifier.verify(user, password, address)
         spent = time.monotonic() - started
         said = "OK" if verdict is Verdict.OK else verdict.value[1]
         self._log.info(

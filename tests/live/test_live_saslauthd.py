@@ -62,10 +62,12 @@ def prepare(root: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def running(mechanism: str, root: Path, program: str = "saslauthd", options: str = "") -> Iterator[Path]:
+def running(
+    mechanism: str, root: Path, program: str = "saslauthd", options: str = "", binds: str = ""
+) -> Iterator[Path]:
     """A saslauthd with users of our own; gives the path of its socket."""
     copies = prepare(root)
-    binds = "".join(f"[ -e {name} ] && mount --bind {copy} {name}; " for name, copy in copies.items())
+    binds += "".join(f"[ -e {name} ] && mount --bind {copy} {name}; " for name, copy in copies.items())
     script = f"{binds} exec {program} -d -a {mechanism} -m {root} -n 2 {options}"
     with open(root / "log", "wb") as log:
         daemon = subprocess.Popen(
@@ -97,7 +99,7 @@ def answers(mux: Path) -> bool:
 class Logins:
     """An authenticator on a reactor of its own."""
 
-    def __init__(self, root: Path, mux: Path) -> None:
+    def __init__(self, root: Path, mux: Path, **values: str) -> None:
         self.sink = ListSink()
         self.reactor = EPollReactor()
         conf = root / "conf"
@@ -105,7 +107,9 @@ class Logins:
         (conf / "smtpd.conf").write_text(
             f"pwcheck_method: saslauthd\nsaslauthd_path: {mux}\nmech_list: plain login\n"
         )
-        p = Parameters.from_mapping({"myhostname": "mail.test", "cyrus_sasl_config_path": str(conf)})
+        p = Parameters.from_mapping(
+            {"myhostname": "mail.test", "cyrus_sasl_config_path": str(conf), **values}
+        )
         self.authenticator = Authenticator.build(p, self.reactor, MailLog(self.sink, "postfix/smtpd"))
 
     def plain(self, user: bytes, password: bytes) -> Deferred[Any]:
@@ -196,6 +200,24 @@ def test_cyrus_testsaslauthd_passes_against_ours(options: str, tmp_path: Path) -
         bad = test("wrong")
         assert bad.returncode != 0
         assert 'NO "authentication failed"' in bad.stdout
+
+
+def test_pam_knows_the_clients_address(tmp_path: Path) -> None:
+    (tmp_path / "note").write_text(
+        f"#!/bin/sh\necho $PAM_TYPE $PAM_USER $PAM_RHOST $PAM_TTY >>{tmp_path}/noted\n"
+    )
+    (tmp_path / "note").chmod(0o755)
+    (tmp_path / "pam").write_text(
+        f"auth optional pam_exec.so quiet {tmp_path}/note\n"
+        "auth required pam_unix.so\naccount required pam_unix.so\n"
+    )
+    binds = f"mount --bind {tmp_path}/pam /etc/pam.d/other; "
+    with running("pam", tmp_path, PROGRAMS[1], binds=binds) as mux:
+        logins = Logins(tmp_path, mux, mtad_saslauthd_client_address="yes")
+        (good,) = logins.results(logins.plain(b"alice", b"secret"))
+        assert isinstance(good, Granted), (tmp_path / "log").read_text()
+    assert (tmp_path / "noted").read_text().split() == ["auth", "alice", "192.0.2.1"]
+    assert "[rhost=192.0.2.1]" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.skipif(not oracle.postfix.AVAILABLE, reason=oracle.postfix.WHY_NOT)

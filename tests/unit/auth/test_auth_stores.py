@@ -103,7 +103,7 @@ class Fixed:
 
     name = "fixed"
 
-    async def verify(self, user: bytes, password: bytes) -> Verdict:
+    async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
         return Verdict.OK if password == b"right" else Verdict.BAD_PASSWORD
 
 
