@@ -137,7 +137,7 @@ class HttpClient:
             raise HttpError(f"cannot ask {printable(url.partition('?')[0][:200])}: {problem}")
         where = f"{parts.scheme}://{parts.netloc}{parts.path}"
         answer = Deferred.fromCoroutine(self._ask(method, url, headers, body))
-        answer.addTimeout(self._timeout, self._reactor)
+        answer.addTimeout(self._timeout, self._reactor, _late)
         try:
             status, content = await answer
         except TimeoutError:
@@ -165,6 +165,11 @@ class HttpClient:
         reader = _Reader(self._ends)
         response.deliverBody(reader)
         return response.code, await reader.done
+
+
+def _late(result: Any, timeout: float) -> Any:
+    """What came of a request that took too long, whatever its cancellation led to."""
+    return Failure(TimeoutError()) if isinstance(result, Failure) else result
 
 
 class _TooLong(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
-from auth_support import SESSION, TLS_SESSION, Build, turn
+from auth_support import SESSION, TLS_SESSION, Build, at_once, turn
 from hypothesis import given
 from hypothesis import strategies as st
 from oauth_provider import AUDIENCE, CLIENT, ISSUER, SECRET, Provider
@@ -447,3 +447,26 @@ def test_exchange(
 
 def test_not_announced_without_a_verifier(build: Build) -> None:
     assert not {b"XOAUTH2", b"OAUTHBEARER"} & set(build().mechanisms(True))
+
+
+_PIECES = st.sampled_from(
+    [b"n,", b"a=u,", b"user=u", b"\1", b"auth=Bearer ", b"t", b"e30.e30.e30", b"\0", b""]
+)
+_WIRE = st.binary(max_size=60) | st.lists(_PIECES, max_size=8).map(b"".join).map(base64.b64encode)
+
+
+def test_any_exchange_ends_in_one_refusal(build: Build, provider: Provider, tmp_path: Path) -> None:
+    provider.add_key("k1")
+    values = {f"mtad_oauth_{name}": text for name, text in local(provider, tmp_path / "keys").items()}
+    authenticator = build(None, smtpd_tls_security_level="may", **values)
+
+    @given(st.sampled_from([b"XOAUTH2", b"oauthbearer"]), st.none() | _WIRE, st.lists(_WIRE, max_size=3))
+    def fuzz(mechanism: bytes, initial: bytes | None, answers: list[bytes]) -> None:
+        exchange = authenticator.begin(mechanism, TLS_SESSION)
+        outcome = at_once(exchange.step(initial))
+        for _ in range(2):
+            if isinstance(outcome, Challenge):
+                outcome = at_once(exchange.step(answers.pop() if answers else b""))
+        assert isinstance(outcome, Denied)
+
+    fuzz()
