@@ -1,9 +1,9 @@
 """What each thing that a client says comes to.
 
-A :class:`Session` turns the engine's events into replies: it asks the authenticator and the evaluator,
-fills the transaction and hands it to the queue.  ``handle(event)`` gives a :class:`Reply` at once, a
-coroutine that gives one (None: ``begin_chunk``); ``chunk`` takes the pieces of a body.  Sockets,
-time-outs and TLS handshakes are the protocol's.
+A :class:`Session` turns the engine's events into replies: it asks the authenticator and the evaluator, and
+fills the transaction (its content: :mod:`mtad.smtpd.content`).  ``handle(event)`` gives a :class:`Reply`
+at once, or a coroutine that gives one (None: ``begin_chunk``); ``chunk`` takes the pieces of a body.
+Sockets, time-outs and TLS handshakes are the protocol's.
 
 Postfix counterpart: the ``*_cmd`` functions of ``smtpd(8)``.
 """
@@ -14,17 +14,10 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mtad.auth.authenticator import AuthSession, Challenge, Denied, Exchange
-from mtad.errors import QueueError
+from mtad.auth.authenticator import AuthSession, Challenge, Denied
 from mtad.maillog import printable
-from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line, reject_line
-from mtad.policy.request import Request
-from mtad.queue.message import HOLD, Message, Recipient
-from mtad.smtpd.counters import Counters
-from mtad.smtpd.intake import TOO_BIG as FILE_TOO_BIG
-from mtad.smtpd.intake import Intake
-from mtad.smtpd.received import Trace, received
+from mtad.smtpd.content import Content
 from mtad.smtpd.transaction import Transaction
 from mtad.wire import events as ev
 from mtad.wire.ehlo import ehlo_reply, helo_reply
@@ -34,15 +27,12 @@ from mtad.wire.server import HELP, harmless
 if TYPE_CHECKING:
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
-    from mtad.smtpd.service import SmtpdService
-    from mtad.wire.server import ServerSession
 
 Answer = Reply | Coroutine[Any, Any, Reply | None]
 
 OK = Reply(250, b"Ok", b"2.0.0")
 MAIL_OK = Reply(250, b"Ok", b"2.1.0")
 RCPT_OK = Reply(250, b"Ok", b"2.1.5")
-DATA_GO = Reply(354, b"End data with <CR><LF>.<CR><LF>")
 BYE = Reply(221, b"Bye", b"2.0.0")
 TLS_READY = Reply(220, b"Ready to start TLS", b"2.0.0")
 TLS_UNAVAILABLE = Reply(454, b"TLS not available due to local problem", b"4.7.0")
@@ -50,48 +40,15 @@ AUTHENTICATED = Reply(235, b"Authentication successful", b"2.7.0")
 ABORTED = Reply(501, b"Authentication aborted", b"5.7.0")
 TOO_BIG = Reply(552, b"Message size exceeds fixed limit", b"5.3.4")
 NO_ROOM = Reply(452, b"Insufficient system storage", b"4.3.1")
-NOT_QUEUED = Reply(451, b"Error: queue file write error", b"4.3.0")
 
 #: Commands that count against smtpd_junk_command_limit.
 _JUNK = frozenset((b"HELO", b"EHLO", b"RSET", b"NOOP", b"VRFY", b"ETRN"))
 
 
-class Session:
+class Session(Content):
     """One client's session, from its connection to its end."""
 
-    __slots__ = (
-        "_error",
-        "auth",
-        "channel",
-        "client",
-        "counters",
-        "engine",
-        "error_count",
-        "junk_count",
-        "log",
-        "request",
-        "service",
-        "tls",
-        "transaction",
-        "verb",
-    )  # fmt: skip
-
-    def __init__(self, service: SmtpdService, engine: ServerSession, request: Request, client: str) -> None:
-        """``client``: ``name[address]``, with the port where that is to be logged."""
-        self.client = client
-        self.service = service
-        self.engine = engine
-        self.request = request
-        self.log = service.log
-        self.counters = Counters()
-        self.error_count = 0
-        self.junk_count = 0
-        self.tls: TLSInfo | None = None
-        self.channel: TLSChannel | None = None
-        self.auth: Exchange | None = None
-        self.transaction: Transaction | None = None
-        self.verb = b""  # the command in hand
-        self._error: bool | None = None  # what the engine says its refusal is
+    __slots__ = ()
 
     # -- from the protocol
 
@@ -173,12 +130,6 @@ class Session:
             request.sender = before
         self._error = event.error
         return event.reply
-
-    def named(self, text: str) -> str:
-        """The engine's words for the log, with the queue id that it does not know."""
-        if self.request.queue_id and text.startswith("NOQUEUE: "):
-            return self.request.queue_id + text[7:]
-        return text
 
     async def _helo(self, event: ev.Helo) -> Reply:
         request = self.request
@@ -308,184 +259,6 @@ class Session:
             text += f", sasl_sender={request.sasl_sender}"
         self.log.info(text)
 
-    async def _data(self, event: ev.Data) -> Reply:
-        refusal = await self._body_begins()
-        return refusal or DATA_GO
-
-    async def _bdat(self, event: ev.Bdat) -> Reply | None:
-        """None: the chunk may come."""
-        return await self._body_begins() if event.first else None
-
-    async def _body_begins(self) -> Reply | None:
-        request, service, transaction = self.request, self.service, self.transaction
-        assert transaction is not None
-        self._name_only_recipient()
-        verdict = await service.evaluator.data(request)
-        if verdict is not None:
-            return verdict.reply
-        complete = service.settings.always_add_missing_headers
-        if not complete:
-            local = await service.evaluator.local_headers(request)
-            if isinstance(local, Verdict):
-                return local.reply
-            complete = local
-        only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
-        prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
-        transaction.intake = Intake(
-            service.settings.intake,
-            service.cleanup_log,
-            queue_id=transaction.queue_id,
-            created=transaction.created,
-            arrival=transaction.arrival,
-            sender=transaction.mail.sender.wire,
-            received=prepend + received(self._trace(), transaction.queue_id, only, transaction.arrival),
-            complete=complete,
-            spool=service.open_spool,
-        )
-        return None
-
-    def _name_only_recipient(self) -> None:
-        """At DATA and after, a request names the recipient only where there is one."""
-        transaction = self.transaction
-        if transaction is not None and len(transaction.recipients) == 1:
-            self.request.recipient = transaction.recipients[0].recipient
-        else:
-            self.request.recipient = None
-
-    def _trace(self) -> Trace:
-        settings, request = self.service.settings, self.request
-        address = request.client_address
-        name = request.client_name.encode()
-        lines: list[str] = []
-        if settings.tls_received_header and self.tls is not None:
-            lines = self.service.tls.received_lines(self.tls)
-        return Trace(
-            helo=request.helo or name,
-            client_name=name,
-            client_address=(f"IPv6:{address}" if ":" in address else address).encode(),
-            by=settings.myhostname.encode(),
-            mail_name=settings.mail_name.encode(),
-            protocol=request.protocol.encode(),
-            smtputf8=request.smtputf8,
-            tls=request.tls,
-            tls_lines=[line.encode() for line in lines],
-            authenticated=bool(request.sasl_username),
-            authenticated_sender=request.sasl_username.encode()
-            if settings.sasl_authenticated_header
-            else b"",
-            hide_client=settings.hide_client_session,
-        )
-
-    def chunk(self, data: bytes) -> None:
-        """A piece of the message, which is not answered."""
-        transaction = self.transaction
-        if transaction is not None and transaction.intake is not None:
-            transaction.intake.feed(data)
-
-    def _bdat_end(self, event: ev.BdatEnd) -> Reply:
-        transaction = self.transaction
-        refusal = self._bare_newline(event.bare_newline)
-        if refusal is None and transaction is not None and transaction.intake is not None:
-            self._note_too_big(transaction.intake)
-            refusal = transaction.intake.refusal
-        if refusal is not None:
-            self._end_transaction()
-            return refusal
-        return Reply(250, b"Ok: %d bytes" % event.size, b"2.0.0")
-
-    def _bare_newline(self, seen: bool) -> Reply | None:
-        """The refusal of content with lone line feeds, where that is asked for."""
-        settings = self.engine.settings
-        if not seen or settings.bare_newline != "reject":
-            return None
-        self.log.info(line(self.request, "reject", "bare <LF> received", "END-OF-MESSAGE"))
-        return Reply(
-            settings.bare_newline_code, b"%b Error: bare <LF> received" % settings.hostname, b"5.5.2"
-        )
-
-    def _note_too_big(self, intake: Intake) -> bool:
-        if intake.refusal is not FILE_TOO_BIG:
-            return False
-        self.log.warning(f"{self.request.queue_id}: queue file size limit exceeded")
-        return True
-
-    async def _body_end(self, event: ev.BodyEnd) -> Reply:
-        transaction = self.transaction
-        assert transaction is not None and transaction.intake is not None
-        try:
-            return await self._queue(event, transaction, transaction.intake)
-        finally:
-            if self.transaction is transaction:
-                self._end_transaction()
-
-    async def _queue(self, event: ev.BodyEnd, transaction: Transaction, intake: Intake) -> Reply:
-        """Give the message to the queue; the reply is final."""
-        request, service = self.request, self.service
-        refusal = self._bare_newline(event.bare_newline)
-        if refusal is not None:
-            return refusal
-        if self._note_too_big(intake):
-            return FILE_TOO_BIG
-        request.size = event.size
-        self._name_only_recipient()
-        verdict = await service.evaluator.end_of_data(request)
-        if verdict is not None:
-            return verdict.reply
-        content = intake.finish()
-        if intake.refusal is not None:
-            return intake.refusal
-        message = transaction.message(service.rewriter, service.settings.duplicate_filter_limit)
-        message.content, message.spool, message.size = content, intake.spool, intake.size
-        intake.spool = None  # the queue reads it even when the client goes away meanwhile
-        if intake.eight_bit and not message.body:
-            message.body = b"8BITMIME"
-        message.attributes = self._attributes()
-        self._act(message)
-        try:
-            if not request.actions.discard:
-                await service.store.enqueue(message)
-                service.queued(message)
-            transaction.settled = True
-        except QueueError as problem:
-            self.log.warning(f"{transaction.queue_id}: {problem}")
-            return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
-        finally:
-            if message.spool is not None:
-                message.spool.close()
-        self.error_count = 0
-        self.junk_count = 0
-        if event.chunked:
-            text = b"Ok: %d bytes queued as %b" % (event.size, transaction.queue_id.encode())
-        else:
-            text = b"Ok: queued as %b" % transaction.queue_id.encode()
-        return Reply(250, text, b"2.0.0")
-
-    def _act(self, message: Message) -> None:
-        """Do to the message what access(5) results asked for."""
-        actions = self.request.actions
-        if actions.redirect:
-            message.recipients = [Recipient(actions.redirect, actions.redirect)]
-        for address in actions.bcc:
-            message.recipients.append(Recipient(address, address, frozenset((b"NEVER",))))
-        if actions.hold:
-            message.state = HOLD
-
-    def _attributes(self) -> dict[str, str]:
-        request = self.request
-        attributes = {
-            "client_name": request.client_name,
-            "client_address": request.client_address,
-            "client_port": request.client_port,
-            "protocol_name": request.protocol,
-            "helo_name": printable(request.helo),
-        }
-        if request.sasl_username:
-            attributes["sasl_method"] = request.sasl_method
-            attributes["sasl_username"] = printable(request.sasl_username)
-        if request.sasl_sender:
-            attributes["sasl_sender"] = request.sasl_sender
-        return attributes
-
     async def _vrfy(self, event: ev.Vrfy) -> Reply:
         request = self.request
         request.recipient = event.recipient
@@ -518,14 +291,6 @@ class Session:
 
     def _quit(self, event: ev.Quit) -> Reply:
         return BYE
-
-    # -- small things
-
-    def _end_transaction(self) -> None:
-        if self.transaction is not None:
-            self.transaction.discard(self.service.cleanup_log)
-            self.transaction = None
-        self.request.reset_mail()
 
 
 _VERBS: dict[type, bytes] = {
