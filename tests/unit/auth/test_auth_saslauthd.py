@@ -325,3 +325,25 @@ def test_the_socket_may_lie_in_the_old_chroot(build: Build, reactor: EPollReacto
     conf = {"pwcheck_method": "saslauthd", "saslauthd_path": "/run/mux"}
     (outcome,) = turn(reactor, exchange(build, conf, b"any"))
     assert isinstance(outcome, Granted)
+
+
+def test_an_unanswered_request_is_sent_once_more(
+    client: Saslauthd, daemon: Daemon, reactor: EPollReactor, sink: ListSink
+) -> None:
+    daemon.hang_up = True
+    daemon.reply = lambda fields: OK if len(daemon.requests) > 1 else None
+    assert turn(reactor, ask(client)) == [Verdict.OK]
+    assert len(daemon.requests) == 2
+    daemon.reply = lambda fields: None
+    assert turn(reactor, ask(client)) == [Verdict.DOWN]
+    assert len(daemon.requests) == 4
+    assert warnings(sink) == ["warning: SASL authentication failure: size read failed"]
+
+
+def test_the_clients_address_is_a_fifth_string(
+    daemon: Daemon, reactor: EPollReactor, sink: ListSink, path: str
+) -> None:
+    told = Saslauthd(reactor, MailLog(sink, "x"), [path], b"smtp", b"", True)
+    asked = Deferred.fromCoroutine(told.verify(b"alice", b"secret", "192.0.2.1;4000"))
+    assert turn(reactor, asked) == [Verdict.OK]
+    assert daemon.requests == [[b"alice", b"secret", b"smtp", b"", b"192.0.2.1;4000"]]
