@@ -91,7 +91,7 @@ class Job:
 
 
 #: Seconds that an outcome waits for company: a commit costs as much for one as for ten.
-GATHER = 0.01
+GATHER = 0.005
 
 #: Jobs that are over, each with its result or the exception.
 _Outcomes = list[tuple[Job, Any]]
