@@ -23,6 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtad.sasl.saslprep import prepare
+from mtad.sasl.scram import derive
+
 _TAGGED = re.compile(rb"\{([A-Za-z0-9_-]{1,30})(?:\.(hex|b64|HEX|B64))?\}(.+)", re.DOTALL)
 _CRYPT = re.compile(rb"\$(?:1|2[abxy]?|3|5|6|7|y|gy|md5|sha1)[$,][!-~]{4,250}")
 _TRADITIONAL = re.compile(rb"[./0-9A-Za-z]{13}|_[./0-9A-Za-z]{19}")
@@ -129,7 +132,8 @@ def _scram(scheme: str, value: bytes) -> Hash | None:
     theirs = _DOVECOT_SCRAM.fullmatch(value)
     if theirs and scheme != "SCRAM":
         value = b"%b$%b:%b$%b:%b" % (scheme.encode(), *theirs.groups())
-    if not _SCRAM.fullmatch(value):
+    value = next((line for line in value.splitlines() if _SCRAM.fullmatch(line)), b"")
+    if not value:
         return None
     if not value.startswith(b"SCRAM-"):
         value = b"SCRAM-" + value
@@ -145,9 +149,10 @@ def _scram_compare(value: bytes, password: bytes) -> bool:
         salt, stored = _base64(match[4]), _base64(match[5])
     except ValueError:
         return False
-    salted = hashlib.pbkdf2_hmac(name, password, salt, rounds)
-    client = hmac.digest(salted, b"Client Key", name)
-    return hmac.compare_digest(hashlib.new(name, client).digest(), stored)
+    return any(
+        hmac.compare_digest(derive(name, text, salt, rounds).stored, stored)
+        for text in dict.fromkeys((prepare(password), password))
+    )
 
 
 def _pbkdf2(value: bytes, password: bytes) -> bool:

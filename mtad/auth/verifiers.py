@@ -9,8 +9,6 @@ Postfix counterpart: ``_sasl_transition`` and ``_sasl_log`` of ``libsasl``.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import secrets
 import time
@@ -23,6 +21,8 @@ from mtad.auth.names import printable_name
 from mtad.auth.offload import HASHES, offload
 from mtad.errors import TableError
 from mtad.maillog import MailLog
+from mtad.sasl.saslprep import prepare
+from mtad.sasl.scram import auth_password, derive
 
 #: Cyrus' default for ``scram_iteration_counter``.
 ROUNDS = 4096
@@ -88,12 +88,7 @@ class Noted:
         return verdict
 
 
-def scram_keys(password: bytes, rounds: int, salt: bytes | None = None, name: str = "SHA-256") -> bytes:
-    """What ``authPassword`` holds of a password (RFC 5803): the keys of SCRAM by that hash."""
+def scram_keys(password: bytes, rounds: int, salt: bytes | None = None) -> bytes:
+    """What ``authPassword`` holds of a password (RFC 5803), for SCRAM-SHA-256."""
     salt = secrets.token_bytes(16) if salt is None else salt
-    digest = name.replace("-", "").lower()
-    salted = hashlib.pbkdf2_hmac(digest, password, salt, rounds)
-    stored = hashlib.new(digest, hmac.digest(salted, b"Client Key", digest)).digest()
-    server = hmac.digest(salted, b"Server Key", digest)
-    encoded = b"$".join([base64.b64encode(salt), base64.b64encode(stored)])
-    return b"SCRAM-%b$%d:%b:%b" % (name.encode(), rounds, encoded, base64.b64encode(server))
+    return auth_password(b"SCRAM-SHA-256", derive("sha256", prepare(password), salt, rounds))

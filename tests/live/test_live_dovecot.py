@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import oracle.postfix
 import pytest
+from live.daemon import Mtad
 from oracle.postfix import free_port
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
@@ -197,3 +199,51 @@ def test_a_back_end_that_fails_is_temporary(dovecot: Dovecot) -> None:
     outcome = logins.plain(b"carol", b"secret")
     assert isinstance(outcome, Denied)
     assert outcome.reply.code == 454
+
+
+DIALOGUES = [
+    b"AUTH PLAIN " + b64encode(b"\0alice\0secret"),
+    b"AUTH PLAIN " + b64encode(b"\0alice\0wrong"),
+    b"AUTH PLAIN " + b64encode(b"\0nobody\0x"),
+    b"AUTH PLAIN !!!!",
+    b"AUTH NOSUCH",
+    b"AUTH PLAIN " + b64encode(b"no nul"),
+]
+
+
+def dialogue(port: int) -> list[str]:
+    """What a server says to EHLO (its AUTH line) and to the attempts, each in a session of its own."""
+    answers = []
+    for line in DIALOGUES:
+        with (
+            socket.create_connection(("127.0.0.1", port), 20) as connection,
+            connection.makefile("rwb") as wire,
+        ):
+            wire.readline()
+            for command in (b"EHLO client.test", line):
+                wire.write(command + b"\r\n")
+                wire.flush()
+                while True:
+                    reply = wire.readline().decode().rstrip()
+                    if "AUTH" in reply[:8]:
+                        answers.append(" ".join(sorted(reply[4:].split())))
+                    if reply[3:4] != "-":
+                        break
+            # the mechanism's name is in the reply since 3.8 or later
+            answers.append(reply.removesuffix(": 'NOSUCH'"))
+    return answers
+
+
+@pytest.mark.skipif(not oracle.postfix.AVAILABLE, reason=oracle.postfix.WHY_NOT)
+def test_the_daemon_says_what_postfix_says(dovecot: Dovecot) -> None:
+    values = {
+        "smtpd_sasl_auth_enable": "yes",
+        "smtpd_sasl_type": "dovecot",
+        "smtpd_sasl_path": f"inet:127.0.0.1:{dovecot.port}",
+    }
+    with oracle.postfix.Postfix(values) as postfix:
+        wanted = dialogue(postfix.ports["submission"])
+    with Mtad(values) as mtad:
+        said = dialogue(mtad.ports["submission"])
+        assert said == wanted, mtad.log()
+        assert "235 2.7.0 Authentication successful" in said
