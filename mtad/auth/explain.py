@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from mtad.auth import stores
 from mtad.auth.authenticator import Authenticator
+from mtad.auth.dovecot import DovecotAuthenticator
 from mtad.auth.hashes import parse
 from mtad.auth.names import canonical, split_first
 from mtad.auth.setup import filtered, methods, saslauthd_paths
@@ -24,7 +25,7 @@ from mtad.config.sasl_conf import SaslConf
 from mtad.errors import TableError
 from mtad.maillog import printable
 from mtad.sasl import server
-from mtad.sasl.mechanism import SaslFailure, ServerMechanism, parse_options
+from mtad.sasl.mechanism import Property, SaslFailure, ServerMechanism, parse_options
 from mtad.tables.sasldb import SaslDb
 
 OPTIONS = ("smtpd_sasl_security_options", "smtpd_sasl_tls_security_options")
@@ -43,6 +44,11 @@ class Offer:
 def mechanisms(p: Parameters, conf: SaslConf, authenticator: Authenticator) -> list[Offer]:
     """All there are, offered ones first."""
     told = (authenticator.mechanisms(False), authenticator.mechanisms(True))
+    if isinstance(authenticator, DovecotAuthenticator):
+        return [
+            Offer(name.decode(), name in told[0], name in told[1], _demands(p, name, properties))
+            for name, properties in authenticator.server.mechanisms.items()
+        ]
     named = [word.upper() for word in conf.words("mech_list")]
     offers = []
     for each in server.MECHANISMS:
@@ -70,14 +76,18 @@ def _why(p: Parameters, conf: SaslConf, named: list[str], each: ServerMechanism)
         return "needs a client certificate, and mtad_external_login_maps or mtad_external_login_names"
     if each.for_binding:
         return "needs TLS and mtad_sasl_channel_binding = yes"
+    demands = _demands(p, each.name, each.properties)
+    return "; ".join(filter(None, ["only within TLS" if each.for_tls else "", demands]))
+
+
+def _demands(p: Parameters, name: bytes, properties: Property) -> str:
+    """What main.cf has against a mechanism."""
     reasons = []
-    if each.for_tls:
-        reasons.append("only within TLS")
     for parameter, where in zip(OPTIONS, ("without TLS", "within TLS"), strict=True):
-        words = [word for word in p.words(parameter) if not parse_options([word]) & each.properties]
+        words = [word for word in p.words(parameter) if not parse_options([word]) & properties]
         if words:
             reasons.append(f"{where}: {parameter} demands {', '.join(words)}")
-    if not reasons and not filtered(p, [each.name]):
+    if not reasons and not filtered(p, [name]):
         reasons.append("smtpd_sasl_mechanism_filter hides it")
     return "; ".join(reasons)
 

@@ -196,3 +196,22 @@ def test_damaged_gdbm_is_an_error_and_no_more(data):
         )
     with contextlib.suppress(TableError):
         read_gdbm(bytes(content[: data.draw(st.integers(0, len(content)))]), "x")
+
+
+@pytest.mark.skipif(shutil.which("gdbmtool") is None, reason="gdbmtool is not installed")
+def test_gdbm_itself_reads_what_we_write_and_the_other_way(tmp_path):
+    path = tmp_path / "db"
+    path.write_bytes(gdbm_content({b"k%d" % number: b"v%d" % number for number in range(1000)}.items()))
+
+    def gdbmtool(*words):
+        done = subprocess.run(["gdbmtool", str(path), *words], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert gdbmtool("fetch", "k777").strip() == "v777"
+    assert "1000" in gdbmtool("count")
+    gdbmtool("store", "new", "value")
+    gdbmtool("delete", "k1")
+    entries = read_gdbm(path.read_bytes(), "x")
+    assert entries[b"new"].rstrip(b"\0") == b"value"
+    assert len(entries) == 1000
