@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
+import json
 import os
 import shutil
 import signal
@@ -23,6 +25,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 
 from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
+from mtad.cli import auth_test
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
 
@@ -167,8 +170,6 @@ def test_good_and_bad_passwords(dovecot: Dovecot, kind: str) -> None:
 
 
 def test_continued_steps(dovecot: Dovecot) -> None:
-    import hmac
-
     logins = Logins(dovecot.socket)
     exchange = logins.authenticator.begin(b"CRAM-MD5", SESSION)
     challenge = logins.result(exchange.step(None))
@@ -247,3 +248,30 @@ def test_the_daemon_says_what_postfix_says(dovecot: Dovecot) -> None:
         said = dialogue(mtad.ports["submission"])
         assert said == wanted, mtad.log()
         assert "235 2.7.0 Authentication successful" in said
+
+
+def test_auth_test(
+    dovecot: Dovecot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(path: str, password: bytes) -> tuple[int, dict[str, Any]]:
+        (tmp_path / "main.cf").write_text(
+            "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nmyhostname = mail.test\n"
+            f"smtpd_sasl_path = {path}\nsmtpd_sasl_security_options = noplaintext\nmail_owner = nobody\n"
+        )
+        monkeypatch.setattr("mtad.cli.auth_test.ask_password", lambda: password)
+        status = auth_test.main(["-c", str(tmp_path), "--json", "alice"])
+        return status, json.loads(capsys.readouterr().out)
+
+    status, told = run(dovecot.socket, b"secret")
+    assert status == 0, told
+    assert {each["mechanism"] for each in told["attempts"]} == {
+        "CRAM-MD5", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256",
+    }  # fmt: skip
+    why = {each["name"]: each["why"] for each in told["mechanisms"]}
+    assert "smtpd_sasl_security_options demands noplaintext" in why["PLAIN"]
+    assert run(dovecot.socket, b"wrong")[0] == 1
+    Path(dovecot.socket).chmod(0o600)
+    assert "can't be used by mail_owner nobody" in run(dovecot.socket, b"secret")[1]["advice"][0]
+    status, told = run("unix:/nonexistent/auth", b"secret")
+    assert status == 1
+    assert "is not there" in told["advice"][0]
