@@ -88,7 +88,7 @@ async def find_mail(check: Check, table: AccessTable, address: Address, scope: S
     try:
         value = await table.maps.find_address(found.key, setup.delimiter, strategy=strategy)
     except MtadError as error:
-        setup.log.warning(str(error))
+        check.log_failure(error)
         value = _BROKEN
     if value is None:
         return DUNNO
@@ -102,7 +102,7 @@ async def _get(check: Check, table: AccessTable, key: bytes, partial: bool) -> b
     try:
         return await table.maps.lookup(key, fixed_only=partial)
     except MtadError as error:
-        check.setup.log.warning(str(error))
+        check.log_failure(error)
         return _BROKEN
 
 

@@ -219,12 +219,16 @@ class Check:
 
     def lookup_failed(self, error: MtadError, name: bytes) -> NoReturn:
         """A table could not be asked: 451, and the end of the evaluation."""
-        for text in (str(error), *getattr(error, "__notes__", ())):
-            self.setup.log.warning(text)
+        self.log_failure(error)
         if error.dsn == "4.3.5":
             self.misconfigured()
         self.reject(451, b"4.3.0", b"<%b>: Temporary lookup failure" % name, maskable=False)
         raise Abort
+
+    def log_failure(self, error: MtadError) -> None:
+        """What is wrong with a table, and what was asked."""
+        for text in (str(error), *getattr(error, "__notes__", ())):
+            self.setup.log.warning(text)
 
     def misconfigured(self, *warnings: str) -> NoReturn:
         """The configuration can't be followed: say why, 451, and the end of the evaluation."""

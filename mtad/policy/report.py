@@ -16,7 +16,8 @@ from mtad.wire.reply import Reply
 
 def line(request: Request, what: str, text: str, where: str = "") -> str:
     """The line for ``MailLog.info``: ``what`` happened ``where`` (default: the request's state)."""
-    out = f"{request.queue_id or 'NOQUEUE'}: {what}: {where or request.state} from {request.client}: {text};"
+    where = where or request.command or request.state
+    out = f"{request.queue_id or 'NOQUEUE'}: {what}: {where} from {request.client}: {text};"
     if request.sender is not None:
         out += f" from=<{printable(request.sender.wire)}>"
     if request.recipient is not None:

@@ -61,6 +61,7 @@ class Request:
     helo: bytes = b""  # empty: no HELO yet; of ``<>()\\";@`` and unprintable bytes each one a ``?``
     protocol: str = "SMTP"  # or "ESMTP"
     state: str = CONNECT
+    command: str = ""  # what log lines say instead of the state: BDAT is DATA to policy
     tls: bool = False
     cert_trusted: bool = False
     cert_name: str = ""  # subject common name of the client's certificate

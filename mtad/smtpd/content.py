@@ -74,12 +74,17 @@ class Content:
         self._error: bool | None = None  # what the engine says its refusal is
 
     async def _data(self, event: ev.Data) -> Reply:
-        refusal = await self._body_begins()
-        return refusal or DATA_GO
+        return await self._body_begins() or DATA_GO
 
     async def _bdat(self, event: ev.Bdat) -> Reply | None:
         """None: the chunk may come."""
-        return await self._body_begins() if event.first else None
+        if not event.first:
+            return None
+        self.request.command = "BDAT"
+        try:
+            return await self._body_begins()
+        finally:
+            self.request.command = ""
 
     async def _body_begins(self) -> Reply | None:
         request, service, transaction = self.request, self.service, self.transaction
@@ -105,6 +110,7 @@ class Content:
             sender=transaction.mail.sender.wire,
             received=prepend + received(self._trace(), transaction.queue_id, only, transaction.arrival),
             complete=complete,
+            silent=request.actions.discard,
             spool=service.open_spool,
         )
         return None
@@ -207,7 +213,9 @@ class Content:
         message.attributes = self._attributes()
         self._act(message)
         try:
-            if not request.actions.discard:
+            if request.actions.discard:
+                service.cleanup_log.info(f"{transaction.queue_id}: removed (discarded)")
+            else:
                 await service.store.enqueue(message)
                 service.queued(message)
             transaction.settled = True
@@ -228,10 +236,13 @@ class Content:
     def _act(self, message: Message) -> None:
         """Do to the message what access(5) results asked for."""
         actions = self.request.actions
-        if actions.redirect:
-            message.recipients = [Recipient(actions.redirect, actions.redirect)]
+        notify: frozenset[bytes] = frozenset()
         for address in actions.bcc:
-            message.recipients.append(Recipient(address, address, frozenset((b"NEVER",))))
+            message.recipients.append(Recipient(address, address, notify))
+            notify = frozenset((b"NEVER",))  # as in Postfix, not for the first
+        if actions.redirect:  # one recipient is served in place of all
+            first = min(message.recipients, key=lambda one: one.address.rpartition(b"@")[::-1])
+            message.recipients = [Recipient(actions.redirect, first.original, first.notify, first.orcpt)]
         if actions.hold:
             message.state = HOLD
 

@@ -57,10 +57,12 @@ class Intake:
         sender: bytes,
         received: bytes,
         complete: bool,
+        silent: bool = False,
         spool: Callable[[], BinaryIO],
     ) -> None:
         """``sender``: quoted form, for a missing From; ``received``: our own header; ``complete``: add
-        missing headers (Postfix: the client is in the local rewriting context); ``log``: cleanup's."""
+        missing headers (Postfix: the client is in the local rewriting context); ``silent``: nobody will get
+        it; ``log``: cleanup's."""
         self._rules = rules
         self._log = log
         self._queue_id = queue_id
@@ -68,6 +70,7 @@ class Intake:
         self._arrival = arrival
         self._sender = sender
         self._complete = complete
+        self._silent = silent
         self._open_spool = spool
         self._headers = HeaderScanner(rules.drop_headers, rules.header_size_limit, self._missing)
         self._parts: list[bytes] = [received]
@@ -140,6 +143,8 @@ class Intake:
 
     def _missing(self, headers: HeaderScanner) -> bytes:
         """Called at the end of the headers: log the message id, refuse loops, give what is lacking."""
+        if self._silent:
+            return b""
         rules = self._rules
         log = self._log
         for resent, value in headers.message_ids:

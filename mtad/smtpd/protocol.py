@@ -25,7 +25,7 @@ from mtad.policy.request import Request
 from mtad.smtpd.session import Session
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
-from mtad.wire.server import ServerSession
+from mtad.wire.server import SYNCHRONIZATION, ServerSession
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -181,12 +181,13 @@ class SubmissionProtocol(Protocol):
     async def _greet(self, refusal: str) -> None:
         session, engine = self.session, self._engine
         assert session is not None and engine is not None
+        engine.receive(self._said_early())
+        early = engine.spoke_early()
         if refusal:
             text = f"{self.service.settings.myhostname} Error: {refusal}"
             reply = Reply(421, text.encode(), b"4.7.1")
         else:
-            reply = await session.begin()
-        engine.receive(self._said_early())
+            reply = SYNCHRONIZATION if early else await session.begin()
         engine.greet(reply)
         self._busy = False
         self._notes()
@@ -259,6 +260,8 @@ class SubmissionProtocol(Protocol):
             engine.begin_chunk()
             self._pump()
             return
+        if reply.code >= 500 and self.service.settings.soft_bounce:
+            reply = Reply(reply.code - 100, reply.text, b"4" + reply.dsn[1:] if reply.dsn else b"")
         session.answered(reply)
         engine.reply(reply)
         if type(self._event) is ev.StartTLS and reply.code == 220:

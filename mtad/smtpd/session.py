@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from mtad.auth.authenticator import AuthSession, Challenge, Denied
+from mtad.errors import TableError
 from mtad.maillog import printable
 from mtad.policy.report import line, reject_line
 from mtad.smtpd.content import Content
@@ -236,11 +237,16 @@ class Session(Content):
             verdict = await service.evaluator.rcpt(request)
             if verdict is not None:
                 return verdict.reply
+            address = await service.evaluator.destination(event.recipient)
+        except TableError as problem:
+            self.log.warning(str(problem))
+            return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
         finally:
             request.recipient = None
         if not transaction.queue_id:
             self._open()
         transaction.recipients.append(event)
+        transaction.addresses.append(address)
         request.recipient_count = len(transaction.recipients)
         return RCPT_OK
 

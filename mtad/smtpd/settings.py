@@ -45,6 +45,7 @@ class SmtpdSettings:
     peername_lookup: bool
     client_port_logging: bool
     sasl_authenticated_header: bool
+    soft_bounce: bool
     tls_received_header: bool
     hide_client_session: bool
     always_add_missing_headers: bool
@@ -73,6 +74,7 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         queue_minfree=p.number("queue_minfree"),
         peername_lookup=p.flag("smtpd_peername_lookup"),
         client_port_logging=p.flag("smtpd_client_port_logging"),
+        soft_bounce=p.flag("soft_bounce"),
         sasl_authenticated_header=p.flag("smtpd_sasl_authenticated_header"),
         tls_received_header=p.flag("smtpd_tls_received_header"),
         hide_client_session=p.flag("smtpd_hide_client_session"),

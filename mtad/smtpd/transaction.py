@@ -17,7 +17,17 @@ from mtad.wire.events import Mail, Rcpt
 class Transaction:
     """``queue_id`` is empty until the first valid recipient (``smtpd_delay_open_until_valid_rcpt``)."""
 
-    __slots__ = ("arrival", "created", "intake", "mail", "overshoot", "queue_id", "recipients", "settled")
+    __slots__ = (
+        "addresses",
+        "arrival",
+        "created",
+        "intake",
+        "mail",
+        "overshoot",
+        "queue_id",
+        "recipients",
+        "settled",
+    )
 
     def __init__(self, mail: Mail, arrival: float) -> None:
         self.mail = mail
@@ -25,6 +35,7 @@ class Transaction:
         self.created = arrival
         self.queue_id = ""
         self.recipients: list[Rcpt] = []
+        self.addresses: list[bytes] = []  # of the recipients, as they will be delivered to
         self.overshoot = 0
         self.settled = False  # the queue has the message, or it is not wanted
         self.intake: Intake | None = None
@@ -34,8 +45,7 @@ class Transaction:
         mail = self.mail
         recipients: list[Recipient] = []
         known: set[bytes] = set()
-        for rcpt in self.recipients:
-            address = rewriter.rewrite(rcpt.recipient).text
+        for rcpt, address in zip(self.recipients, self.addresses, strict=True):
             if len(self.recipients) > 1:
                 key = address.lower()
                 if key in known:

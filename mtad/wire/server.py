@@ -77,6 +77,7 @@ class ServerSession:
         self._out: list[bytes] = []
         self._waiting = True  # for the shell: first of all for the greeting
         self._greeted = False
+        self._early: bool | None = None
         self._denied = False
         self._handshaking = False
         self._read: Callable[[], ev.Event | None] = self._command
@@ -98,12 +99,21 @@ class ServerSession:
         if self._greeted:
             raise RuntimeError("greeted already")
         self._greeted = True
-        early = not self.tls and self._improper()
+        early = self.spoke_early()
         self._denied = not reply.positive
         self.reply(SYNCHRONIZATION if early else reply)
         if early:
             self._close()
         return not early
+
+    def spoke_early(self) -> bool:
+        """Did the client speak before the greeting, and is that not forgiven?
+
+        For a shell that has more to do before the greeting: what comes after the first question is no fault.
+        """
+        if self._early is None:
+            self._early = not self.tls and self._improper()
+        return self._early
 
     def receive(self, data: bytes) -> None:
         """Bytes from the client."""

@@ -19,6 +19,7 @@ messages.
 from __future__ import annotations
 
 import base64
+import contextlib
 import difflib
 import hmac
 import re
@@ -189,10 +190,8 @@ class _Client:
                 self._hear()
 
     def _say(self, data: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the end is seen when we listen
             self._socket.sendall(data)
-        except OSError:
-            self.replies.append(b"(gone)")
 
     def _more(self) -> bool:
         try:
@@ -233,8 +232,9 @@ _NEW_ID = re.compile(rf"^(?!NOQUEUE)({_ID}): (?:client=|message-id=)|notificatio
 _ACTIVE = re.compile(rf"({_ID}): from=<.*nrcpt=(\d+) \(queue active\)")
 _PROGRAMS = frozenset(("smtpd", "cleanup", "qmgr", "smtp", "bounce", "error", "discard", "trivial-rewrite"))
 
-#: What the limit of a queue file's size makes Postfix say besides.
-_NOISE = frozenset(("warning: mail_stream_cleanup: close error",))
+#: What Postfix says besides when it comes to the limit of a queue file's size, or, in each new process,
+#: when a table is not there.
+_NOISE = re.compile("warning: mail_stream_cleanup: close error$|error: open database ")
 
 
 @dataclass
@@ -247,7 +247,7 @@ class Line:
 
 def _lines(log: str) -> list[Line]:
     found = (_LINE.match(line) for line in log.splitlines())
-    lines = [Line(m[1], m[3]) for m in found if m is not None and m[3] not in _NOISE]
+    lines = [Line(m[1], m[3]) for m in found if m is not None and not _NOISE.match(m[3])]
     return [line for line in lines if line.ident.rpartition("/")[2] in _PROGRAMS]
 
 
@@ -269,11 +269,19 @@ def _quiet(lines: list[Line], replies: list[bytes], old: bool) -> bool:
     if not old:
         queued |= {m[1] for text in texts if (m := re.match(rf"({_ID}): client=", text))}
     queued |= {m[1] for text in texts if (m := re.search(rf"notification: ({_ID})$", text))}
-    return all(_at_rest(each, [text for text in texts if text.startswith(f"{each}: ")]) for each in queued)
+    if old and any(re.match(rf"{_ID}: discard: ", text) for text in texts):
+        return True
+    silent = any(re.match(rf"{_ID}: hold: ", text) for text in texts)
+    return all(
+        _at_rest(each, [text for text in texts if text.startswith(f"{each}: ")], silent) for each in queued
+    )
 
 
-def _at_rest(queue_id: str, texts: list[str]) -> bool:
-    if any(re.match(rf"{queue_id}: (?:removed|hold: |discard: )", text) for text in texts):
+def _at_rest(queue_id: str, texts: list[str], silent: bool) -> bool:
+    """``silent``: nothing but its Message-Id will be heard of it."""
+    if any(text.startswith(f"{queue_id}: removed") for text in texts):
+        return True
+    if silent and any("message-id=" in text for text in texts):
         return True
     active = next((m for text in texts if (m := _ACTIVE.match(text))), None)
     ended = [text for text in texts if " status=" in text]
@@ -299,10 +307,14 @@ def _ends_with_id(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -
 
 def _canceled(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     opened = [m[1] for line in lines if (m := re.match(rf"({_ID}): client=", line.text))]
-    for line in lines:
-        if m := re.match(rf"({_ID}): (?:from=<.*queue active|discard: |hold: )", line.text):
-            opened = [each for each in opened if each != m[1]]
-    return [*lines, *(Line("postfix/cleanup", f"{each}: removed (canceled)") for each in opened)]
+    active = {m[1] for line in lines if (m := _ACTIVE.match(line.text))}
+    actions = {m[1] for line in lines if (m := re.match(rf"{_ID}: (hold|discard): ", line.text))}
+    word = "discarded" if "discard" in actions else "canceled"
+    if "hold" not in actions:
+        lines += [
+            Line("postfix/cleanup", f"{each}: removed ({word})") for each in opened if each not in active
+        ]
+    return lines
 
 
 def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
@@ -342,7 +354,7 @@ def _bad_syntax_counted(lines: list[Line], dialogue: Dialogue, replies: list[byt
 #: dates; settings whose defaults changed are set in each configuration (:data:`SETTINGS`).
 DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue, list[bytes]], list[Line]]] = {
     "3.10: NOQUEUE or the queue id before 'lost connection after' and the like": _ends_with_id,
-    "3.10: cleanup logs 'removed (canceled)' for a message that is not to be": _canceled,
+    "3.10: cleanup logs 'removed (canceled)' or '(discarded)' for a message that is not to be": _canceled,
     "3.10: sasl_method and sasl_username in reject lines": _login_in_rejects,
     "3.11: lines of bad syntax count as unknown commands": _bad_syntax_counted,
     "3.11: tls= in delivery lines": _tls_status,
@@ -358,6 +370,7 @@ SETTINGS = {
     "smtpd_error_sleep_time": "0s",
     "smtp_connection_cache_on_demand": "no",
     "smtp_tls_security_level": "",
+    "notify_classes": "",
 }
 
 # -- masks
