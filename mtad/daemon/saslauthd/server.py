@@ -99,10 +99,15 @@ class Server:
         self._helpers: set[_Helper] = set()
         self._accepting = False
         self._running = True
+        self._awake, self._waker = socket.socketpair()
 
     def stop(self) -> None:
-        """End :meth:`run` soon; for a signal handler."""
+        """End :meth:`run`; for a signal handler."""
         self._running = False
+        try:
+            self._waker.send(b"x")
+        except OSError:
+            pass  # it has ended
 
     def forget(self) -> None:
         """Empty the cache."""
@@ -112,6 +117,7 @@ class Server:
     def run(self) -> None:
         """Serve."""
         self._accept(True)
+        self._watch(self._awake, lambda: self._awake.recv(1))
         for _ in range(self._options.helpers):
             self._start()
         try:
@@ -125,6 +131,8 @@ class Server:
             for client in list(self._clients):
                 self._drop(client)
             self._selector.close()
+            self._awake.close()
+            self._waker.close()
 
     def _accept(self, wanted: bool) -> None:
         if wanted and not self._accepting:
