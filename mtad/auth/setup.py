@@ -51,9 +51,6 @@ SERVER_TYPES = ("cyrus", "dovecot")
 
 _NO = frozenset({"n", "no", "0", "f", "false", "off"})
 
-#: What ``log_level`` above means for libsasl: traces with passwords.
-_MOST_NOTES = 6
-
 #: Where saslauthd's socket is looked for when ``saslauthd_path`` does not say: below
 #: ``queue_directory`` for a Postfix that ran in a chroot, then where the daemon puts it.
 SASLAUTHD_PATHS = ("/var/run/saslauthd/mux", "/run/saslauthd/mux")
@@ -82,7 +79,7 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     """Read ``smtpd.conf`` and put the parts together; raises ConfigError."""
     path = find_sasl_conf(p)
     conf = read_sasl_conf(path) if path is not None else SaslConf()
-    _check_conf(conf, log)
+    _check_conf(conf)
     local_domain = p["smtpd_sasl_local_domain"].encode()
     hostname = p["myhostname"].encode()
     tokens = read_tokens(p, reactor, log)
@@ -188,16 +185,12 @@ def _salt_key(hostname: bytes) -> bytes:
     return hmac.digest(identity, b"mtad SCRAM salt " + hostname, "sha256")
 
 
-def _check_conf(conf: SaslConf, log: MailLog) -> None:
+def _check_conf(conf: SaslConf) -> None:
     """Refuse what would change who may log in."""
     plugin = conf.get("canon_user_plugin", "INTERNAL")
     if plugin != "INTERNAL":
         raise ConfigError(
             f"desired canon_user plugin {plugin} not found", path=conf.path, remedy="remove canon_user_plugin"
-        )
-    if conf.number("log_level", 1) > _MOST_NOTES:
-        log.warning(
-            f"{conf.path}: log_level above {_MOST_NOTES} is the same here: passwords are never logged"
         )
 
 

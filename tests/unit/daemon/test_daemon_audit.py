@@ -216,7 +216,7 @@ def test_certificates(host: Path) -> None:
 
 def test_smtpd_conf(host: Path) -> None:
     (host / "sasl/smtpd.conf").write_text(
-        "pwcheck_method: saslauthd\nmech_list: PLAIN\nlog_level: 7\nmech_lst: LOGIN\nldapdb_uri: x\n"
+        "pwcheck_method: saslauthd\nmech_list: PLAIN\nsrvtab: x\nmech_lst: LOGIN\nplugin_list: x\n"
     )
     found = check(host, secure(host))
     path = f"{host}/sasl/smtpd.conf"
@@ -224,8 +224,8 @@ def test_smtpd_conf(host: Path) -> None:
         f'{path}: option mech_lst is unknown: nothing reads it (did you mean "mech_list"?)'
     ]
     assert texts(found, NOTE)[1:] == [
-        f"{path}: option log_level is not used here (it is for how much the library logs)",
-        f"{path}: option ldapdb_uri is not used here (it is for the plug-in ldapdb)",
+        f"{path}: option srvtab is not used here (it is for KERBEROS_V4)",
+        f"{path}: option plugin_list is not used here (it is for debugging)",
     ]
 
 
