@@ -56,7 +56,7 @@ BINDINGS = (b"tls-exporter", b"tls-unique", b"tls-server-end-point")
 ITERATION_LIMIT = 1_000_000
 
 #: Longest message that is looked at.
-MESSAGE_LIMIT = 4096
+MESSAGE_LIMIT = 2048
 
 _ESCAPES = re.compile(rb"=(?:2C|3D)")
 _VALUE = re.compile(rb" *([^$ ]+) *\$ *(\d{1,9}):([^$ ]+) *\$ *([^: ]+):([^ ]+) *")
@@ -137,8 +137,15 @@ def _bad(note: str) -> SaslFailure:
     return SaslFailure(Reason.BADPROT, note)
 
 
+def _within(message: bytes, title: str) -> None:
+    if len(message) > MESSAGE_LIMIT:
+        # libsasl means the number
+        raise _bad(f"{title} input longer than (MAX_CLIENTIN_LEN) bytes")
+
+
 def _parse_first(message: bytes, title: str) -> _First:
-    if len(message) < 10 or len(message) > MESSAGE_LIMIT:
+    _within(message, title)
+    if len(message) < 10:
         raise _bad(f"Invalid {title} input")
     if b"\0" in message:
         raise _bad(f"NULs found in {title} input")
@@ -242,7 +249,8 @@ def _proof(final: bytes, nonce: bytes, bound: bytes, title: str, size: int) -> t
     """What the client's last message signs of itself, and its proof."""
     if not final:
         raise _bad(f"{title} input expected")
-    if len(final) < 3 or final[1:2] != b"=" or len(final) > MESSAGE_LIMIT:
+    _within(final, title)
+    if len(final) < 3 or final[1:2] != b"=":
         raise _bad(f"Invalid {title} input")
     if b"\0" in final:
         raise _bad(f"NULs found in {title} input")

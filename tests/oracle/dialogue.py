@@ -385,7 +385,7 @@ MASKS: tuple[tuple[str, str], ...] = (
     (r"(?<=ID\d)\.\d{9,}(?=/)", ".TIME"),  # of a boundary
     (r"delay=[\d.]+, delays=[\d./]+", "delay=D, delays=D"),
     (r"\b(size|SIZE)=\d+", r"\1=N"),  # has the length of the queue id in it
-    (r"(?<=334 )PD[0-9A-Za-z+/=]+", "CHALLENGE"),  # base64 of "<..."
+    (r"(?<=334 )(?:PD|bm9u|cj|dj|cnNw)[0-9A-Za-z+/=]+", "CHALLENGE"),  # of "<", "non", "r=", "v=", "rsp"
     (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),  # where in OpenSSL
     (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
 )
