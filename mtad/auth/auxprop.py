@@ -22,6 +22,7 @@ from mtad.auth.names import printable_name, split_first
 from mtad.auth.offload import HASHES, offload
 from mtad.errors import TableError
 from mtad.maillog import MailLog
+from mtad.sasl.saslprep import prepare
 from mtad.tables.blocking import Lane
 from mtad.tables.sasldb import SaslDb
 
@@ -188,7 +189,7 @@ class AuxpropVerifier:
             hashed = parse(stored) if stored else None
             if hashed is not None:
                 return await self._hashed(user, hashed, password)
-            if stored and hmac.compare_digest(stored, password):
+            if stored and _same(stored, password):
                 return Verdict.OK
             others = await self._store.fetch(user, ("cmusaslsecretPLAIN", SCRAM))
             salted = others.get("cmusaslsecretPLAIN")
@@ -221,6 +222,11 @@ class AuxpropVerifier:
             )
             return Verdict.DOWN
         return Verdict.OK if right else Verdict.BAD_PASSWORD
+
+
+def _same(stored: bytes, password: bytes) -> bool:
+    """Equal, or equal by SASLprep: keyboards differ in how they write a character."""
+    return hmac.compare_digest(stored, password) or hmac.compare_digest(prepare(stored), prepare(password))
 
 
 def salted_secret(salt: bytes, password: bytes) -> bytes:

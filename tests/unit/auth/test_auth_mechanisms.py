@@ -267,3 +267,11 @@ def test_salts_do_not_tell_who_exists(build: Build) -> None:
 
     assert salt(b"nobody") == salt(b"nobody") != salt(b"alice") == salt(b"alice")
     assert len(decode(salt(b"nobody")[2:])) == hashlib.sha256().digest_size
+
+
+def test_a_password_may_be_typed_in_another_form(build: Build, users: str) -> None:
+    SaslDb(users).set("eve", "mail.test", "gr\u00fcn".encode())
+    for typed, right in (("gr\u00fcn", True), ("gru\u0308n", True), ("grun", False), ("", False)):
+        response = B64(b"\0eve\0" + typed.encode())
+        outcome = at_once(build().begin(b"PLAIN", SESSION).step(response))
+        assert isinstance(outcome, Granted) is right
