@@ -75,7 +75,6 @@ EARLY = Config(
         ),
         ("data", {"smtpd_data_restrictions": "reject"}),
         ("end", {"smtpd_end_of_data_restrictions": "reject"}),
-        ("slow", {"smtpd_client_restrictions": "sleep 1"}),
         (
             "plaintext",
             {"smtpd_sender_restrictions": "reject_plaintext_session", "smtpd_tls_security_level": "may"},
@@ -288,9 +287,6 @@ CASES = {
             "end by bdat",
             ["EHLO client.example", MAIL, RCPT, Send(b"BDAT 8 LAST\r\nA: b\r\n\r\n", 1), "NOOP"],
             service="end",
-        ),
-        Dialogue(
-            "client in a hurry", [Send(b"EHLO client.example\r\n", 2), MAIL], service="slow", early=True
         ),
         Dialogue(
             "plaintext",
