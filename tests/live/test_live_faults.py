@@ -489,6 +489,7 @@ def test_a_saslauthd_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
                 assert submit(port, f"meanwhile {number}").startswith(b"250")
             assert time.monotonic() - start < 5
             # it dies: a temporary failure, not "wrong password"
+            listener.close()
             for connection in asked:
                 connection.close()
             for client in hung:
