@@ -34,6 +34,8 @@ from mtad.oauth.tokens import Accounts
 from mtad.queue.message import Outcome, Recipient
 from mtad.queue.store import QueueStore
 
+#: What the log says of a failure that ``soft_bounce`` makes one for now.
+_SOFT = "SOFTBOUNCE"
 #: Programs of master.cf whose services this agent stands for.
 _PROGRAM = "smtp"
 #: The transports there are without a master.cf.
@@ -206,6 +208,7 @@ class Agent:
             connection.uses,
             self._tls_field(connection.tls_status),
         )
+        _soften(outcomes)
         result = attempt.result
         result.outcomes += outcomes
         if transaction.unreached is None:
@@ -222,7 +225,7 @@ class Agent:
         if self._settings.soft_bounce:
             for outcome in outcomes:
                 if outcome.status == "bounced":
-                    outcome.status, outcome.dsn = "deferred", f"4{outcome.dsn[1:]}"
+                    outcome.status, outcome.dsn = _SOFT, f"4{outcome.dsn[1:]}"
         attempt.pending = []
         if connection.last or all(outcome.status != "deferred" for outcome in outcomes):
             return outcomes
@@ -253,7 +256,7 @@ class Agent:
         job = attempt.job
         temporary = failure.temporary or self._settings.soft_bounce
         dsn = failure.dsn if temporary == failure.temporary else f"4{failure.dsn[1:]}"
-        status = "deferred" if temporary else "bounced"
+        status = "deferred" if failure.temporary else _SOFT if temporary else "bounced"
         job.stamps.done = self._clock()
         outcomes = [
             Outcome(
@@ -264,10 +267,18 @@ class Agent:
         digits = self._settings.delay_digits
         tls = self._tls_field(failure.tls_status)
         log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls)
+        _soften(outcomes)
         attempt.result.outcomes += outcomes
         if temporary and not any(outcome.status == "sent" for outcome in attempt.result.outcomes):
             attempt.result.unreached = (dsn, failure.text)
         attempt.pending = []
+
+
+def _soften(outcomes: list[Outcome]) -> None:
+    """After they were logged, to the queue they are deferred."""
+    for outcome in outcomes:
+        if outcome.status == _SOFT:
+            outcome.status = "deferred"
 
 
 def split_nexthop(nexthop: str) -> list[str]:

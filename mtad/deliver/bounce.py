@@ -18,6 +18,7 @@ from mtad.deliver.dsn_text import DELAY, FAILURE, SUCCESS, Frame, Kind, compose,
 from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
+from mtad.wire.command import xtext_encode
 
 #: The most of a message that is searched for the end of its headers.
 _HEADER_LIMIT = 128 * 1024
@@ -140,7 +141,7 @@ class Bouncer:
         postmaster = bool(sender)
         whole = (
             kind is FAILURE
-            and not postmaster
+            and (not postmaster or not message.sender)  # a postmaster's copy has only the headers
             and message.ret != b"HDRS"
             and (not self._limit or message.size <= self._limit)
         )
@@ -157,10 +158,11 @@ class Bouncer:
             now=now,
             postmaster=postmaster,
         )
+        orcpt = b"rfc822;" + xtext_encode(recipient) if recipient.isascii() else b""
         notice = Message(
             queue_id=queue_id,
             sender=sender,
-            recipients=[Recipient(recipient, original=original or recipient)],
+            recipients=[Recipient(recipient, original=original or recipient, orcpt=orcpt)],
             arrival=now,
             size=len(text),
             content=text,

@@ -171,9 +171,11 @@ class Connection(Protocol):
         if self._broken is None and not self._quitting:
             self._quitting = True
             self._gone = None
-            if self.session.ready:
+            if self.session.idle:
                 self.session.quit()
                 self.flush()
+            elif self.tls is not None and not self.session.tls:  # after the handshake nothing was said yet
+                self.transport.write(b"QUIT\r\n")
             if self._handshake is not None and self.tls is not None:
                 self._handshake.keep(self.transport.getHandle())
             self._arm(_FAREWELL)

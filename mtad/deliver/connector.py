@@ -235,6 +235,8 @@ class Connector:
         while True:
             match await connection.next_event():
                 case Ready(_, _, extended):
+                    if extended and self._settings.discarding:
+                        self._log.info(self._settings.discarding)
                     return extended
                 case Greeting(reply) if not reply.positive:
                     raise self._refused(connection, reply, self._settings.skip_5xx_greeting)
@@ -284,6 +286,7 @@ class Connector:
             raise SessionFailure("4.7.5", text, temporary=True, relay=host.relay, tls=True) from failed
         refusal = handshake.refusal(info)
         if refusal:
+            connection.tls_status = f"!{policy.level}"
             raise SessionFailure("4.7.5", refusal, temporary=True, relay=host.relay)
         connection.tls_status = policy.level
 

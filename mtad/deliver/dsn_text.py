@@ -20,6 +20,7 @@ _WIDTH = 79
 _INDENT = b"    "
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_BLANK = re.compile(rb"[ \t]")
 _XTEXT = re.compile(rb"\+([0-9A-F]{2})")
 
 
@@ -120,14 +121,19 @@ def message_id(queue_id: str, hostname: bytes, now: float) -> bytes:
 def wrap(text: bytes) -> bytes:
     """``text`` folded at blanks, so that lines have at most 79 bytes where words allow."""
     lines: list[bytes] = []
-    line = b""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > _WIDTH:
-            lines.append(line)
-            line = _INDENT + word
-        else:
-            line = line + b" " + word if line else word
-    lines.append(line)
+    indent, width = b"", _WIDTH
+    start = word = 0  # of the line, and of the word
+    while True:
+        blank = _BLANK.search(text, word)
+        end = blank.start() if blank else len(text)
+        if word > start and end - start > width:
+            lines.append(indent + text[start:word].rstrip())
+            indent, width = _INDENT, _WIDTH - len(_INDENT)
+            start = len(text) - len(text[word:].lstrip())
+        if blank is None:
+            break
+        word = end + 1
+    lines.append(indent + text[start:].rstrip())
     return b"\n".join(lines)
 
 
@@ -169,7 +175,7 @@ Subject: %b
 To: %b
 Auto-Submitted: %b
 MIME-Version: 1.0
-Content-Type: multipart/report; report-type=%bdelivery-status;
+Content-Type: multipart/report; report-type=delivery-status;
 \tboundary="%b"
 Content-Transfer-Encoding: %b
 Message-Id: %b
@@ -195,7 +201,6 @@ Content-Type: message/%bdelivery-status
         kind.copy_subject if postmaster else kind.subject,
         external(recipient),
         b"auto-generated" if postmaster else b"auto-replied",
-        b"global-" if utf8 else b"",
         boundary,
         encoding,
         message_id(queue_id, frame.hostname, now),
@@ -223,7 +228,7 @@ Return-Path: <%b>
         b"" if whole else b" Headers",
         _returned_type(whole, utf8),
         encoding,
-        external(message.sender),
+        _sender(frame, message),
     )
     text = (head + b"\n" + report + tail).replace(b"\n", b"\r\n")
     return b"%b%b%b\r\n--%b--\r\n" % (text, returned, b"" if returned.endswith(b"\n") else b"\r\n", boundary)
@@ -272,11 +277,14 @@ def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outco
         lines.append(b"Original-Envelope-Id: %b" % xtext_decode(message.envid))
     x = b"X-%b-" % frame.mail_name
     lines.append(b"%bQueue-ID: %b" % (x, message.queue_id.encode()))
-    lines.append(b"%bSender: %b; %b" % (x, _address_type(message.sender), external(message.sender)))
+    lines.append(b"%bSender: %b; %b" % (x, _address_type(message.sender), _sender(frame, message)))
     lines.append(b"Arrival-Date: %b" % mail_date(message.arrival))
     for outcome in outcomes:
         recipient = outcome.recipient
-        lines += [b"", b"Final-Recipient: %b; %b" % (_address_type(recipient.address), recipient.address)]
+        lines += [
+            b"",
+            b"Final-Recipient: %b; %b" % (_address_type(recipient.address), external(recipient.address)),
+        ]
         if recipient.orcpt:
             lines.append(b"Original-Recipient: %b" % xtext_decode(recipient.orcpt))
         elif original := recipient.original or recipient.address:
@@ -289,6 +297,11 @@ def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outco
         if kind is DELAY:
             lines.append(b"Will-Retry-Until: %b" % mail_date(message.arrival + frame.lifetime))
     return b"\n".join(lines) + b"\n"
+
+
+def _sender(frame: Frame, message: Message) -> bytes:
+    """Who a message is from; without a sender it is from the system."""
+    return external(message.sender) or b"MAILER-DAEMON@%b" % frame.hostname
 
 
 def _address_type(address: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
+from mtad.wire.ehlo import discarding
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class SmtpSettings:
     fallback: tuple[str, ...]
     line_limit: int
     discard_keywords: frozenset[str]
+    discarding: str  # a line for the log at each EHLO, may be empty
     always_ehlo: bool
     never_ehlo: bool
     skip_5xx_greeting: bool
@@ -84,6 +86,7 @@ class SmtpSettings:
             fallback=p.words("smtp_fallback_relay"),
             line_limit=p.number("smtp_line_length_limit"),
             discard_keywords=frozenset(word.lower() for word in p.words("smtp_discard_ehlo_keywords")),
+            discarding=discarding(p.words("smtp_discard_ehlo_keywords")),
             always_ehlo=p.flag("smtp_always_send_ehlo"),
             never_ehlo=p.flag("smtp_never_send_ehlo"),
             skip_5xx_greeting=p.flag("smtp_skip_5xx_greeting"),

@@ -6,20 +6,15 @@ Names are Postfix's without their ``smtpd_``; times are seconds, sizes bytes.  R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.net.tls_server import ServerTLS
 from mtad.smtpd.intake import IntakeRules
+from mtad.wire.ehlo import discarding
 from mtad.wire.settings import ServerSettings, forbidden_by_default
-
-#: EHLO keywords in the order in which the log names those that are discarded.
-_KEYWORDS = (
-    "8bitmime", "auth", "etrn", "pipelining", "size", "verp", "vrfy", "xclient", "xforward", "starttls",
-    "enhancedstatuscodes", "dsn", "smtputf8", "chunking", "requiretls",
-)  # fmt: skip
 
 _BARE_NEWLINE = {"yes": "normalize", "normalize": "normalize", "no": "no", "reject": "reject", "note": "note"}
 
@@ -81,7 +76,7 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         always_add_missing_headers=p.flag("always_add_missing_headers"),
         long_queue_ids=p.flag("enable_long_queue_ids"),
         duplicate_filter_limit=p.number("duplicate_filter_limit"),
-        discarding=_discarding(p.words("smtpd_discard_ehlo_keywords")),
+        discarding=discarding(p.words("smtpd_discard_ehlo_keywords")),
         intake=IntakeRules(
             myhostname=p["myhostname"],
             message_size_limit=p.number("message_size_limit"),
@@ -92,12 +87,6 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
             undisclosed=p["undisclosed_recipients_header"].encode(),
         ),
     )
-
-
-def _discarding(words: Sequence[str]) -> str:
-    discarded = {word.lower() for word in words}
-    names = ", ".join(word.upper() for word in _KEYWORDS if word in discarded)
-    return f"discarding EHLO keywords: {names}" if names and "silent-discard" not in discarded else ""
 
 
 def engine_settings(p: Parameters, tls: ServerTLS) -> ServerSettings:

@@ -132,6 +132,11 @@ class ClientSession:
         """May a command or transaction begin now?"""
         return self._ready and not self.closed
 
+    @property
+    def idle(self) -> bool:
+        """Is nothing under way, so that QUIT may be said, even if nothing else may?"""
+        return not (self.closed or self._handshaking or self._in_transaction or self._expected)
+
     def starttls(self) -> None:
         """Ask for TLS."""
         self._begin()

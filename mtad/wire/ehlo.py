@@ -7,10 +7,24 @@ RFC 5321 section 4.1.1.1; RFC 1870 (SIZE), 1985 (ETRN), 2034 (ENHANCEDSTATUSCODE
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from mtad.wire.reply import Reply
 from mtad.wire.settings import ServerSettings
+
+#: Keywords in the order in which the log names those that are discarded.
+_KEYWORDS = (
+    "8bitmime", "auth", "etrn", "pipelining", "size", "verp", "vrfy", "xclient", "xforward", "starttls",
+    "enhancedstatuscodes", "dsn", "smtputf8", "chunking", "requiretls",
+)  # fmt: skip
+
+
+def discarding(words: Iterable[str]) -> str:
+    """The line for the log that these keywords make at each EHLO; may be empty."""
+    discarded = {word.lower() for word in words}
+    names = ", ".join(word.upper() for word in _KEYWORDS if word in discarded)
+    return f"discarding EHLO keywords: {names}" if names and "silent-discard" not in discarded else ""
 
 
 @lru_cache(maxsize=256)

@@ -101,8 +101,8 @@ class Dialogue:
     """A session.  Without :class:`Hang` or :class:`End` as the last step, QUIT ends it.
 
     ``rules``: what the upstream says otherwise than usual.  ``login``: what the log of later releases
-    has of the login at the end of reject lines.  ``tls``: what it says of the delivery's TLS.  ``early``: do
-    not wait for the greeting.  ``wrapper``: TLS first.
+    has of the login at the end of reject lines.  ``tls``: what it says of the delivery's TLS.  ``final``:
+    nothing stays in the queue.  ``early``: do not wait for the greeting.  ``wrapper``: TLS first.
     """
 
     name: str
@@ -110,6 +110,7 @@ class Dialogue:
     rules: Mapping[str, bytes] = field(default_factory=dict)
     login: str = ""
     tls: str = "none"
+    final: bool = False
     early: bool = False
     service: str = "submission"
     wrapper: bool = False
@@ -231,6 +232,7 @@ _LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ (\S+)\[(\d+)\]: (.*)")
 _ID = r"[0-9A-Za-z]{6,}"
 _NEW_ID = re.compile(rf"^(?!NOQUEUE)({_ID}): (?:client=|message-id=)|notification: ({_ID})$")
 _ACTIVE = re.compile(rf"({_ID}): from=<.*nrcpt=(\d+) \(queue active\)")
+_FOR_NOW = re.compile(" status=(?:deferred|SOFTBOUNCE) ").search
 _PROGRAMS = frozenset(("smtpd", "cleanup", "qmgr", "smtp", "bounce", "error", "discard", "trivial-rewrite"))
 
 #: What Postfix says besides when it comes to the limit of a queue file's size, or, in each new process,
@@ -261,8 +263,9 @@ def _ids(lines: Iterable[Line]) -> list[str]:
     return list(ids)
 
 
-def _quiet(lines: list[Line], replies: list[bytes], old: bool) -> bool:
-    """Is the session over, and has each message come to rest?  ``old``: what was opened may end silently."""
+def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool) -> bool:
+    """Is the session over, and has each message come to rest?  ``old``: what was opened may end silently;
+    ``final``: none stays in the queue."""
     texts = [line.text for line in lines]
     if not any(text.startswith("disconnect from ") for text in texts):
         return False
@@ -274,19 +277,22 @@ def _quiet(lines: list[Line], replies: list[bytes], old: bool) -> bool:
         return True
     silent = any(re.match(rf"{_ID}: hold: ", text) for text in texts)
     return all(
-        _at_rest(each, [text for text in texts if text.startswith(f"{each}: ")], silent) for each in queued
+        _at_rest(each, [text for text in texts if text.startswith(f"{each}: ")], silent, final)
+        for each in queued
     )
 
 
-def _at_rest(queue_id: str, texts: list[str], silent: bool) -> bool:
+def _at_rest(queue_id: str, texts: list[str], silent: bool, final: bool) -> bool:
     """``silent``: nothing but its Message-Id will be heard of it."""
     if any(text.startswith(f"{queue_id}: removed") for text in texts):
         return True
     if silent and any("message-id=" in text for text in texts):
         return True
+    if final:
+        return False
     active = next((m for text in texts if (m := _ACTIVE.match(text))), None)
     ended = [text for text in texts if " status=" in text]
-    if active is None or len(ended) < int(active[2]) or not any("=deferred" in text for text in ended):
+    if active is None or len(ended) < int(active[2]) or not any(map(_FOR_NOW, ended)):
         return False
     told = any("notification: " in text for text in texts)
     return told or not any("=bounced" in text for text in ended)
@@ -385,7 +391,7 @@ MASKS: tuple[tuple[str, str], ...] = (
     (r"\b\d{14}\.(?=ID\d+@)", "STAMP."),  # of a Message-Id
     (r"(?<=ID\d)\.\d{9,}(?=/)", ".TIME"),  # of a boundary
     (r"delay=[\d.]+, delays=[\d./]+", "delay=D, delays=D"),
-    (r"\b(size|SIZE)=\d+", r"\1=N"),  # has the length of the queue id in it
+    (r"\b(size=|SIZE=|message size )\d+", r"\1N"),  # has the length of the queue id in it
     (r"(?<=334 )(?:PD|bm9u|cj|dj|cnNw)[0-9A-Za-z+/=]+", "CHALLENGE"),  # of "<", "non", "r=", "v=", "rsp"
     (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),  # where in OpenSSL
     (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
@@ -429,7 +435,8 @@ class Config:
     directory.
 
     ``users``: passwords by ``user@realm`` for sasldb2, which smtpd.conf names unless ``files`` has one.
-    ``hashed``: which of ``files`` are sources of ``hash:`` tables.
+    ``transports``: services of the SMTP client by name, each with its ``-o``; mail for NAME.example goes by
+    the service of that name.  ``hashed``: which of ``files`` are sources of ``hash:`` tables.
     """
 
     name: str
@@ -437,6 +444,7 @@ class Config:
     services: Sequence[tuple[str, Mapping[str, str]]] = (("submission", {}),)
     files: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, str] = field(default_factory=dict)
+    transports: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hashed: Sequence[str] = ()
     offers: Sequence[str] = OFFERS
     upstream_users: Mapping[str, str] = field(default_factory=dict)
@@ -452,6 +460,11 @@ mech_list: PLAIN LOGIN
 """
 
 
+def _client_line(name: str, overrides: Mapping[str, str]) -> str:
+    options = "".join(f"\n  -o {{ {key} = {value} }}" for key, value in overrides.items())
+    return f"{name} unix - - n - - smtp{options}\n"
+
+
 class House:
     """One configuration in both; use it as a context manager."""
 
@@ -465,8 +478,10 @@ class House:
             config.upstream_mechanisms,
             certificate if config.upstream_tls else None,
         )
-        self.postfix = Postfix(self._main(), config.services, self._files())
-        self.mtad = Mtad(self._main(), config.services, self._files())
+        clients = self._filled("".join(_client_line(*each) for each in config.transports.items()))
+        what = (self._main(), config.services, self._files())
+        self.postfix = Postfix(*what, master_extra=clients)
+        self.mtad = Mtad(*what, master_extra=clients)
         self.sides: tuple[Postfix | Mtad, ...] = (self.postfix, self.mtad)
         for side in self.sides:
             database = side.directory / "sasldb2"
@@ -483,13 +498,20 @@ class House:
             "relayhost": "[127.0.0.1]:{port}",
             "mynetworks": "127.0.0.0/8",
             "myorigin": "example.com",
+            "transport_maps": "texthash:{dir}/transport",
             "smtpd_tls_chain_files": f"{key}, {certificate}",
             **self.config.main,
         }
         return {key: self._filled(value) for key, value in main.items()}
 
     def _files(self) -> dict[str, str]:
-        files = {"sasl/smtpd.conf": _SMTPD_CONF} if self.config.users else {}
+        files = {
+            "transport": "".join(
+                f"{name}.example {name}:[127.0.0.1]:{{port}}\n" for name in self.config.transports
+            )
+        }
+        if self.config.users:
+            files["sasl/smtpd.conf"] = _SMTPD_CONF
         return {key: self._filled(value) for key, value in {**files, **self.config.files}.items()}
 
     def _filled(self, text: str) -> str:
@@ -545,7 +567,7 @@ class House:
             log = side.log()[before:]
             lines = _lines(log)
             heard = self.upstream.sessions[sessions:]
-            if _quiet(lines, replies, old) and all(each.over for each in heard):
+            if _quiet(lines, replies, old, dialogue.final) and all(each.over for each in heard):
                 late = time.monotonic() > deadline - PATIENCE + LATECOMERS
                 if late or sum(": message-id=" in line.text for line in lines) >= told:
                     break

@@ -111,7 +111,7 @@ class Postfix:
         (self.directory / "main.cf").write_text(text)
         lines = [master_line(name, self.ports[name], overrides) for name, overrides in services]
         (self.directory / "master.cf").write_text(
-            "".join(lines).replace("{dir}", fill) + _MASTER + master_extra
+            "".join(lines).replace("{dir}", fill) + _MASTER + master_extra.replace("{dir}", fill)
         )
         for relative, content in (files or {}).items():
             target = self.directory / relative

@@ -141,7 +141,7 @@ def test_a_delay_says_how_long_it_will_be_tried() -> None:
 def test_international_mail_is_reported_as_such() -> None:
     outcome = Outcome(Recipient("jürgen@dest.test".encode()), "bounced", "5.6.7", "no")
     text = notice(FAILURE, [outcome], smtputf8=True)
-    assert b"report-type=global-delivery-status;" in text
+    assert b"report-type=delivery-status;" in text
     assert b"Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n" in text
     assert "Final-Recipient: utf-8; jürgen@dest.test\r\n".encode() in text
     assert b"Content-Type: message/global\r\n" in text

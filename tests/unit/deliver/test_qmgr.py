@@ -464,7 +464,7 @@ def test_soft_bounce_defers_what_would_bounce() -> None:
     world.server(rcpt=b"550 5.1.1 no\r\n")
     world.submit("Q1", b"you@dest.test")
     world.run()
-    assert "dsn=4.1.1, status=deferred" in world.log("Q1")[1]
+    assert "dsn=4.1.1, status=SOFTBOUNCE" in world.log("Q1")[1]
 
 
 def test_smtputf8_mail_needs_a_server_that_takes_it() -> None:
