@@ -14,6 +14,7 @@ Postfix counterpart: ``postconf(1)``.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -32,6 +33,7 @@ from mtad.net.interfaces import facts
 
 #: The name in messages.
 PROGRAM = "postconf"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: What ``$process_name`` and ``$service_name`` are here.
 _PROCESS = ("postconf", "")
 
@@ -59,13 +61,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fatal(text: str) -> int:
-    sys.stderr.write(f"{PROGRAM}: fatal: {text}\n")
+    _write(sys.stderr, [f"{PROGRAM}: fatal: {_CONTROL.sub('?', text)}"])
     return 1
 
 
 def _warn(lines: Sequence[str]) -> None:
     if lines:
-        _write(sys.stderr, [f"{PROGRAM}: warning: {line}" for line in lines])
+        _write(sys.stderr, [f"{PROGRAM}: warning: {_CONTROL.sub('?', line)}" for line in lines])
 
 
 def _write(stream: object, lines: Iterator[str] | Sequence[str]) -> None:
@@ -179,6 +181,7 @@ def _names_warnings(found: Survey) -> list[str]:
             for path, _, name, text in found.read_only
         ),
         *(f"{path}: undefined parameter: {name}" for path, _, name in found.undefined),
+        *found.broken,
         *found.odd,
     ]
 

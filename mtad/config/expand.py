@@ -65,8 +65,8 @@ def expand(text: str, value: Value, is_set: IsSet, depth: int = 0) -> str:
     return "".join(result)
 
 
-def references(text: str) -> list[str]:
-    """All names that ``text`` mentions in any branch, up to the first broken expression."""
+def references(text: str, broken: list[str] | None = None) -> list[str]:
+    """All names that ``text`` mentions in any branch, up to a broken expression (which goes to ``broken``)."""
     found: list[str] = []
 
     def note(name: str, depth: int) -> str:
@@ -75,9 +75,15 @@ def references(text: str) -> list[str]:
 
     try:
         _scan(text, note, 0)
-    except ExpansionError:
-        pass
+    except ExpansionError as error:
+        if broken is not None:
+            broken.append(str(error))
     return found
+
+
+def has_literal(text: str) -> bool:
+    """Whether ``text`` is not empty whatever its expressions come to."""
+    return any(literal for literal, _ in _pieces(text))
 
 
 def compare_levels(left: str, right: str) -> int:

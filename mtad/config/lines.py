@@ -35,34 +35,36 @@ _ASSIGNMENT = re.compile(r"[ \t\n\v\f\r]*([^ \t\n\v\f\r=]+)[ \t\n\v\f\r]*=")
 
 def logical_lines(text: str, path: str, warnings: list[str] | None = None) -> Iterator[tuple[int, str]]:
     """The logical lines of ``text`` as ``(number of the first physical line, line)``."""
-    first = 0
+    first = last = 0
     parts: list[str] = []
-    skipping = False
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.lstrip(SPACE)
         if not stripped or stripped[0] == "#":
             continue
-        if line[0] not in SPACE:
-            if parts:
-                yield first, _joined(parts, path, first, warnings)
-            parts = [line]
-            first = number
-            skipping = False
-        elif parts:
+        if parts and line[0] in SPACE:
             parts.append(line)
-        elif warnings is not None and not skipping:
-            skipping = True
-            shown = line[:30] + ("..." if len(line) > 30 else "")
-            warnings.append(f'{path}, line {number}: logical line must not start with whitespace: "{shown}"')
-    if parts:
-        yield first, _joined(parts, path, first, warnings)
+            last = number
+            continue
+        if parts and (joined := _joined(parts, path, first, last, warnings)):
+            yield first, joined
+        parts = [line]
+        first = last = number
+    if parts and (joined := _joined(parts, path, first, last, warnings)):
+        yield first, joined
 
 
-def _joined(parts: list[str], path: str, first: int, warnings: list[str] | None) -> str:
+def _joined(parts: list[str], path: str, first: int, last: int, warnings: list[str] | None) -> str:
+    """The logical line; nothing for one that continues what is not there."""
     line = "".join(parts) if len(parts) > 1 else parts[0]
     if warnings is not None and "\0" in line:
-        warnings.append(f"{path}, line {first}: text after null byte may be ignored")
-    return line
+        lines = f"{first}-{last}" if last > first else f"{first}"
+        warnings.append(f"{path}, line {lines}: text after null byte may be ignored")
+    if line[0] not in SPACE:
+        return line
+    if warnings is not None:
+        shown = line[:30] + ("..." if len(line) > 30 else "")
+        warnings.append(f'{path}, line {first}: logical line must not start with whitespace: "{shown}"')
+    return ""
 
 
 def split_assignment(line: str) -> tuple[str, str]:

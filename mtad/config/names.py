@@ -35,8 +35,8 @@ REMOVED = {"deleted-test-only": "do not specify"}
 class Survey:
     """``classes``: known name to its class.  The findings are (file, line, name, value), in order.
 
-    ``odd`` and ``client_unused`` are whole warnings: of braces and comments in values, and of database
-    clients' own files.
+    ``odd``, ``broken`` and ``client_unused`` are whole warnings: of braces and comments in values, of
+    expressions that cannot be read, and of database clients' own files.
     """
 
     classes: dict[str, str] = field(default_factory=dict)
@@ -46,6 +46,7 @@ class Survey:
     read_only: list[tuple[str, int, str, str]] = field(default_factory=list)
     removed: list[tuple[str, int, str, str]] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     client_unused: list[str] = field(default_factory=list)
 
 
@@ -126,7 +127,7 @@ class _Surveyor:
             self.result.classes[name] = USER
         if kind is not None and self._raw(name):
             return
-        for mentioned in references(text):
+        for mentioned in references(text, self.result.broken):
             self._mention(mentioned, scope, line)
         if kind in (BUILTIN, SERVICE):
             self._scope = scope

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mtad.config import types
-from mtad.config.expand import ExpansionError, expand
+from mtad.config.expand import ExpansionError, expand, has_literal
 from mtad.config.lines import SPACE, logical_lines, read_text, split_assignment
 from mtad.errors import ConfigError
 
@@ -341,7 +341,12 @@ class Parameters:
 
     def _is_set(self, name: str, depth: int) -> bool:
         setting = self._settings.get(name)
-        return bool(setting.text) if setting is not None else bool(self._value(name, depth))
+        if setting is not None:
+            return bool(setting.text)
+        row = self.spec(name)
+        if row is not None and row.default not in _COMPUTED and has_literal(row.default):
+            return True
+        return bool(self._value(name, depth))
 
     def _first_line(self, name: str, path: str) -> str:
         try:
@@ -357,7 +362,7 @@ def _read_settings(path: str, warnings: list[str]) -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for line, name, text in read_assignments(path, warnings):
         old = settings.get(name)
-        if old is not None:
+        if old is not None and old.text != text:
             warnings.append(f"{path}, line {line}: overriding earlier entry: {name}={old.text}")
         settings[name] = Setting(text, path, line)
     return settings

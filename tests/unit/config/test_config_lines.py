@@ -45,7 +45,7 @@ def test_text_before_any_line_is_warned_about_and_skipped() -> None:
 def test_null_byte_is_warned_about() -> None:
     warnings: list[str] = []
     assert list(logical_lines("a\n b\0c\n", "/x", warnings)) == [(1, "a b\0c")]
-    assert warnings == ["/x, line 1: text after null byte may be ignored"]
+    assert warnings == ["/x, line 1-2: text after null byte may be ignored"]
 
 
 @pytest.mark.parametrize(
