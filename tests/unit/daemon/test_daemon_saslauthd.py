@@ -139,7 +139,8 @@ def test_served(serve: Serve, helpers: int) -> None:
     assert ask(path, b"x" * 300) == (False, "login exceeds MAX_REQ_LEN")
     assert ask(path, b"") == (False, "NULL login received")
     who = "[user=alice] [service=smtp] [realm=] [mech=test]"
-    assert f"do_auth         : auth failure: {who} [reason=incorrect password]" in [text for _, _, text in sink.lines]
+    texts = [text for _, _, text in sink.lines]
+    assert f"do_auth         : auth failure: {who} [reason=incorrect password]" in texts
     assert not any("secret" in text for _, _, text in sink.lines)
 
 
