@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mtad.errors import ConfigError
-from mtad.tables.network import Network, parse_address, parse_network
+from mtad.tables.network import Network, parse_network, parse_unmapped
 from mtad.tables.rules import BadRule, Matcher, Rule, RuleTable
 
 
@@ -25,7 +25,7 @@ class _Pattern:
     wanted: bool
 
     def __call__(self, key: bytes) -> tuple[bytes | None, ...] | None:
-        address = parse_address(key.decode("ascii", "replace"))
+        address = parse_unmapped(key.decode("ascii", "replace"))
         return () if address is not None and self.applies(*address) else None
 
     def applies(self, family: int, number: int) -> bool:
@@ -93,7 +93,7 @@ class CidrTable(RuleTable):
     def get(self, key: bytes) -> bytes | None:
         if self._watch is not None:
             self._watch.refresh()
-        address = parse_address(key.decode("ascii", "replace"))
+        address = parse_unmapped(key.decode("ascii", "replace"))
         return None if address is None else _find(self._plan, *address)
 
 

@@ -1,7 +1,7 @@
 """Tables made of tables: ``unionmap:{type:name ...}`` and ``pipemap:{type:name ...}``.
 
 A union gives the results of all its tables, joined by commas; a pipe asks each table for what the one
-before answered.  The first table tells whether keys are fixed strings.
+before answered.  The first table tells whether keys are fixed strings, and so folded for all of them.
 
 Postfix counterpart: ``dict_union(3)``, ``dict_pipe(3)``.
 """
@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtad.tables.table import Table
+from mtad.tables.table import Options, Table, fold
 
 
 class CombinedTable:
     """What both have in common."""
 
-    def __init__(self, spec: str, tables: Sequence[Table]) -> None:
+    def __init__(self, spec: str, tables: Sequence[Table], options: Options) -> None:
         self.spec = spec
         self.fixed_key = tables[0].fixed_key
         self._tables = tables
+        self._fold = self.fixed_key and options.fold
 
     def close(self) -> None:
         for table in self._tables:
@@ -30,6 +31,7 @@ class UnionTable(CombinedTable):
     """All results, joined by commas."""
 
     async def lookup(self, key: bytes) -> bytes | None:
+        key = fold(key) if self._fold else key
         results = [await table.lookup(key) for table in self._tables]
         return b",".join(result for result in results if result is not None) or None
 
@@ -38,7 +40,7 @@ class PipeTable(CombinedTable):
     """Each result is the next table's key."""
 
     async def lookup(self, key: bytes) -> bytes | None:
-        value: bytes | None = key
+        value: bytes | None = fold(key) if self._fold else key
         for table in self._tables:
             if value is None:
                 return None

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from mtad.errors import ConfigError
 
-_MAPPED = 0xFFFF << 32
 _BITS = {4: 32, 6: 128}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -32,15 +31,20 @@ class Network:
 
 def parse_address(text: str) -> tuple[int, int] | None:
     """``(4, number)`` or ``(6, number)``, or None for what is no address."""
+    found = parse_unmapped(text)
+    if found is not None and found[0] == 6 and found[1] >> 32 == 0xFFFF:
+        return 4, found[1] & 0xFFFFFFFF
+    return found
+
+
+def parse_unmapped(text: str) -> tuple[int, int] | None:
+    """The same for a text that means just what it says: a mapped address stays an IPv6 address."""
     try:
         if ":" not in text:
             return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text))
-        number = int.from_bytes(socket.inet_pton(socket.AF_INET6, text))
+        return 6, int.from_bytes(socket.inet_pton(socket.AF_INET6, text))
     except (OSError, ValueError):
         return None
-    if number >> 32 == 0xFFFF:
-        return 4, number & 0xFFFFFFFF
-    return 6, number
 
 
 def parse_network(pattern: str) -> Network:

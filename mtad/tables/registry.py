@@ -134,7 +134,7 @@ def _combined(cls: type[UnionTable] | type[PipeTable]) -> Opener:
         if not parts or not all(":" in part for part in parts):
             kind = spec.partition(":")[0]
             raise ConfigError(f'bad syntax: "{spec}"; need "{kind}:{{type:name...}}"')
-        return cls(spec, [open_with(part, options) for part in parts])
+        return cls(spec, [open_with(part, options) for part in parts], options)
 
     return opener
 
