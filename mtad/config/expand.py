@@ -66,7 +66,7 @@ def expand(text: str, value: Value, is_set: IsSet, depth: int = 0) -> str:
 
 
 def references(text: str, broken: list[str] | None = None) -> list[str]:
-    """All names that ``text`` mentions in any branch, up to a broken expression (which goes to ``broken``)."""
+    """All names that ``text`` mentions in any branch, up to a broken expression (it goes to ``broken``)."""
     found: list[str] = []
 
     def note(name: str, depth: int) -> str:
