@@ -151,8 +151,7 @@ class _Trial:
             self._serve(plan)
         except ConfigError as problem:
             self.findings.append(_error(problem, own))
-        if own.flag("smtpd_sasl_auth_enable"):
-            self.findings += login.findings(own)
+        self.findings += login.findings(own)
 
     def _serve(self, plan: ServicePlan) -> None:
         listening = endpoints(plan.service, plan.p)

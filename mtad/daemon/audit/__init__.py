@@ -13,14 +13,21 @@ from collections.abc import Sequence
 from mtad.config.lint import Finding
 from mtad.config.parameters import Parameters
 from mtad.daemon.audit import certificates, files, oauth, tables
+from mtad.errors import ConfigError
 
 
 def audit(p: Parameters, services: Sequence[Parameters]) -> list[Finding]:
     """The findings about files; ``services`` are the parameters of each service that mtad runs."""
     used = tables.tables_in_use(p, services)
-    return [
-        *certificates.findings(p),
-        *files.findings(p, services, used),
-        *tables.findings(p, services, used),
-        *oauth.findings(p),
-    ]
+    found: list[Finding] = []
+    for look in (
+        certificates.findings(p),
+        files.findings(p, services, used),
+        tables.findings(p, services, used),
+        oauth.findings(p),
+    ):
+        try:
+            found.extend(look)
+        except ConfigError:  # a value that cannot be used, which is among the errors already
+            continue
+    return found

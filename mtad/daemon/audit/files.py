@@ -13,7 +13,7 @@ from mtad.auth.options import SECRETS
 from mtad.auth.stores import SASLDB_PATH
 from mtad.config.lint import WARNING, Finding
 from mtad.config.parameters import Parameters
-from mtad.config.sasl_conf import find_sasl_conf, read_sasl_conf
+from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf
 from mtad.daemon.audit.tables import TableUse
 from mtad.errors import ConfigError
 from mtad.net.certificates import pair_files
@@ -41,8 +41,7 @@ def findings(p: Parameters, services: Sequence[Parameters], used: Sequence[Table
     for scope in (p, *services):
         for side in ("smtpd", "smtp"):
             yield from _keys(scope, side, told)
-        if scope.flag("smtpd_sasl_auth_enable") and scope["smtpd_sasl_type"] == "cyrus":
-            yield from _sasl(scope, told)
+        yield from _sasl(scope, told)
 
 
 def _files(use: TableUse) -> list[str]:
@@ -92,14 +91,16 @@ def _keys(p: Parameters, side: str, told: set[str]) -> Iterator[Finding]:
 
 
 def _sasl(p: Parameters, told: set[str]) -> Iterator[Finding]:
-    path = find_sasl_conf(p)
     database: str | None = None
+    try:
+        if not p.flag("smtpd_sasl_auth_enable") or p["smtpd_sasl_type"] != "cyrus":
+            return
+        path = find_sasl_conf(p)
+        conf = read_sasl_conf(path) if path is not None else SaslConf()
+    except ConfigError:  # which is among the errors already
+        return
     if path is not None and path not in told:
         told.add(path)
-        try:
-            conf = read_sasl_conf(path)
-        except ConfigError:  # which is among the errors already
-            return
         if any(name in SECRETS for name in conf.names()):
             yield from _readable(path, "it holds a password")
         database = conf.get("sasldb_path")

@@ -13,10 +13,10 @@ from mtad.errors import ConfigError
 
 
 def findings(p: Parameters) -> Iterator[Finding]:
-    """The findings about one service's ``smtpd.conf``; that it cannot be read is told by who needs it."""
-    if p["smtpd_sasl_type"] != "cyrus":
-        return
+    """The findings about one service's ``smtpd.conf``, if it has one; errors are told by who needs it."""
     try:
+        if not p.flag("smtpd_sasl_auth_enable") or p["smtpd_sasl_type"] != "cyrus":
+            return
         yield Finding(NOTE, "", 0, "", describe(p))
         path = find_sasl_conf(p)
         if path is not None:

@@ -11,6 +11,7 @@ import pytest
 
 from mtad.cli.lifecycle import run
 from mtad.config.lint import ERROR, NOTE, WARNING, Finding
+from mtad.config.parameters import table
 from mtad.daemon.plan import inspect, make_plan
 from mtad.errors import ConfigError
 from mtad.net.certificates import make_self_signed
@@ -255,6 +256,16 @@ def test_exit_status_and_json(host: Path, capsys: pytest.CaptureFixture[str]) ->
     check(host, "soft_bounce = x\n")
     assert run("check", str(host), []) == 1
     assert "mtad: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["x y", "${x", "-1", "{", "inline:{a}", "!"])
+def test_whatever_is_written_is_told_and_nothing_breaks(host: Path, value: str) -> None:
+    names = [name for name, row in table().items() if row.status == "honoured" and "directory" not in name]
+    extra = "".join(f"{name} = {value}\n" for name in names)
+    found = check(host, extra, SUBMISSION + "  -o smtpd_sasl_auth_enable=yes\n")
+    assert texts(found, ERROR)
+    for name in ("smtpd_sasl_auth_enable", "smtpd_tls_cert_file", "mynetworks", "smtpd_relay_restrictions"):
+        assert check(host, f"{name} = {value}\n")
 
 
 def test_no_main_cf(tmp_path: Path) -> None:
