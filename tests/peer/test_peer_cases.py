@@ -73,7 +73,7 @@ def table_cases() -> list[tuple[str, str, str | None, bool]]:
     return cases or [("none", "", None, False)]
 
 
-@pytest.mark.parametrize(("spec", "key", "value", "error"), table_cases(), ids=identity)
+@pytest.mark.parametrize(("spec", "key", "value", "error"), list(table_cases()), ids=identity)
 def test_combined_tables(spec: str, key: str, value: str | None, error: bool) -> None:
     table = open_table(spec)
     if error:
@@ -97,14 +97,14 @@ def test_a_bad_part_makes_a_bad_table(kind: str) -> None:
 # readlline.c, mystrtok.c, split_qnameval.c, dict_stream.c
 
 
-@pytest.mark.parametrize("row", rows("readlline.c", "testcases[] ="), ids=identity)
+@pytest.mark.parametrize("row", list(rows("readlline.c", "testcases[] =")), ids=identity)
 def test_logical_lines(row: list[str | None]) -> None:
     _, given, wanted = (unescape(cell or "") for cell in row[:3])
     found = list(logical_lines(given, "file"))
     assert [line for _, line in found] == ([wanted] if wanted else [])
 
 
-@pytest.mark.parametrize("row", rows("mystrtok.c", "testcases[] ="), ids=identity)
+@pytest.mark.parametrize("row", list(rows("mystrtok.c", "testcases[] =")), ids=identity)
 def test_words(row: list[str | None]) -> None:
     function, given, *wanted = row
     if function != "mystrtokq":
@@ -112,7 +112,7 @@ def test_words(row: list[str | None]) -> None:
     assert tokens(given or "", " ") == wanted
 
 
-@pytest.mark.parametrize("row", rows("split_qnameval.c", "test_info[] ="), ids=identity)
+@pytest.mark.parametrize("row", list(rows("split_qnameval.c", "test_info[] =")), ids=identity)
 def test_name_and_value(row: list[str | None]) -> None:
     given, error, name, value = row
     if error:
@@ -122,7 +122,7 @@ def test_name_and_value(row: list[str | None]) -> None:
         assert split_name_value(given or "") == (name, value)
 
 
-@pytest.mark.parametrize("row", rows("dict_stream.c", "testcases[] ="), ids=identity)
+@pytest.mark.parametrize("row", list(rows("dict_stream.c", "testcases[] =")), ids=identity)
 def test_inline_files(row: list[str | None]) -> None:
     _, given, *wanted = row
 
@@ -175,7 +175,7 @@ def unquoted(text: str) -> str:
     return local + at + domain
 
 
-@pytest.mark.parametrize(("maps", "line"), address_cases())
+@pytest.mark.parametrize(("maps", "line"), list(address_cases()))
 def test_addresses(maps: str, line: str) -> None:
     given, query, output, strategy, key, *rest = line.split(":")
     if query == "internal":
