@@ -154,11 +154,15 @@ def listen(pipes: list[int], seconds: float, said: dict[int, bytes]) -> None:
     """Take what is said for so long."""
     end = time.monotonic() + seconds
     open_pipes = list(pipes)
+    poll = select.poll()  # not select(), which knows descriptors up to 1023 only
+    for pipe in open_pipes:
+        poll.register(pipe, select.POLLIN)
     while open_pipes and (left := end - time.monotonic()) > 0:
-        for pipe in select.select(open_pipes, [], [], left)[0]:
+        for pipe, _ in poll.poll(left * 1000):
             data = os.read(pipe, 1 << 20)
             said[pipe] = said.get(pipe, b"") + data
             if not data:
+                poll.unregister(pipe)
                 open_pipes.remove(pipe)
 
 

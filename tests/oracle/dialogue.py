@@ -422,7 +422,8 @@ class Seen:
         for session in self.upstream:
             parts += ["-- heard upstream", *(repr(part) for line in session for part in line.split("\n"))]
         for program, lines in self.log.items():
-            parts += [f"-- {program}", *lines]
+            # deliveries to different hosts end in any order; what each host heard has its own
+            parts += [f"-- {program}", *(sorted(lines) if program.startswith("postfix/smtp ") else lines)]
         return "\n".join(parts)
 
 
