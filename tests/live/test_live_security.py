@@ -300,6 +300,8 @@ def test_nul_bytes_as_postfix_has_them(house: House) -> None:
 def flood(connection: socket.socket, data: bytes, seconds: float, limit: int) -> int:
     """Send ``data`` again and again until nobody takes it any more; gives how many bytes were taken."""
     connection.setblocking(False)
+    writable = select.poll()
+    writable.register(connection, select.POLLOUT)
     taken = 0
     rest = memoryview(data)
     end = time.monotonic() + seconds
@@ -309,7 +311,7 @@ def flood(connection: socket.socket, data: bytes, seconds: float, limit: int) ->
             taken += sent
             rest = rest[sent:] or memoryview(data)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            if not select.select([], [connection], [], 0.7)[1]:
+            if not writable.poll(700):
                 break  # not a byte for a while
         except OSError:
             break  # it hung up
