@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import difflib
 import hmac
 import re
@@ -39,7 +40,7 @@ from mtad.tables.sasldb import SaslDb
 
 __all__ = [
     "AVAILABLE", "HELLO", "MAIL", "RCPT", "START", "TEXT", "WHY_NOT", "Body", "Config", "Dialogue", "End",
-    "Hang", "House", "Houses", "Send", "Tls", "b64", "cram", "each", "plain",
+    "Hang", "House", "Houses", "Send", "Step", "Tls", "at", "b64", "cram", "each", "plain",
 ]  # fmt: skip
 
 PATIENCE = 15.0
@@ -114,6 +115,16 @@ class Dialogue:
     early: bool = False
     service: str = "submission"
     wrapper: bool = False
+
+
+def at(service: str, *dialogues: Dialogue) -> list[Dialogue]:
+    """These dialogues with that service, those that name no other."""
+    return [
+        dataclasses.replace(one, service=service, name=f"{service}, {one.name}")
+        if one.service == "submission"
+        else one
+        for one in dialogues
+    ]
 
 
 def plain(user: str, password: str, authzid: str = "") -> str:
@@ -600,11 +611,15 @@ def _masked(root: str, replies: list[bytes], lines: list[Line], heard: list[list
 
 
 class Houses:
-    """The house of the configuration at hand; use it as a context manager."""
+    """The house of the configuration at hand; use it as a context manager.
+
+    The one before is torn down while the next is built: an instance of Postfix takes its time to end.
+    """
 
     def __init__(self, certificate: tuple[str, str]) -> None:
         self._certificate = certificate
         self._house: House | None = None
+        self._ending: list[threading.Thread] = []
 
     def of(self, config: Config) -> House:
         """The house of ``config``; the one before is torn down."""
@@ -616,13 +631,16 @@ class Houses:
     def _close(self) -> None:
         house, self._house = self._house, None
         if house is not None:
-            house.__exit__()
+            self._ending.append(threading.Thread(target=house.__exit__))
+            self._ending[-1].start()
 
     def __enter__(self) -> Houses:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
+        for ending in self._ending:
+            ending.join()
 
 
 def each(cases: Mapping[Config, Sequence[Dialogue]]) -> pytest.MarkDecorator:

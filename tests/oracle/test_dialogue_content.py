@@ -16,15 +16,23 @@ from oracle.dialogue import (
     Dialogue,
     Houses,
     Send,
+    at,
     each,
 )
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
-BASIC = ("SIZE 10240000", "DSN")
 
-LOCAL = Config("local headers", {})
-REMOTE = Config("remote headers", {"local_header_rewrite_clients": ""})
+LOCAL = Config(
+    "local headers",
+    {},
+    services=(("submission", {}), ("remote", {"local_header_rewrite_clients": ""})),
+    transports={
+        "old": {"smtp_discard_ehlo_keywords": "8bitmime, smtputf8, pipelining"},
+        "eight": {"smtp_discard_ehlo_keywords": "smtputf8"},
+        "helo": {"smtp_never_send_ehlo": "yes"},
+    },
+)
 ALWAYS = Config(
     "always complete",
     {
@@ -36,9 +44,6 @@ ALWAYS = Config(
         "header_size_limit": "300",
     },
 )
-OLD = Config("an old upstream", {}, offers=BASIC)
-EIGHT = Config("8BITMIME upstream", {}, offers=(*BASIC, "8BITMIME", "PIPELINING"))
-NO_EHLO = Config("helo upstream", {"smtp_never_send_ehlo": "yes"})
 NO_UTF8 = Config("smtputf8 off", {"smtputf8_enable": "no"})
 
 MESSAGES = {
@@ -137,15 +142,33 @@ NEEDS_UTF8 = ("utf8 sender", "utf8 recipient", "utf8 domain", "utf8 headers", "o
 NEEDS_8BIT = ("declared 8bit", "multipart")
 
 
+def via(transport: str, *but: str) -> list[Dialogue]:
+    """The mails to a domain that goes by ``transport``, ``but`` some."""
+    return [
+        Dialogue(
+            f"{one.name}, {transport}",
+            [
+                step.replace("example.net", f"{transport}.example") if isinstance(step, str) else step
+                for step in one.steps
+            ],
+        )
+        for one in MAILS
+        if one.name not in but
+    ]
+
+
 def together() -> list[Dialogue]:
     """All messages, a few to a session."""
     texts = list(MESSAGES.values())
     return [
         Dialogue(
-            f"from {at}",
-            [HELLO, *(step for text in texts[at : at + 12] for step in (MAIL, RCPT, "DATA", Body(text)))],
+            f"from {first}",
+            [
+                HELLO,
+                *(step for text in texts[first : first + 12] for step in (MAIL, RCPT, "DATA", Body(text))),
+            ],
         )
-        for at in range(0, len(texts), 12)
+        for first in range(0, len(texts), 12)
     ]
 
 
@@ -167,12 +190,12 @@ CASES = {
             ],
         ),
         *MAILS,
+        *at("remote", *together()),
+        *via("old", *NEEDS_UTF8, *NEEDS_8BIT),
+        *via("eight", *NEEDS_UTF8),
+        *via("helo", *NEEDS_UTF8, *NEEDS_8BIT),
     ],
-    REMOTE: together(),
     ALWAYS: together(),
-    OLD: [each for each in MAILS if each.name not in NEEDS_UTF8 and each.name not in NEEDS_8BIT],
-    EIGHT: [each for each in MAILS if each.name not in NEEDS_UTF8],
-    NO_EHLO: [Dialogue("usual", [*START, Body(TEXT)])],
     NO_UTF8: [each for each in MAILS if "not declared" not in each.name],
 }
 

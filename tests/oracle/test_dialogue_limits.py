@@ -17,6 +17,7 @@ from oracle.dialogue import (
     End,
     Houses,
     Send,
+    at,
     each,
 )
 
@@ -26,15 +27,23 @@ WIRE = TEXT.replace("\n", "\r\n").encode()
 GROUP = b"EHLO c.example\r\n", b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 
 
-STRICT = Config(
-    "strict",
-    {
-        "smtpd_helo_required": "yes",
-        "strict_rfc821_envelopes": "yes",
-        "disable_vrfy_command": "yes",
-        "smtpd_discard_ehlo_keywords": "etrn, chunking, dsn, smtputf8",
-        "strict_smtputf8": "yes",
-    },
+KINDS = Config(
+    "kinds",
+    {},
+    services=(
+        (
+            "strict",
+            {
+                "smtpd_helo_required": "yes",
+                "strict_rfc821_envelopes": "yes",
+                "disable_vrfy_command": "yes",
+                "smtpd_discard_ehlo_keywords": "etrn, chunking, dsn, smtputf8",
+                "strict_smtputf8": "yes",
+            },
+        ),
+        ("no lone LF", {"smtpd_forbid_bare_newline": "reject", "smtpd_forbid_unauth_pipelining": "no"}),
+        ("any LF", {"smtpd_forbid_bare_newline": "no"}),
+    ),
 )
 LIMITS = Config(
     "limits",
@@ -51,51 +60,63 @@ LIMITS = Config(
         "smtpd_forbidden_commands": "CONNECT, TRACE",
     },
 )
-BARE = Config(
-    "bare newlines refused",
-    {"smtpd_forbid_bare_newline": "reject", "smtpd_forbid_unauth_pipelining": "no"},
-)
-BARE_NO = Config("bare newlines taken", {"smtpd_forbid_bare_newline": "no"})
-
 CASES = {
-    STRICT: [
-        Dialogue("hello first", [MAIL, "AUTH PLAIN x", "ETRN x", "VRFY x", RCPT, "DATA", HELLO, MAIL]),
-        Dialogue("usual", [*START, Body(TEXT)]),
-        Dialogue(
-            "senders",
-            [
-                HELLO,
-                "MAIL FROM:a@b.example",
-                "MAIL FROM:<a@b.example> x",
-                "MAIL FROM:<a@b.example (c)>",
-                "MAIL FROM: <a@b.example>",
-                "RCPT TO:a@b.example",
-                "RCPT TO:<@b.example>",
-                "RCPT TO:<b@c.example>",
-            ],
+    KINDS: [
+        *at(
+            "strict",
+            Dialogue("hello first", [MAIL, "AUTH PLAIN x", "ETRN x", "VRFY x", RCPT, "DATA", HELLO, MAIL]),
+            Dialogue("usual", [*START, Body(TEXT)]),
+            Dialogue(
+                "senders",
+                [
+                    HELLO,
+                    "MAIL FROM:a@b.example",
+                    "MAIL FROM:<a@b.example> x",
+                    "MAIL FROM:<a@b.example (c)>",
+                    "MAIL FROM: <a@b.example>",
+                    "RCPT TO:a@b.example",
+                    "RCPT TO:<@b.example>",
+                    "RCPT TO:<b@c.example>",
+                ],
+            ),
+            Dialogue("discarded", [HELLO, "ETRN x", "BDAT 3", End()]),
+            Dialogue(
+                "no dsn",
+                [
+                    HELLO,
+                    "MAIL FROM:<a@b.example> RET=FULL",
+                    "MAIL FROM:<a@b.example> ENVID=x",
+                    MAIL,
+                    "RCPT TO:<a@b.example> NOTIFY=NEVER",
+                    "RCPT TO:<a@b.example> ORCPT=rfc822;x",
+                ],
+            ),
+            Dialogue(
+                "no utf8",
+                [
+                    HELLO,
+                    "MAIL FROM:<a@b.example> SMTPUTF8",
+                    "MAIL FROM:<ä@b.example>",
+                    MAIL,
+                    "RCPT TO:<ä@b.example>",
+                    "RCPT TO:<a@ä.example>",
+                ],
+            ),
         ),
-        Dialogue("discarded", [HELLO, "ETRN x", "BDAT 3", End()]),
-        Dialogue(
-            "no dsn",
-            [
-                HELLO,
-                "MAIL FROM:<a@b.example> RET=FULL",
-                "MAIL FROM:<a@b.example> ENVID=x",
-                MAIL,
-                "RCPT TO:<a@b.example> NOTIFY=NEVER",
-                "RCPT TO:<a@b.example> ORCPT=rfc822;x",
-            ],
+        *at(
+            "no lone LF",
+            Dialogue("usual", [*START, Body(TEXT)]),
+            Dialogue("in a command", [HELLO, Send(b"NOOP\n", 1), End()]),
+            Dialogue("in text", [*START, Send(b"Subject: x\r\n\r\na\nb\r\n.\r\n", 1), "NOOP"]),
+            Dialogue(
+                "in a chunk", [HELLO, MAIL, RCPT, Send(b"BDAT 17 LAST\r\nA: b\nC: d\r\nE: f\r\n", 1), "NOOP"]
+            ),
+            Dialogue("all in one", [Send(b"".join(GROUP) + b"DATA\r\n" + WIRE + b".\r\nQUIT\r\n", 6), End()]),
         ),
-        Dialogue(
-            "no utf8",
-            [
-                HELLO,
-                "MAIL FROM:<a@b.example> SMTPUTF8",
-                "MAIL FROM:<ä@b.example>",
-                MAIL,
-                "RCPT TO:<ä@b.example>",
-                "RCPT TO:<a@ä.example>",
-            ],
+        *at(
+            "any LF",
+            Dialogue("in text", [*START, Send(b"Subject: x\n\na\n.b\n..c\r\n.\r\n", 1)]),
+            Dialogue("usual", [*START, Body(TEXT)]),
         ),
     ],
     LIMITS: [
@@ -158,19 +179,6 @@ CASES = {
         Dialogue("commands of one's own", ["XNOTHING", "XNOTHING x", "GET /", "TRACE x", End()]),
         Dialogue("long line", ["NOOP " + "x" * 500, "NOOP " + "x" * 507, "NOOP " + "x" * 520]),
         Dialogue("long lines of text", [*START, Body("A: " + "b" * 550 + "\n\n" + "c" * 550 + "\n")]),
-    ],
-    BARE: [
-        Dialogue("usual", [*START, Body(TEXT)]),
-        Dialogue("in a command", [HELLO, Send(b"NOOP\n", 1), End()]),
-        Dialogue("in text", [*START, Send(b"Subject: x\r\n\r\na\nb\r\n.\r\n", 1), "NOOP"]),
-        Dialogue(
-            "in a chunk", [HELLO, MAIL, RCPT, Send(b"BDAT 17 LAST\r\nA: b\nC: d\r\nE: f\r\n", 1), "NOOP"]
-        ),
-        Dialogue("all in one", [Send(b"".join(GROUP) + b"DATA\r\n" + WIRE + b".\r\nQUIT\r\n", 6), End()]),
-    ],
-    BARE_NO: [
-        Dialogue("in text", [*START, Send(b"Subject: x\n\na\n.b\n..c\r\n.\r\n", 1)]),
-        Dialogue("usual", [*START, Body(TEXT)]),
     ],
 }
 

@@ -166,8 +166,10 @@ CLASSES = Config(
         "virtual_alias_maps": "inline:{ {there@alias.example=there@alias.example} }",
         "virtual_mailbox_domains": "box.example",
         "virtual_mailbox_maps": "inline:{ {user@box.example=x} }",
+        "append_at_myorigin": "yes",
         "append_dot_mydomain": "yes",
-        "mydomain": "example.com",
+        "mydomain": "dom.example",
+        "myorigin": "origin.example",
         "recipient_delimiter": "+",
         "smtpd_reject_unlisted_sender": "yes",
     },
@@ -176,16 +178,6 @@ CLASSES = Config(
         ("unlisted", {"smtpd_reject_unlisted_recipient": "no", "smtpd_reject_unlisted_sender": "no"}),
         ("authorized", {"smtpd_relay_restrictions": "reject_unauth_destination"}),
     ),
-)
-REWRITING = Config(
-    "rewriting",
-    {
-        **OPEN,
-        "append_at_myorigin": "yes",
-        "append_dot_mydomain": "yes",
-        "mydomain": "dom.example",
-        "myorigin": "origin.example",
-    },
 )
 NO_REWRITING = Config(
     "no rewriting",
@@ -221,6 +213,13 @@ def taken(service: str, sender: str, *names: str) -> Dialogue:
         [HELLO, f"MAIL FROM:<{sender}>", *to, "DATA", Body(TEXT)],
         service=service,
     )
+
+
+def rewritten() -> list[Dialogue]:
+    return [
+        Dialogue(name, [HELLO, f"MAIL FROM:<{name}>", f"RCPT TO:<{name}>", "DATA", Body(TEXT)])
+        for name in ODD.split()
+    ]
 
 
 NAMES = [line.split()[0] for line in ACCESS.splitlines()]
@@ -382,26 +381,13 @@ CASES = {
             [HELLO, *(step for name in EVERYWHERE.split() for step in (f"MAIL FROM:<{name}>", RCPT, "RSET"))],
         ),
         Dialogue("vrfy", [HELLO, *(f"VRFY {name}" for name in EVERYWHERE.split())]),
-        Dialogue(
-            "remote",
-            [
-                HELLO,
-                MAIL,
-                "RCPT TO:<user@relay.example>",
-                "RCPT TO:<x%remote.example@local.example>",
-                "DATA",
-                Body(TEXT),
-            ],
+        *(
+            Dialogue(name, [HELLO, MAIL, f"RCPT TO:<{name}>", "DATA", Body(TEXT)])
+            for name in ("user@relay.example", "x%remote.example@local.example", "x%relay.example@localhost")
         ),
+        *rewritten(),
     ],
-    REWRITING: [
-        Dialogue(f"{name}", [HELLO, f"MAIL FROM:<{name}>", f"RCPT TO:<{name}>", "DATA", Body(TEXT)])
-        for name in ODD.split()
-    ],
-    NO_REWRITING: [
-        Dialogue(f"{name}", [HELLO, f"MAIL FROM:<{name}>", f"RCPT TO:<{name}>", "DATA", Body(TEXT)])
-        for name in ODD.split()
-    ],
+    NO_REWRITING: rewritten(),
 }
 
 
