@@ -464,12 +464,16 @@ def test_other_transports_keep_their_mail(settings: dict[str, str], recipient: s
 # -- saslauthd
 
 
-def test_a_saslauthd_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
-    directory = tmp_path / "saslauthd"
-    directory.mkdir()
-    for path in (directory, *directory.parents[:3]):
-        path.chmod(0o755)
-    mux = directory / "mux"
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that the workers' user may enter (pytest closes its own at each start)."""
+    with tempfile.TemporaryDirectory(prefix="live-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_a_saslauthd_that_hangs_holds_nobody_up(open_directory: Path) -> None:
+    mux = open_directory / "mux"
     login = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret")
     conf = f"pwcheck_method: saslauthd\nmech_list: PLAIN LOGIN\nsaslauthd_path: {mux}\n"
     settings = relay(9, smtpd_sasl_auth_enable="yes", smtpd_timeout="2s")
@@ -477,6 +481,7 @@ def test_a_saslauthd_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
         listener.bind(str(mux))
         mux.chmod(0o666)
         listener.listen(64)
+        listener.settimeout(20)
         with Mtad(settings, files={"sasl/smtpd.conf": conf}) as mtad:
             port = mtad.ports["submission"]
             hung = [Client(port) for _ in range(5)]
@@ -496,7 +501,6 @@ def test_a_saslauthd_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
                 assert client.reply().startswith(b"454 4.7.0 Temporary authentication failure")
                 assert client.say(b"NOOP") == b"250 2.0.0 Ok\r\n"
                 client.socket.close()
-    mux.unlink()
 
 
 def test_no_saslauthd_is_a_temporary_failure(tmp_path: Path) -> None:
