@@ -4,6 +4,24 @@ Plain values, shared by whoever fills the queue (``smtpd``, bounces) and whoever
 (``deliver``).  Message content is bytes with CRLF line ends, not dot-stuffed, headers first:
 what would be sent.  Times are seconds since the epoch.
 
+What a client asked for beside its addresses is in ``Message.attributes``, as text; each is absent where it
+was not asked for:
+
+=================== =============================================================================
+verp_delimiters     ``+=``: two characters; each recipient gets a sender of its own (XVERP)
+requiretls          ``yes``: only over TLS, to servers that offer REQUIRETLS (RFC 8689)
+tls_required_no     ``yes``: the header ``TLS-Required: no``; TLS policy is no reason not to deliver
+release             an epoch, ``1790000000``: deliver not before (RFC 4865).  Whoever fills the queue also
+                    sets ``next_attempt`` to it
+deliver_by          an epoch, ``;``, ``R`` or ``N``, perhaps ``T``, ``1790000000;RT``: return the message
+                    (``R``) or tell the sender of the delay (``N``) when it is not delivered by then; ``T``:
+                    trace (RFC 2852)
+mt_priority         -9 to 9, ``3``: the higher the sooner (RFC 6710)
+=================== =============================================================================
+
+``Message.body`` is ``BINARYMIME`` for content that was declared binary (RFC 3030): it goes only by BDAT, to
+servers that offer it; line ends in it are as the client sent them.
+
 Postfix counterpart: the queue file records (``rec_type(3)``) and ``deliver_request(3)``.
 """
 
@@ -50,12 +68,12 @@ class Message:
     content: bytes | None = None
     spool: BinaryIO | None = None
     state: str = INCOMING
-    body: bytes = b""  # b"", b"7BIT", b"8BITMIME"
+    body: bytes = b""  # b"", b"7BIT", b"8BITMIME", b"BINARYMIME"
     smtputf8: bool = False
     ret: bytes = b""  # b"", b"FULL", b"HDRS"
     envid: bytes = b""
     #: named attributes, as Postfix's queue file has them: client_name, client_address, sasl_method,
-    #: sasl_username, log_client_name, ... all printable
+    #: sasl_username, log_client_name, ... all printable; see above
     attributes: dict[str, str] = field(default_factory=dict)
     seq: int = 0  # the store's key, ascending in commit order
     next_attempt: float = 0.0
