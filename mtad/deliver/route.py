@@ -1,10 +1,11 @@
 """Where to a recipient's mail goes: a transport and a next hop.
 
 :class:`Router` follows the address classes, ``relayhost`` and its sister by sender, the transports of the
-classes, and ``transport_maps``.  What no table is needed for is answered without waiting.  A table that
-fails raises :class:`~mtad.errors.TableError`.
+classes, ``transport_maps`` and ``relocated_maps``.  What no table is needed for is answered without waiting.
+A table that fails raises :class:`~mtad.errors.TableError`.  With ``verify`` it is the router of address
+probes, which have parameters of their own (``address_verify_*``).
 
-Postfix counterpart: ``resolve_addr`` of ``trivial-rewrite(8)``, ``transport(5)``.
+Postfix counterpart: ``resolve_addr`` of ``trivial-rewrite(8)``, ``transport(5)``, ``relocated(5)``.
 """
 
 from __future__ import annotations
@@ -13,73 +14,117 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
+from mtad.errors import TableError
+from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import DEFAULT, LOCAL, RELAY, VIRTUAL_ALIAS, VIRTUAL_MAILBOX, AddressClasses
+from mtad.rewrite.hostnames import valid_domain
+from mtad.rewrite.resolve import Resolver
 from mtad.tables.maps import Find, Maps
 from mtad.tables.table import no_warning
+from mtad.wire.address import from_text
 
-_UNKNOWN_ALIAS = "5.1.1 User unknown in virtual alias table"
+#: Transports whose next hop is a text.
+ERROR, RETRY = "error", "retry"
+_UNDELIVERABLE = "Address is undeliverable"
+_BAD_SYNTAX = "5.1.3 bad address syntax"
 
 #: Routes that are remembered.
 _CACHE_LIMIT = 10_000
 
+#: The transport of each class that has one of its own.
+_TRANSPORT = {
+    LOCAL: "local_transport",
+    VIRTUAL_MAILBOX: "virtual_transport",
+    RELAY: "relay_transport",
+    DEFAULT: "default_transport",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A transport by its name in master.cf, and its next hop as written (for ``error``: the text)."""
+    """A transport by its name in master.cf, and its next hop as written (for ``error``: the text).
+
+    ``address``: what the recipient's address was resolved to, empty where that changed nothing.  ``local``:
+    it is of the class of local domains.
+    """
 
     transport: str
     nexthop: str
+    address: bytes = b""
+    local: bool = False
 
 
 class Router:
     """The routing rules of one configuration."""
 
     def __init__(
-        self, p: Parameters, classes: AddressClasses, warn: Callable[[str], None] = no_warning
+        self,
+        p: Parameters,
+        classes: AddressClasses,
+        warn: Callable[[str], None] = no_warning,
+        verify: bool = False,
     ) -> None:
+        prefix = "address_verify_" if verify else ""
+
         def maps(name: str) -> Maps:
             return Maps(p[name], p.directory, title=name, warn=warn)
 
         self._classes = classes
-        self._relayhost = ", ".join(p.words("relayhost"))
+        self._resolver = Resolver(Rewriter(p), classes)
+        self._warn = warn
+        self._names = {kind: prefix + name for kind, name in _TRANSPORT.items()}
+        self._relayhost = ", ".join(p.words(f"{prefix}relayhost"))
         self._delimiter = p["recipient_delimiter"]
-        self._myhostname = p["myhostname"].encode()
-        self._transports = {
-            LOCAL: _split(p["local_transport"]),
-            VIRTUAL_MAILBOX: _split(p["virtual_transport"]),
-            VIRTUAL_ALIAS: Route("error", _UNKNOWN_ALIAS),
-            RELAY: _split(p["relay_transport"]),
-            DEFAULT: _split(p["default_transport"]),
-        }
-        self._transport_maps = maps("transport_maps")
-        self._sender_relayhost = maps("sender_dependent_relayhost_maps")
-        self._sender_transport = maps("sender_dependent_default_transport_maps")
+        self._utf8 = p.flag("smtputf8_enable")
+        self._dash = p.flag("allow_min_user")
+        unknown = "User unknown in virtual alias table"
+        if not p.flag("show_user_unknown_table_name"):
+            unknown = "User unknown"
+        self._transports = {kind: split_transport(p[name]) for kind, name in self._names.items()}
+        self._transports[VIRTUAL_ALIAS] = Route(ERROR, f"5.1.1 {unknown}")
+        self._transport_maps = maps(f"{prefix}transport_maps")
+        self._sender_relayhost = maps(f"{prefix}sender_dependent_relayhost_maps")
+        self._sender_transport = maps(f"{prefix}sender_dependent_default_transport_maps")
+        self._relocated = maps("relocated_maps")
+        self._moved = p.flag("relocated_prefix_enable")
         self._null_relayhost = p["empty_address_relayhost_maps_lookup_key"].encode()
         self._null_transport = p["empty_address_default_transport_maps_lookup_key"].encode()
-        self._null_recipient = p["empty_address_recipient"].encode()
         self._parents = (
             Find.PARENTS
             if "transport_maps" in p.words("parent_domain_matches_subdomains")
             else Find.DOT_PARENTS
         )
-        self._fixed = not (self._transport_maps or self._sender_relayhost or self._sender_transport)
+        self._fixed = not (
+            self._transport_maps or self._sender_relayhost or self._sender_transport or self._relocated
+        )
         self._known: dict[bytes, Route] = {}  # by domain, where no table has a say
-        self._constant = {kind: self._constant_route(kind) for kind in self._transports}
 
     def known(self, address: bytes) -> Route | None:
         """The route where it takes no table to tell, else None."""
         if not self._fixed:
             return None
-        domain = address[address.rfind(b"@") + 1 :] if b"@" in address else self._myhostname
-        route = self._known.get(domain)
-        if route is None:
-            kind = self._classes.known(domain)
-            if kind is None:
-                return None
-            route = self._constant[kind] or Route(self._transports[kind].transport, _text(domain).lower())
-            if len(self._known) >= _CACHE_LIMIT:
-                self._known.clear()
-            self._known[domain] = route
+        local, at, domain = address.rpartition(b"@")
+        if not at or not local or b"@" in local or b"%" in local or b"!" in local:
+            return None
+        if local[:1] == b"-" and not self._dash:
+            return None
+        return self._known.get(domain) or self._learn(domain)
+
+    def _learn(self, domain: bytes) -> Route | None:
+        """The route for a domain that was not asked for before."""
+        kind = self._classes.known(domain)
+        if kind is None or domain[-1:] == b"." or not valid_domain(domain, self._utf8):
+            return None
+        transport = self._transports[kind]
+        nexthop = transport.nexthop
+        if not nexthop and kind in (DEFAULT, RELAY):
+            nexthop = self._relayhost
+        if not transport.transport:
+            return None
+        route = Route(transport.transport, nexthop or _text(domain).lower(), local=kind == LOCAL)
+        if len(self._known) >= _CACHE_LIMIT:
+            self._known.clear()
+        self._known[domain] = route
         return route
 
     async def resolve(self, sender: bytes, address: bytes) -> Route:
@@ -87,28 +132,32 @@ class Router:
         found = self.known(address)
         if found is not None:
             return found
-        domain = address[address.rfind(b"@") + 1 :] if b"@" in address else self._myhostname
-        kind = await self._classes.classify_domain(domain)
+        resolution = await self._resolver.resolve(from_text(address))
+        if resolution.invalid:
+            return Route(ERROR, _BAD_SYNTAX)
+        text, domain, kind = resolution.text, resolution.domain, resolution.kind
+        route = await self._by_class(sender, kind, _text(domain).lower())
+        if not route.transport:
+            name = self._names.get(kind, "transport")
+            raise TableError(f"parameter {name}: null transport is not allowed")
+        if self._transport_maps and kind != VIRTUAL_ALIAS:
+            route = await self._override(text, domain, route)
+        if self._relocated:
+            route = await self._has_moved(text, route)
+        changed = text if text != address else b""
+        return Route(route.transport, route.nexthop, changed, kind == LOCAL)
+
+    async def _by_class(self, sender: bytes, kind: str, domain: str) -> Route:
+        """What the class of the domain, and the sender, come to."""
         route = self._transports[kind]
-        nexthop = route.nexthop
+        relay = ""
         if kind == DEFAULT and self._sender_transport:
             value = await self._by_sender(self._sender_transport, sender, self._null_transport)
-            if value:
-                route = _split(value)
-                nexthop = route.nexthop
-        if not nexthop and kind in (DEFAULT, RELAY):
-            value = await self._by_sender(self._sender_relayhost, sender, self._null_relayhost)
-            nexthop = value or self._relayhost
-        return await self._override(address, domain, route.transport, nexthop or _text(domain).lower())
-
-    def _constant_route(self, kind: str) -> Route | None:
-        """The route of a whole class, where it doesn't depend on the domain."""
-        route = self._transports[kind]
-        if route.nexthop:
-            return route
-        return (
-            Route(route.transport, self._relayhost) if self._relayhost and kind in (DEFAULT, RELAY) else None
-        )
+            route = split_transport(value) if value else route
+        if kind in (DEFAULT, RELAY):
+            relay = await self._by_sender(self._sender_relayhost, sender, self._null_relayhost)
+            relay = relay or self._relayhost
+        return Route(route.transport, route.nexthop or relay or domain)
 
     async def _by_sender(self, maps: Maps, sender: bytes, null_key: bytes) -> str:
         if not maps:
@@ -116,26 +165,47 @@ class Router:
         value = await maps.find_address(sender or null_key, self._delimiter)
         return "" if value is None or value.upper() == b"DUNNO" else _text(value).strip()
 
-    async def _override(self, address: bytes, domain: bytes, transport: str, nexthop: str) -> Route:
+    async def _override(self, address: bytes, domain: bytes, route: Route) -> Route:
         """What ``transport_maps`` says.  An empty field changes nothing, but a transport without next
         hop goes to the recipient's domain."""
-        if self._transport_maps:
-            strategy = Find.FULL | Find.NO_EXTENSION | Find.DOMAIN | self._parents
-            key = address or self._null_recipient
-            value = await self._transport_maps.find_address(key, self._delimiter, strategy=strategy)
-            if value is None:
-                value = await self._transport_maps.lookup(b"*", fixed_only=True)
-            if value is not None:
-                found = _split(_text(value).strip())
-                if found.transport:
-                    return Route(found.transport, found.nexthop or _text(domain).lower())
-                return Route(transport, found.nexthop or nexthop)
-        return Route(transport, nexthop)
+        strategy = Find.FULL | Find.NO_EXTENSION | Find.DOMAIN | self._parents
+        value = await self._transport_maps.find_address(address, self._delimiter, strategy=strategy)
+        if value is None:
+            value = await self._transport_maps.lookup(b"*")
+        if value is None:
+            return route
+        found = split_transport(_text(value).strip())
+        if not found.transport:
+            return Route(route.transport, found.nexthop or route.nexthop)
+        usual = _UNDELIVERABLE if found.transport in (ERROR, RETRY) else _text(domain).lower()
+        return Route(found.transport, found.nexthop or usual)
+
+    async def _has_moved(self, address: bytes, route: Route) -> Route:
+        """What ``relocated_maps`` says."""
+        value = await self._relocated.find_address(address, self._delimiter)
+        if value is None:
+            return route
+        text = _text(value).strip()
+        if self._moved:
+            return Route(ERROR, f"5.1.6 User has moved to {text}")
+        status, _, rest = text.partition(" ")
+        if status.count(".") != 2 or not rest.strip():
+            self._warn(f"relocated_maps result must contain RFC 3463 status and text: '{text[:100]}'")
+            return Route(ERROR, "5.2.0 Mailbox is unavailable")
+        return Route(ERROR, text)
 
 
-def _split(text: str) -> Route:
+def split_transport(text: str) -> Route:
+    """``transport:nexthop``."""
     transport, _, nexthop = text.partition(":")
     return Route(transport.strip(), nexthop.strip())
+
+
+def content_filter(value: str, default_nexthop: str, address: bytes, myhostname: str) -> Route:
+    """The route by a content filter ``transport:nexthop``, which overrides all others."""
+    route = split_transport(value)
+    nexthop = route.nexthop or default_nexthop or _text(address.rpartition(b"@")[2]) or myhostname
+    return Route(route.transport, nexthop)
 
 
 def _text(data: bytes) -> str:
