@@ -32,14 +32,12 @@ from collections.abc import Callable
 
 from mtad.wire import checks
 from mtad.wire import events as ev
-from mtad.wire.body import PIECE, ChunkDecoder, DataDecoder
 from mtad.wire.command import BEFORE_TLS, ENDS_GROUP, VERBS, first_word, is_header, is_utf8
 from mtad.wire.ehlo import ehlo_reply, helo_reply
-from mtad.wire.linebuffer import LineBuffer
 from mtad.wire.logtext import escaped, printable
 from mtad.wire.reply import Reply
+from mtad.wire.server_body import Body
 from mtad.wire.settings import ServerSettings, forbidden_by_default
-from mtad.wire.transaction import Chunking, Transaction
 
 __all__ = ["HELP", "ServerSession", "ServerSettings", "ehlo_reply", "forbidden_by_default", "helo_reply"]
 
@@ -56,37 +54,20 @@ def harmless(name: bytes) -> bytes:
     return _CONTROL.sub(b"?", name).translate(_NEUTER)
 
 
-class ServerSession:
+class ServerSession(Body):
     """One client's session: see the module's text."""
 
     def __init__(self, settings: ServerSettings, client: str = "", tls: bool = False) -> None:
         """``client`` is ``name[addr]`` for the log; ``tls``: TLS has been active from the start."""
-        self.settings = settings
-        self.client = client
+        super().__init__(settings, client)
         self.tls = tls
         self.helo = b""  # as given, made harmless for headers and logs; empty before HELO
         self.esmtp = False  # EHLO was said in this session
         self.authenticated = False
-        self.closed = False  # nothing more will be heard: hang up when all is sent
         self.improper_pipelining = False  # for reject_unauth_pipelining
-        self.saw_bare_newline = False  # smtpd_forbid_bare_newline = note, for "notes=bare_lf"
-        self.where = b"CONNECT"  # what the client last said, for "lost connection after ..."
-        self.notes: list[str] = []  # lines for the log; the shell takes and clears them
-        self._transaction = Transaction(settings)
-        self._input = LineBuffer()
-        self._out: list[bytes] = []
-        self._waiting = True  # for the shell: first of all for the greeting
         self._greeted = False
         self._early: bool | None = None
         self._denied = False
-        self._handshaking = False
-        self._read: Callable[[], ev.Event | None] = self._command
-        self._answer: Callable[[Reply], None] | None = None
-        self._body = DataDecoder()
-        self._chunks: ChunkDecoder | None = None
-        self._chunk_left = self._chunk_size = 0
-        self._chunk_last = False
-        self._after_chunk = b""  # the reply to a refused BDAT, due behind its chunk
 
     # What the shell calls.
 
@@ -137,17 +118,6 @@ class ServerSession:
         if reply.hangs_up or self._input.deaf:
             self._close()
 
-    def begin_chunk(self) -> None:
-        """Accept the chunk that the last ``Bdat`` event announced; its bytes come next."""
-        if not self._waiting or self._answer != self._bdat_refused:
-            raise RuntimeError("no BDAT awaits an answer")
-        self._waiting, self._answer = False, None
-        self.where = b"BDAT content"
-        self._transaction.chunking = Chunking.OPEN
-        if self._chunks is None:
-            self._chunks = ChunkDecoder()
-        self._read = self._chunk
-
     def data_to_send(self) -> bytes:
         """The bytes for the client, given once."""
         out = self._out
@@ -186,11 +156,6 @@ class ServerSession:
     def recipients(self) -> int:
         """How many recipients of this transaction were accepted."""
         return self._transaction.recipients
-
-    @property
-    def body_size(self) -> int:
-        """How many bytes of the current message were received; of DATA only whole lines count."""
-        return self._chunks.size if self._chunks is not None else self._body.whole_lines
 
     # Commands: one line each.
 
@@ -368,13 +333,6 @@ class ServerSession:
             self._answer = self._transaction_over
         return event
 
-    def _transaction_over(self, reply: Reply) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self._transaction.reset()
-        self._chunks = None
-
     def _noop(self, line: bytes, rest: bytes) -> ev.Event:
         return ev.Noop()
 
@@ -396,117 +354,6 @@ class ServerSession:
 
     def _xforward(self, line: bytes, rest: bytes) -> ev.Event:
         return checks.unauthorized(b"XFORWARD", line, rest, busy=self.in_transaction)
-
-    # The body: DATA.
-
-    def _data(self, line: bytes, rest: bytes) -> ev.Event:
-        event = self._transaction.data(line, rest)
-        if not isinstance(event, ev.Refused):
-            self._answer = self._data_answered
-        return event
-
-    def _data_answered(self, reply: Reply) -> None:
-        if reply.code == 354:
-            self.where = b"DATA content"
-            self._body = DataDecoder()
-            self._read = self._body_data
-
-    def _body_data(self) -> ev.Event | None:
-        received, body = self._input, self._body
-        while len(received):
-            content, received.at = body.feed(received.data, received.at)
-            if body.ended:
-                self._read = self._body_end
-            if content:
-                return ev.BodyChunk(content)
-            if body.ended:
-                return self._body_end()
-        return None
-
-    def _body_end(self) -> ev.Event:
-        self._waiting, self._read, self._answer = True, self._command, self._transaction_over
-        self.where = b"END-OF-MESSAGE"
-        body = self._body
-        self._note_bare_newline(body.bare_newline)
-        return ev.BodyEnd(body.size, bare_newline=body.bare_newline)
-
-    def _note_bare_newline(self, seen: bool) -> None:
-        if seen and self.settings.bare_newline == "note":
-            self.saw_bare_newline = True
-
-    # The body: BDAT.
-
-    def _bdat(self, line: bytes, rest: bytes) -> ev.Event:
-        event, size, last = self._transaction.bdat(line, rest, self.client)
-        if size >= 0:
-            self._chunk_size = self._chunk_left = size
-            self._chunk_last = last
-            self._answer = self._bdat_refused
-        return event
-
-    def _bdat_refused(self, reply: Reply) -> None:
-        """The chunk's bytes come in any case; the reply is due behind them (RFC 3030 section 2)."""
-        if not self._transaction.may_skip(self._chunk_size):
-            text = f"too much BDAT content -- disabling further input from {self.client}"
-            self.notes.append(f"warning: NOQUEUE: {text}")
-            self._close()
-            return
-        self._transaction.received += self._chunk_size
-        self._after_chunk = self._out.pop()
-        self._read = self._swallow
-
-    def _swallow(self) -> ev.Event | None:
-        received = self._input
-        skipped = min(self._chunk_left, len(received))
-        received.at += skipped
-        self._chunk_left -= skipped
-        if self._chunk_left:
-            return None
-        self._out.append(self._after_chunk)
-        if self._chunk_last:
-            self._reset()
-        else:
-            self._transaction.chunking = Chunking.FAILED
-        self._read = self._command
-        return self._command()
-
-    def _chunk(self) -> ev.Event | None:
-        received, chunks = self._input, self._chunks
-        assert chunks is not None
-        while self._chunk_left and len(received):
-            at = received.at
-            piece = received.data[at : at + min(self._chunk_left, PIECE)]
-            received.at += len(piece)
-            self._chunk_left -= len(piece)
-            if content := chunks.feed(piece):
-                return ev.BodyChunk(content)
-        if self._chunk_left:
-            return None
-        if self._chunk_last and (content := chunks.finish()):
-            return ev.BodyChunk(content)
-        self._waiting, self._read = True, self._command
-        self._transaction.received = chunks.size
-        self._note_bare_newline(chunks.bare_newline)
-        if self._chunk_last:
-            self.where = b"END-OF-MESSAGE"
-            self._answer = self._transaction_over
-            return ev.BodyEnd(chunks.size, True, self._chunk_size, chunks.bare_newline)
-        self._answer = self._chunk_answered
-        return ev.BdatEnd(self._chunk_size, chunks.bare_newline)
-
-    def _chunk_answered(self, reply: Reply) -> None:
-        if not reply.positive:
-            self._reset()
-            self._transaction.chunking = Chunking.FAILED
-
-    # The end.
-
-    def _hang_up(self, reply: Reply) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self.closed = self._waiting = True
-        self._input.clear()
 
 
 _HANDLERS: dict[bytes, Callable[[ServerSession, bytes, bytes], ev.Event]] = {
