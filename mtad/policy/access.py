@@ -21,6 +21,7 @@ from mtad.maillog import printable
 from mtad.policy import dsn, report
 from mtad.policy.check import CLIENT, DUNNO, HELO, OK, RECIPIENT, Check, Scope
 from mtad.policy.request import END_OF_MESSAGE, ETRN
+from mtad.policy.trace import Recorder
 from mtad.rewrite.hostnames import valid_address
 from mtad.tables import Maps
 from mtad.tables.maps import Find
@@ -85,8 +86,9 @@ async def find_mail(check: Check, table: AccessTable, address: Address, scope: S
     found = await check.resolve(address)
     strategy = Find.FULL | Find.NO_EXTENSION | Find.DOMAIN | Find.ANY_LOCAL_AT
     strategy |= Find.PARENTS if setup.access_parents else Find.DOT_PARENTS
+    maps = table.maps if check.trace is None else Recorder(check, table.maps)
     try:
-        value = await table.maps.find_address(found.key, setup.delimiter, strategy=strategy)
+        value = await maps.find_address(found.key, setup.delimiter, strategy=strategy)
     except MtadError as error:
         check.log_failure(error)
         value = _BROKEN
@@ -100,10 +102,13 @@ async def find_mail(check: Check, table: AccessTable, address: Address, scope: S
 
 async def _get(check: Check, table: AccessTable, key: bytes, partial: bool) -> bytes | None:
     try:
-        return await table.maps.lookup(key, fixed_only=partial)
+        value = await table.maps.lookup(key, fixed_only=partial)
     except MtadError as error:
         check.log_failure(error)
         return _BROKEN
+    if value is not None and check.trace is not None:
+        check.found(table.spec, key, value)
+    return value
 
 
 # -- results

@@ -20,12 +20,14 @@ from mtad.errors import MtadError
 from mtad.maillog import printable
 from mtad.policy import report
 from mtad.policy.request import Reason, Request
+from mtad.policy.trace import Match, Recorder, Step
 from mtad.wire.events import Address
 from mtad.wire.reply import Reply
 
 if TYPE_CHECKING:
     from mtad.policy.setup import Setup
     from mtad.rewrite.resolve import Resolution
+    from mtad.tables import Maps
 
 DUNNO, OK, REJECT = 0, 1, 2
 
@@ -60,12 +62,15 @@ Run = Callable[["Check", Scope], Awaitable[int]]
 class Rule:
     """A restriction, ready to run.  ``run`` is None for ``warn_if_reject``.
 
-    ``ignored`` names what follows a restriction after which nothing can follow.
+    ``ignored`` names what follows a restriction after which nothing can follow.  ``words`` are it and its
+    arguments as written in ``place``, a parameter or a class.
     """
 
     name: str
     run: Run | None
     ignored: str = ""
+    words: tuple[str, ...] = ()
+    place: str = ""
 
 
 class Abort(Exception):
@@ -78,6 +83,7 @@ class Check:
     __slots__ = (
         "defer_if_permit",
         "defer_if_reject",
+        "matches",
         "recipient_listed",
         "recursion",
         "reply",
@@ -85,12 +91,15 @@ class Check:
         "resolutions",
         "sender_listed",
         "setup",
+        "trace",
         "warn",
     )
 
     def __init__(self, setup: Setup, request: Request) -> None:
         self.setup = setup
         self.request = request
+        self.trace = request.trace
+        self.matches: list[Match] = []  # of the restriction at hand, for the trace
         self.reply: Reply | None = None
         self.resolutions: dict[bytes, Resolution] = {}
         self.defer_if_permit: Reason | None = None
@@ -130,7 +139,7 @@ class Check:
                 self.warn = self.warn or self.recursion
                 continue
             try:
-                status = await rule.run(self, scope)
+                status = await (rule.run(self, scope) if self.trace is None else self._traced(rule, scope))
             except MtadError as error:
                 self.lookup_failed(error, scope.name)
             if rule.ignored and (status == OK or (rule.name != "permit" and not self.warn)):
@@ -143,6 +152,30 @@ class Check:
         if self.warn >= depth:
             self.warn = 0
         return status
+
+    async def _traced(self, rule: Rule, scope: Scope) -> int:
+        """Run ``rule`` and tell what came of it."""
+        assert rule.run is not None and self.trace is not None
+        outer, self.matches = self.matches, []
+        before = (self.defer_if_permit, self.defer_if_reject)
+        depth, status = self.recursion, REJECT
+        try:
+            status = await rule.run(self, scope)
+        except MtadError as error:
+            self.lookup_failed(error, scope.name)
+        finally:
+            matches, self.matches = tuple(self.matches), outer
+            reply = self.reply if status == REJECT else None
+            after = (self.defer_if_permit, self.defer_if_reject)
+            held = next((new for old, new in zip(before, after, strict=True) if new is not old), None)
+            name, *arguments = rule.words or (rule.name,)
+            self.trace(Step(depth, rule.place, name, tuple(arguments), matches, status, reply, held))
+        return status
+
+    def found(self, source: str, key: bytes, value: bytes) -> None:
+        """Tell the trace what was found."""
+        if self.trace is not None:
+            self.matches.append(Match(source, key, value))
 
     # -- verdicts
 
@@ -249,6 +282,15 @@ class Check:
                 self.lookup_failed(error, address.text)
             self.resolutions[address.text] = found
         return found
+
+    async def find_address(self, maps: Maps, key: bytes) -> bytes | None:
+        """An address in maps, by the order of keys that address tables have."""
+        if not maps:
+            return None
+        if self.trace is not None:
+            maps = Recorder(self, maps)
+        setup = self.setup
+        return await maps.find_address(key, setup.delimiter, setup.classes.is_local_domain, setup.myorigin)
 
 
 def _finish(code: int, dsn: bytes, text: bytes) -> bytes:

@@ -11,6 +11,7 @@ Postfix counterpart: ``smtpd_check_parse()``, ``has_required()``, the dispatch i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mtad.config.lines import tokens, unbraced
@@ -80,8 +81,9 @@ class Compiler:
         rules: list[Rule] = []
         at = 0
         while at < len(words):
-            rule, at = self._rule(words, at, parameter)
-            rules.append(rule)
+            rule, end = self._rule(words, at, parameter)
+            rules.append(replace(rule, words=tuple(words[at:end]), place=parameter))
+            at = end
         return tuple(rules)
 
     def result(self, value: str) -> tuple[Rule, ...]:

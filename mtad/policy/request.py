@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mtad.policy.trace import Trace
 from mtad.wire.events import Address
 
 #: The words of log lines and of policy delegation for where a decision was taken.
@@ -79,6 +80,7 @@ class Request:
     queue_id: str = ""  # empty: NOQUEUE
     etrn_domain: bytes = b""
     actions: Actions = field(default_factory=Actions)
+    trace: Trace | None = field(default=None, repr=False)
 
     _defer_client: Reason | None = field(default=None, repr=False)
     _defer_helo: Reason | None = field(default=None, repr=False)

@@ -52,7 +52,7 @@ def _sender(check: Check, name: str) -> Address | None:
 async def _owners(check: Check, sender: Address) -> bytes | None:
     found = await check.resolve(sender)
     try:
-        return await check.setup.find_address(check.setup.login_maps, found.key)
+        return await check.find_address(check.setup.login_maps, found.key)
     except MtadError as error:
         check.lookup_failed(error, sender.text)
 

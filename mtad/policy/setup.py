@@ -177,12 +177,6 @@ class Setup:
             self._unlisted = UnlistedTables(self)
         return self._unlisted
 
-    async def find_address(self, maps: Maps, key: bytes) -> bytes | None:
-        """An address in maps, by the order of keys that address tables have."""
-        if not maps:
-            return None
-        return await maps.find_address(key, self.delimiter, self.classes.is_local_domain, self.myorigin)
-
     # -- notes on old defaults
 
     def note_relay_unset(self, request: Request) -> None:

@@ -91,8 +91,12 @@ async def reject_unlisted_sender(check: Check, scope: Scope) -> int:
 
 
 #: What ``smtpd_reject_unlisted_recipient`` and ``smtpd_reject_unlisted_sender`` run at the end.
-UNLISTED_RECIPIENT = (Rule("reject_unlisted_recipient", reject_unlisted_recipient),)
-UNLISTED_SENDER = (Rule("reject_unlisted_sender", reject_unlisted_sender),)
+UNLISTED_RECIPIENT = (
+    Rule("reject_unlisted_recipient", reject_unlisted_recipient, place="smtpd_reject_unlisted_recipient"),
+)
+UNLISTED_SENDER = (
+    Rule("reject_unlisted_sender", reject_unlisted_sender, place="smtpd_reject_unlisted_sender"),
+)
 
 
 async def _listed(check: Check, address: Address, kind: str) -> int:
@@ -107,13 +111,13 @@ async def _search(check: Check, address: Address, found: Resolution, kind: str) 
     setup = check.setup
     tables = setup.unlisted
     for maps in tables.rewriting:
-        if await setup.find_address(maps, found.key) is not None:
+        if await check.find_address(maps, found.key) is not None:
             return DUNNO
-    if kind == SENDER and await setup.find_address(tables.sender_canonical, found.key) is not None:
+    if kind == SENDER and await check.find_address(tables.sender_canonical, found.key) is not None:
         return DUNNO
     scope = Scope(address.text, kind, "")
     transport, _, reason = tables.transports[found.kind]
-    moved = await setup.find_address(tables.relocated, found.key)
+    moved = await check.find_address(tables.relocated, found.key)
     if moved is not None:
         transport, reason = b"error", _moved(moved, tables.relocated_prefix)
     default = b".1.0" if kind == SENDER else b".1.1"
@@ -129,7 +133,7 @@ async def _search(check: Check, address: Address, found: Resolution, kind: str) 
     maps, code, name = tables.listed[found.kind]
     if not maps or (found.kind == LOCAL and found.key.rpartition(b"@")[0] in tables.system):
         return DUNNO
-    if await setup.find_address(maps, found.key) is not None:
+    if await check.find_address(maps, found.key) is not None:
         return DUNNO
     text = b"User unknown" + (b" in %b table" % name if tables.show_table else b"")
     return check.refuse(code, b"5" + default, scope, text)

@@ -8,11 +8,11 @@
             yield names
 
 Within the ``with``, the thread that entered it, and each process, thread and socket that it begins, is in a
-network namespace with nothing but loopback, and sees an ``/etc/resolv.conf`` and ``/etc/hosts`` that know only
-this server: so do ``Postfix(...)``, ``Mtad(...)``, ``House(...)``, ``Upstream()`` and test clients, without a
-change.  All addresses of :data:`NETWORKS` are this host's own there: a test may listen on ``192.0.2.25`` port 25
-or connect from ``198.51.100.7``.  Leave it in the thread that entered it, after ending what was started.  Needs
-root (``pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)``).
+network namespace with nothing but loopback, and sees an ``/etc/resolv.conf`` and ``/etc/hosts`` that know
+only this server: so do ``Postfix(...)``, ``Mtad(...)``, ``House(...)``, ``Upstream()`` and test clients,
+without a change.  All addresses of :data:`NETWORKS` are this host's own there: a test may listen on
+``192.0.2.25`` port 25 or connect from ``198.51.100.7``.  Leave it in the thread that entered it, after
+ending what was started.  Needs root (``pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)``).
 
 Data is a line a record, ``name [ttl] TYPE data``; the TTL is 60 unless given; ``;`` and ``#`` begin remarks::
 
