@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from twisted.cred.credentials import ICredentials
 from twisted.cred.error import LoginFailed
@@ -24,6 +25,7 @@ from twisted.cred.portal import Portal
 from mtad.auth.auxprop import Auxprop
 from mtad.auth.credentials import AuthSession, Refused, SASLPassword, SASLProven
 from mtad.auth.external import CertificateLogins
+from mtad.auth.failures import FailureLimit
 from mtad.auth.interfaces import ISubmitter
 from mtad.auth.names import canonical, printable_name
 from mtad.auth.offload import HASHES, offload
@@ -71,12 +73,20 @@ class Denied:
 Outcome = Challenge | Granted | Denied
 
 
+class Namer(Protocol):
+    """``canon_user_plugin``."""
+
+    async def canonical(self, user: bytes) -> bytes:
+        """The canonical name; raises :class:`SaslFailure` and :class:`TableError`."""
+
+
 class Authenticator:
     """What a service's clients authenticate by.
 
     ``mechanisms`` are all that a client may use, in order; ``options`` what the security options
     demand, without and with TLS; ``announced`` what is told in EHLO; ``tokens`` knows bearer tokens, where
-    they are taken, ``certificates`` whose login a client certificate is.
+    they are taken, ``certificates`` whose login a client certificate is, ``limit`` who has failed too often,
+    ``namer`` the canonical name where that is not the usual one.
     """
 
     def __init__(
@@ -91,6 +101,8 @@ class Authenticator:
         announced: Announced,
         tokens: TokenVerifier | None = None,
         certificates: CertificateLogins | None = None,
+        limit: FailureLimit | None = None,
+        namer: Namer | None = None,
     ) -> None:
         self.portal = portal
         self.store = store
@@ -102,6 +114,8 @@ class Authenticator:
         self._announced = announced
         self.tokens = tokens
         self.certificates = certificates
+        self.limit = limit
+        self.namer = namer
         self._bindable = any(each.for_binding and each.name in announced[1] for each in mechanisms)
 
     @classmethod
@@ -114,7 +128,7 @@ class Authenticator:
         setup = read_setup(p, reactor, log)
         return cls(
             setup.portal, setup.store, log, setup.context, setup.local_domain, setup.mechanisms,
-            setup.options, setup.announced, setup.tokens, setup.certificates,
+            setup.options, setup.announced, setup.tokens, setup.certificates, setup.limit, setup.namer,
         )  # fmt: skip
 
     async def prepare(self) -> None:
@@ -156,7 +170,7 @@ class Authenticator:
 class Exchange:
     """One AUTH command and what follows it."""
 
-    __slots__ = ("_authenticator", "_granted", "_name", "_session", "_steps", "_user")
+    __slots__ = ("_authenticator", "_granted", "_guess", "_name", "_session", "_steps", "_user")
 
     def __init__(self, authenticator: Authenticator, name: bytes, session: AuthSession) -> None:
         self._authenticator = authenticator
@@ -165,6 +179,7 @@ class Exchange:
         self._steps: sasl.Steps | None = None
         self._user: bytes | None = None  # the canonical name, once the client gave it
         self._granted: Granted | None = None  # told once the client has heard our last word
+        self._guess: bytes | None = None  # whose secret the client may be guessing
 
     @property
     def mechanism(self) -> str:
@@ -205,11 +220,12 @@ class Exchange:
         authenticator, session = self._authenticator, self._session
         match request:
             case sasl.NeedSecret(user, names, authzid):
-                name = self._canonical(user)
-                self._user = self._canonical(authzid) if authzid else name
+                name = self._user = await self._canonical(user)
+                self._suspect(name)
+                self._user = await self._canonical(authzid) if authzid else name
                 return await authenticator.store.fetch(name, names)
             case sasl.StoreSecret(user, name, old, new):
-                return await authenticator.store.replace(self._canonical(user), name, old, new)
+                return await authenticator.store.replace(await self._canonical(user), name, old, new)
             case sasl.NeedIdentity():
                 certificate = session.channel.certificate() if session.channel is not None else None
                 logins = authenticator.certificates
@@ -223,18 +239,20 @@ class Exchange:
 
     async def _judge(self, request: sasl.CheckToken) -> sasl.TokenVerdict:
         if request.user:
-            self._user = self._canonical(request.user)
+            self._user = await self._canonical(request.user)
         tokens = self._authenticator.tokens
         if tokens is None:
             raise SaslFailure(Reason.NOMECH)
         return await tokens.verify(request.token)
 
     async def _login(self, result: sasl.Result) -> Outcome:
-        authcid = self._user = self._canonical(result.authcid)
-        authzid = authcid if result.authzid == result.authcid else self._canonical(result.authzid)
+        authcid = self._user = await self._canonical(result.authcid)
+        same = result.authzid == result.authcid
+        authzid = authcid if same else await self._canonical(result.authzid)
         authenticator = self._authenticator
         credentials: ICredentials
         if isinstance(result, CheckPassword):
+            self._suspect(authcid)
             credentials = SASLPassword(authcid, authzid, result.password, self._session)
         else:
             credentials = SASLProven(authcid, authzid, self._session)
@@ -248,16 +266,30 @@ class Exchange:
             refused = failure if isinstance(failure, Refused) else Refused(Reason.BADAUTH)
             self._user = refused.user or authcid
             return self._denied(refused.reason, refused.note or result.note)
+        if authenticator.limit and self._guess is not None:
+            authenticator.limit.succeeded(self._guess, self._session.client_address)
         if isinstance(result, CheckPassword) or result.final is None:
             return granted
         self._granted = granted
         return Challenge(encoding.encode(result.final))
 
-    def _canonical(self, user: bytes) -> bytes:
+    async def _canonical(self, user: bytes) -> bytes:
+        namer = self._authenticator.namer
+        if namer is not None:
+            return await namer.canonical(user)
         return canonical(user, self._authenticator.local_domain)
 
+    def _suspect(self, user: bytes) -> None:
+        """The client is about to prove that it knows the secret of ``user``: unless that is locked."""
+        self._guess = user
+        limit = self._authenticator.limit
+        if limit and limit.locked(user, self._session.client_address):
+            raise SaslFailure(Reason.LOCKED)
+
     def _denied(self, reason: Reason, note: str = "") -> Denied:
-        log = self._authenticator.log
+        log, limit = self._authenticator.log, self._authenticator.limit
+        if limit and self._guess is not None and reason is Reason.BADAUTH:
+            limit.failed(self._guess, self._session.client_address)
         if note:
             log.warning(f"SASL authentication failure: {note}")
         username = printable_name(self._user) if self._user is not None else "(unavailable)"

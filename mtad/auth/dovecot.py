@@ -46,13 +46,14 @@ from mtad.auth.dovecot_wire import (
     greeting,
     parse_answer,
 )
+from mtad.auth.failures import FailureLimit
 from mtad.auth.interfaces import ISubmitter
 from mtad.auth.names import printable_name
 from mtad.auth.realm import Login, SubmissionRealm
 from mtad.auth.setup import filtered, security_options
 from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog, printable
-from mtad.sasl.mechanism import Property, ServerContext
+from mtad.sasl.mechanism import Property, Reason, ServerContext
 from mtad.wire.reply import Reply
 
 #: Seconds for the connection and the handshake, and for an answer: Dovecot delays those that are no.
@@ -257,6 +258,7 @@ class DovecotAuthenticator(Authenticator):
                 security_options(p, "smtpd_sasl_tls_security_options"),
             ),
             ((), (), ()),
+            limit=FailureLimit(p, log),
         )
         self.server = Server(p, reactor, log)
         self.service = p["smtpd_sasl_service"]
@@ -338,9 +340,13 @@ class DovecotExchange(Exchange):
         if answer.kind == b"FAIL":
             reason = answer.fields.get(b"reason")
             told = printable(reason) if reason else "(reason unavailable)"
+            if user and not answer.temporary and self._locked(user, failed=True):
+                return self._failed(Reason.LOCKED.text, user, temporary=True)
             return self._failed(told, user, temporary=answer.temporary)
         if not user:
             return self._failed("Authentication backend error")
+        if self._locked(user, failed=False):
+            return self._failed(Reason.LOCKED.text, user, temporary=True)
         authenticator = self._dovecot
         realm = authenticator.local_domain or authenticator.context.hostname
         mind = Login(self.mechanism, realm, self._session)
@@ -351,6 +357,16 @@ class DovecotExchange(Exchange):
         except LoginFailed:
             return self._failed("authentication failure", user)
         return Granted(ISubmitter(avatar))
+
+    def _locked(self, user: bytes, *, failed: bool) -> bool:
+        """Whether Dovecot's word does not count, as there were too many failures; else it is counted."""
+        limit, address = self._dovecot.limit, self._session.client_address
+        if not limit:
+            return False
+        if limit.locked(user, address):
+            return True
+        (limit.failed if failed else limit.succeeded)(user, address)
+        return False
 
     def _failed(self, reason: str, user: bytes | None = None, *, temporary: bool = False) -> Denied:
         text = reason.encode()

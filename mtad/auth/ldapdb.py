@@ -1,10 +1,13 @@
-"""``auxprop_plugin: ldapdb``: secrets from a directory, as the user whom they belong to.
+"""The plug-in ``ldapdb``: secrets (``auxprop_plugin``) from a directory, as the user whom they belong to.
 
 Options as Cyrus has them: ``ldapdb_uri`` (several by blanks), ``ldapdb_id`` and ``ldapdb_pw`` (who logs in
-to the directory), ``ldapdb_mech`` (the SASL mechanism for that; without it a simple bind, where
-``ldapdb_id`` is a DN), ``ldapdb_starttls`` (``try``, ``demand``).  Each question is asked with the proxy
-authorization control (RFC 4370) for ``u:user``, so that the directory itself maps the name to an entry and
-says who may read it.
+to the directory), ``ldapdb_mech`` (the SASL mechanism for that; without it the best one that the directory
+offers, or a simple bind where ``ldapdb_id`` is a DN), ``ldapdb_starttls`` (``try``, ``demand``).  Each
+question is asked with the proxy authorization control (RFC 4370) for ``u:user``, so that the directory itself
+maps the name to an entry and says who may read it.
+
+With ``canon_user_plugin: ldapdb`` it says what a user's canonical name is, too: ``ldapdb_canon_attr`` of the
+entry.
 
 Needs the package python-ldap (ConfigError without it).  Questions are asked in threads; a directory that
 can't be asked is :class:`~mtad.errors.TableError`.
@@ -17,10 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from mtad.auth.names import WHITE, printable_name
 from mtad.auth.offload import offload
 from mtad.config.sasl_conf import SaslConf
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog, printable
+from mtad.sasl.mechanism import Reason, SaslFailure
 from mtad.tables.blocking import IdlePool, Lane
 from mtad.tables.table import is_utf8
 
@@ -33,17 +38,16 @@ TIMEOUT = 10
 _STARTTLS = ("", "try", "demand")
 
 
-class LdapdbAuxprop:
+class Ldapdb:
     """The directory that ``conf`` names."""
 
-    def __init__(self, conf: SaslConf, default_realm: bytes, log: MailLog) -> None:
+    def __init__(self, conf: SaslConf, log: MailLog) -> None:
         self._uri = conf.get("ldapdb_uri") or ""
         if not self._uri:
-            raise ConfigError(
-                "auxprop_plugin ldapdb needs ldapdb_uri", path=conf.path, remedy="set ldapdb_uri"
-            )
+            raise ConfigError("the plug-in ldapdb needs ldapdb_uri", path=conf.path, remedy="set ldapdb_uri")
         self._id, self._password = conf.get("ldapdb_id") or "", conf.get("ldapdb_pw") or ""
         self._mechanism = conf.get("ldapdb_mech") or ""
+        self._canon = conf.get("ldapdb_canon_attr") or ""
         self._starttls = (conf.get("ldapdb_starttls") or "").lower()
         if self._starttls not in _STARTTLS:
             raise ConfigError(
@@ -55,7 +59,7 @@ class LdapdbAuxprop:
             import ldap.sasl
         except ImportError as error:
             raise ConfigError(
-                "auxprop_plugin ldapdb needs the package python-ldap",
+                "the plug-in ldapdb needs the package python-ldap",
                 path=conf.path,
                 remedy='pip install "mtad[ldap]"',
             ) from error
@@ -75,6 +79,16 @@ class LdapdbAuxprop:
 
     async def store(self, user: bytes, values: Mapping[str, bytes]) -> None:
         await self._do(lambda connection: self._write(connection, user, values))
+
+    async def canonical(self, user: bytes) -> bytes:
+        """The canonical name; raises :class:`SaslFailure` for users whom the directory does not know."""
+        name = user.strip(WHITE)
+        if not name:
+            raise SaslFailure(Reason.FAIL, "All-whitespace username.")
+        found = await self.fetch(name, (self._canon,)) if b"\0" not in name else {}
+        if not found:
+            raise SaslFailure(Reason.BADAUTH, f"ldapdb: no {self._canon} of {printable_name(name)}")
+        return found[self._canon]
 
     async def _do(self, work: Callable[[Any], T]) -> T:
         try:
@@ -117,7 +131,7 @@ class LdapdbAuxprop:
             connection.set_option(ldap.OPT_REFERRALS, 0)
             if self._starttls:
                 self._start_tls(connection)
-            if self._mechanism:
+            if self._mechanism or "=" not in self._id:
                 answers = {ldap.sasl.CB_AUTHNAME: self._id, ldap.sasl.CB_PASS: self._password}
                 connection.sasl_interactive_bind_s("", ldap.sasl.sasl(answers, self._mechanism))
             else:

@@ -14,7 +14,8 @@ from mtad.sasl.mechanism import Reason, SaslFailure
 #: Longest canonical name.
 NAME_LIMIT = 1024
 
-_WHITE = b" \t\n\v\f\r"
+#: What surrounds a name without being part of it.
+WHITE = b" \t\n\v\f\r"
 
 
 def canonical(user: bytes, realm: bytes) -> bytes:
@@ -23,7 +24,7 @@ def canonical(user: bytes, realm: bytes) -> bytes:
     ``realm`` is ``smtpd_sasl_local_domain``; empty: nothing is appended.  Raises
     :class:`SaslFailure` for a name that can not be one.
     """
-    name = user.strip(_WHITE)
+    name = user.strip(WHITE)
     if not name:
         raise SaslFailure(Reason.FAIL, "All-whitespace username.")
     if b"\0" in name:

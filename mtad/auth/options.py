@@ -41,6 +41,7 @@ HONOURED = frozenset(
         "ldapdb_pw",
         "ldapdb_mech",
         "ldapdb_starttls",
+        "ldapdb_canon_attr",
     }
 )
 
@@ -51,7 +52,6 @@ OTHERS = {
     "authdaemond_path": "the verifier authdaemond",
     "ccache_store": "GSSAPI",
     "client_mech_list": "clients, not servers",
-    "ldapdb_canon_attr": "the plug-in ldapdb",
     "ldapdb_rc": "the plug-in ldapdb",
     "ntlm_server": "NTLM",
     "ntlm_v2": "NTLM",

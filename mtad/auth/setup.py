@@ -27,6 +27,8 @@ from mtad.auth.checkers import AlwaysTrue, PasswordChecker, ProvenChecker, Verif
 from mtad.auth.external import MAPS as EXTERNAL_MAPS
 from mtad.auth.external import NAMES as EXTERNAL_NAMES
 from mtad.auth.external import CertificateLogins
+from mtad.auth.failures import FailureLimit
+from mtad.auth.ldapdb import Ldapdb
 from mtad.auth.oauth import read_tokens
 from mtad.auth.realm import SubmissionRealm
 from mtad.auth.saslauthd import Reactor, Saslauthd
@@ -73,13 +75,14 @@ class Setup:
     announced: Announced
     tokens: TokenVerifier | None  # bearer tokens
     certificates: CertificateLogins
+    limit: FailureLimit
+    namer: Ldapdb | None  # canonical names, where they are not the usual ones
 
 
 def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
     """Read ``smtpd.conf`` and put the parts together; raises ConfigError."""
     path = find_sasl_conf(p)
     conf = read_sasl_conf(path) if path is not None else SaslConf()
-    _check_conf(conf)
     local_domain = p["smtpd_sasl_local_domain"].encode()
     hostname = p["myhostname"].encode()
     tokens = read_tokens(p, reactor, log)
@@ -102,6 +105,8 @@ def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
         _announced(p, conf, mechanisms, options, bool(certificates)),
         tokens,
         certificates,
+        FailureLimit(p, log),
+        _namer(conf, log),
     )
 
 
@@ -185,13 +190,22 @@ def _salt_key(hostname: bytes) -> bytes:
     return hmac.digest(identity, b"mtad SCRAM salt " + hostname, "sha256")
 
 
-def _check_conf(conf: SaslConf) -> None:
-    """Refuse what would change who may log in."""
+def _namer(conf: SaslConf, log: MailLog) -> Ldapdb | None:
+    """``canon_user_plugin``; raises ConfigError for one that there is not."""
     plugin = conf.get("canon_user_plugin", "INTERNAL")
-    if plugin != "INTERNAL":
+    if plugin == "INTERNAL":
+        return None
+    if plugin != "ldapdb":
         raise ConfigError(
-            f"desired canon_user plugin {plugin} not found", path=conf.path, remedy="remove canon_user_plugin"
+            f"desired canon_user plugin {plugin} not found",
+            path=conf.path,
+            remedy="set canon_user_plugin to INTERNAL or ldapdb",
         )
+    if not conf.get("ldapdb_canon_attr"):
+        raise ConfigError(
+            "canon_user_plugin ldapdb needs ldapdb_canon_attr", path=conf.path, remedy="set ldapdb_canon_attr"
+        )
+    return Ldapdb(conf, log)
 
 
 def methods(conf: SaslConf) -> Sequence[str]:

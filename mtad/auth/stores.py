@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from mtad.auth.auxprop import Auxprop, Chain, SasldbAuxprop
-from mtad.auth.ldapdb import LdapdbAuxprop
+from mtad.auth.ldapdb import Ldapdb
 from mtad.auth.sql import SqlAuxprop
 from mtad.config.parameters import Parameters
 from mtad.config.sasl_conf import SaslConf
@@ -50,7 +50,7 @@ def _open(name: str, p: Parameters, conf: SaslConf, realm: bytes, log: MailLog) 
     if name == "sql":
         return SqlAuxprop(conf, realm, log)
     if name == "ldapdb":
-        return LdapdbAuxprop(conf, realm, log)
+        return Ldapdb(conf, log)
     return SasldbAuxprop(sasldb_path(p, conf), realm, log)
 
 

@@ -27,6 +27,7 @@ from mtad.daemon.paths import make_directories, paths
 from mtad.errors import ConfigError, MtadError
 
 if TYPE_CHECKING:
+    from mtad.auth.failures import Locked
     from mtad.daemon.plan import Plan
 
 #: Seconds that ``stop`` and ``reload`` wait for the master.
@@ -148,9 +149,25 @@ def _running(directory: str) -> tuple[Parameters, int]:
 
 
 def _status(directory: str, arguments: Sequence[str]) -> int:
-    _, pid = _running(directory)
+    p, pid = _running(directory)
     sys.stderr.write(f"mtad: the Postfix mail system is running: PID: {pid}\n")
+    for each in _locked_logins(p):
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.until))
+        print(f"login {each.login} from {each.network} is locked until {until} ({each.count} failures)")
     return 0
+
+
+def _locked_logins(p: Parameters) -> list[Locked]:
+    """The logins that are locked now, for the main.cf of ``p`` and each service with limits of its own."""
+    from mtad.auth.failures import FailureLimit
+    from mtad.config.master_cf import read_master_cf
+
+    path = os.path.join(p.directory, "master.cf")
+    services = read_master_cf(path, []) if os.path.exists(path) else []
+    log = program_log(p, open_sink(p), "status")
+    limits = (FailureLimit(each, log) for each in (p, *(p.for_service(service) for service in services)))
+    found = {(each.login, each.network): each for limit in limits for each in limit.now_locked()}
+    return sorted(found.values(), key=lambda each: -each.until)
 
 
 def _stop(directory: str, arguments: Sequence[str]) -> int:

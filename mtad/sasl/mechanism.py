@@ -60,6 +60,7 @@ class Reason(enum.Enum):
     EXPIRED = ("passphrase expired, has to be reset", False)
     TRYAGAIN = ("transient failure (e.g., weak key)", True)
     UNAVAIL = ("remote authentication server unavailable", True)
+    LOCKED = ("too many failed logins, try again later", True)  # no word of libsasl's
 
     def __init__(self, text: str, temporary: bool) -> None:
         self.text = text

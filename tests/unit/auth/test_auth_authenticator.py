@@ -289,7 +289,8 @@ def test_alwaystrue_is_warned_of(build: Build, sink: ListSink) -> None:
     [
         ({"pwcheck_method": "auxprop authdaemond"}, {}, "authdaemond"),
         ({"auxprop_plugin": "sql"}, {}, "auxprop_plugin sql needs sql_select"),
-        ({"canon_user_plugin": "ldapdb"}, {}, "canon_user plugin ldapdb"),
+        ({"canon_user_plugin": "other"}, {}, "canon_user plugin other"),
+        ({"canon_user_plugin": "ldapdb"}, {}, "needs ldapdb_canon_attr"),
         ({}, {"smtpd_sasl_type": "other"}, "smtpd_sasl_type"),
         ({}, {"smtpd_sasl_security_options": "noplaintxt"}, "noplaintxt"),
         (
