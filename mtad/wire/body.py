@@ -156,6 +156,19 @@ class ChunkDecoder:
         return body
 
 
+class BinaryDecoder(ChunkDecoder):
+    """The chunks of a message that was declared BINARYMIME: all bytes as they are (RFC 3030 section 3)."""
+
+    __slots__ = ()
+
+    def feed(self, piece: bytes) -> bytes:
+        self.size += len(piece)
+        return piece
+
+    def finish(self) -> bytes:
+        return b""
+
+
 class Stuffer:
     """Dot-stuffing on the way out (RFC 5321 section 4.5.2), and folding of long lines.
 

@@ -3,7 +3,7 @@
 Each function gives the event for the shell, or a :class:`~mtad.wire.events.Refused`, with Postfix's
 checks in Postfix's order and with its words.  RFC 5321 section 4.1.1, RFC 1985 (ETRN), 3207
 (STARTTLS), 4954 (AUTH).  Postfix counterpart: ``helo_cmd``, ``starttls_cmd``, ``vrfy_cmd``,
-``etrn_cmd``, ``xclient_cmd`` in ``smtpd.c``; ``smtpd_sasl_proto.c``.
+``etrn_cmd`` in ``smtpd.c``; ``smtpd_sasl_proto.c``.
 """
 
 from __future__ import annotations
@@ -120,12 +120,3 @@ def etrn(settings: ServerSettings, line: bytes, rest: bytes, *, helo: bool, busy
     if not valid_hostname(domain) and not valid_literal(domain):
         return refuse(b"ETRN", line, 501, b"", b"Error: invalid parameter syntax")
     return Etrn(domain)
-
-
-def unauthorized(verb: bytes, line: bytes, rest: bytes, *, busy: bool) -> Refused:
-    """XCLIENT and XFORWARD, which are for nobody; ``busy``: within a transaction."""
-    if busy:
-        return refuse(verb, line, 503, b"5.5.1", IN_TRANSACTION)
-    if not split(rest)[0]:
-        return refuse(verb, line, 501, b"5.5.4", b"Syntax: " + verb + b" attribute=value...")
-    return refuse(verb, line, 550, b"5.7.0", b"Error: insufficient authorization")

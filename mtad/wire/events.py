@@ -9,9 +9,14 @@ Postfix counterpart: the ``*_cmd`` functions of ``smtpd(8)``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mtad.wire.reply import Reply
+
+if TYPE_CHECKING:
+    from mtad.wire.extensions import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A line that has yet to pass smtpd_command_filter: answered by ``session.command(line)``."""
+
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Helo:
     name: bytes
     extended: bool  # EHLO
@@ -94,12 +106,13 @@ class AuthAborted:
 class Mail:
     sender: Address
     size: int = 0  # SIZE=, 0 when absent
-    body: bytes = b""  # b"", b"7BIT" or b"8BITMIME"
+    body: bytes = b""  # b"", b"7BIT", b"8BITMIME" or b"BINARYMIME"
     smtputf8: bool = False
     auth: bytes | None = None  # AUTH= as sent (xtext), None when absent or ``<>``
     ret: bytes = b""  # b"", b"FULL", b"HDRS" (RFC 3461)
     envid: bytes = b""  # xtext as sent
     line: bytes = b""
+    wishes: Wishes | None = None  # what less common parameters ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +189,23 @@ class Etrn:
 
 
 @dataclass(frozen=True, slots=True)
+class Xclient:
+    """Another client from now on.  Call ``session.restart()``, then reply with its greeting.
+
+    ``values``: by attribute (``NAME``, ``ADDR`` ...); None: not available.
+    """
+
+    values: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Xforward:
+    """What is known of the client behind this one, for the next transaction; ``values`` as in Xclient."""
+
+    values: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Noop:
     pass
 
@@ -197,6 +227,7 @@ class Quit:
 
 Event = (
     Refused
+    | CommandLine
     | Helo
     | StartTLS
     | Auth
@@ -211,6 +242,8 @@ Event = (
     | BodyEnd
     | Vrfy
     | Etrn
+    | Xclient
+    | Xforward
     | Noop
     | Help
     | Rset

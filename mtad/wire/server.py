@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from mtad.wire import checks
+from mtad.wire import checks, xclient
 from mtad.wire import events as ev
 from mtad.wire.command import BEFORE_TLS, ENDS_GROUP, VERBS, first_word, is_header, is_utf8
 from mtad.wire.ehlo import ehlo_reply, helo_reply
@@ -118,6 +118,24 @@ class ServerSession(Body):
         if reply.hangs_up or self._input.deaf:
             self._close()
 
+    def restart(
+        self, settings: ServerSettings, client: str, *, helo: bytes, esmtp: bool, authenticated: bool
+    ) -> bool:
+        """XCLIENT was taken: begin again with another client; its greeting is the reply.
+
+        False: the client did not wait for it, and is sent away by :data:`SYNCHRONIZATION`.
+        """
+        self._reset()
+        self.settings = self._transaction.settings = settings
+        self.client = client
+        self.helo, self.esmtp, self.authenticated = helo, esmtp, authenticated
+        early = self._improper()
+        self._answer = self._hang_up if early else self._regreeted
+        return not early
+
+    def _regreeted(self, reply: Reply) -> None:
+        self._denied = not reply.positive
+
     def data_to_send(self) -> bytes:
         """The bytes for the client, given once."""
         out = self._out
@@ -138,9 +156,10 @@ class ServerSession(Body):
         self.tls = True
         self._handshaking = self._waiting = False
 
-    def ehlo_reply(self, mechanisms: tuple[bytes, ...] = ()) -> Reply:
-        """The reply to EHLO now; ``mechanisms``: what to announce to this client."""
-        return ehlo_reply(self.settings, self.tls, mechanisms)
+    def ehlo_reply(self, mechanisms: tuple[bytes, ...] = (), latest: bytes = b"") -> Reply:
+        """The reply to EHLO now; ``mechanisms``: what to announce to this client; ``latest``: the last date
+        until which mail may be held."""
+        return ehlo_reply(self.settings, self.tls, mechanisms, latest)
 
     @property
     def buffered(self) -> int:
@@ -173,6 +192,20 @@ class ServerSession(Body):
         if not line.isascii() and self.settings.smtputf8 and not is_utf8(line):
             self.where = b"UNKNOWN"
             return checks.refuse(b"unknown", line, 500, b"5.5.2", b"Error: bad UTF-8 syntax")
+        if self.settings.filter_commands:
+            return ev.CommandLine(line)
+        return self._parsed(line, whole)
+
+    def command(self, line: bytes) -> None:
+        """What stands for the line of the last ``CommandLine`` event."""
+        self._waiting = False
+        self._read = lambda: self._replaced(line)
+
+    def _replaced(self, line: bytes) -> ev.Event:
+        self._waiting, self._read = True, self._command
+        return self._parsed(line, line)
+
+    def _parsed(self, line: bytes, whole: bytes) -> ev.Event:
         word, _, rest = line.partition(b" ")
         verb = word.upper()
         handler = _HANDLERS.get(verb)
@@ -192,7 +225,7 @@ class ServerSession(Body):
         if self.settings.tls_required and not self.tls and verb not in BEFORE_TLS:
             return checks.refuse(verb, line, 530, b"5.7.0", b"Must issue a STARTTLS command first")
         self.where = verb
-        if (not self.esmtp or verb in ENDS_GROUP) and len(received) and self._improper():
+        if (not self.esmtp or verb in ENDS_GROUP) and len(self._input) and self._improper():
             self._answer = self._hang_up
             return ev.Refused(SYNCHRONIZATION, verb, line, hang_up=True)
         return handler(self, line, rest)
@@ -306,7 +339,7 @@ class ServerSession(Body):
         return ev.AuthResponse(line)
 
     def _mail(self, line: bytes, rest: bytes) -> ev.Event:
-        event = self._transaction.mail(line, rest, bool(self.helo), self.client)
+        event = self._transaction.mail(line, rest, bool(self.helo), self.client, self.tls)
         if isinstance(event, ev.Mail):
             sender = event.sender
 
@@ -350,10 +383,10 @@ class ServerSession(Body):
         return checks.etrn(self.settings, line, rest, helo=bool(self.helo), busy=self.in_transaction)
 
     def _xclient(self, line: bytes, rest: bytes) -> ev.Event:
-        return checks.unauthorized(b"XCLIENT", line, rest, busy=self.in_transaction)
+        return xclient.xclient(self.settings, line, rest, busy=self.in_transaction)
 
     def _xforward(self, line: bytes, rest: bytes) -> ev.Event:
-        return checks.unauthorized(b"XFORWARD", line, rest, busy=self.in_transaction)
+        return xclient.xforward(self.settings, line, rest, busy=self.in_transaction)
 
 
 _HANDLERS: dict[bytes, Callable[[ServerSession, bytes, bytes], ev.Event]] = {

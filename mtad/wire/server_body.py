@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mtad.wire import events as ev
-from mtad.wire.body import PIECE, ChunkDecoder, DataDecoder
+from mtad.wire.body import PIECE, BinaryDecoder, ChunkDecoder, DataDecoder
 from mtad.wire.linebuffer import LineBuffer
 from mtad.wire.reply import Reply
 from mtad.wire.settings import ServerSettings
@@ -53,7 +53,7 @@ class Body:
         self.where = b"BDAT content"
         self._transaction.chunking = Chunking.OPEN
         if self._chunks is None:
-            self._chunks = ChunkDecoder()
+            self._chunks = BinaryDecoder() if self._transaction.binary else ChunkDecoder()
         self._read = self._chunk
 
     @property

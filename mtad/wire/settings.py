@@ -52,7 +52,28 @@ class ServerSettings:
     bare_newline: str = "normalize"  # smtpd_forbid_bare_newline: no, normalize, note, reject
     bare_newline_code: int = 550  # smtpd_forbid_bare_newline_reject_code
     forbid_unauth_pipelining: bool = True  # smtpd_forbid_unauth_pipelining
+    #: each line goes to the shell first, as CommandLine (smtpd_command_filter)
+    filter_commands: bool = False
+    requiretls: bool = False  # requiretls_enable: offered once TLS is active
+    extensions: frozenset[str] = frozenset()  # mtad_smtpd_extensions, lower case
+    longest_hold: int = 0  # mtad_future_release_limit, in seconds
+    verp_filter: bytes = b"-=+"  # verp_delimiter_filter
+    ipv4: bool = True  # inet_protocols, for addresses in XCLIENT and XFORWARD
+    ipv6: bool = True
+    # What may differ from client to client (beside ``discard`` and ``bare_newline``):
+    xclient: bool = False  # smtpd_authorized_xclient_hosts
+    xforward: bool = False  # smtpd_authorized_xforward_hosts
+    verp_delimiters: bytes = b""  # default_verp_delimiters for smtpd_authorized_verp_clients, else empty
 
     def discards(self, keyword: str) -> bool:
         """Is this EHLO keyword (lower case) suppressed?"""
         return keyword in self.discard
+
+    def offers(self, extension: str) -> bool:
+        """Is this extension beyond Postfix's offered?"""
+        return extension in self.extensions and extension not in self.discard
+
+    @property
+    def offers_binary(self) -> bool:
+        """Is BINARYMIME offered?  It needs BDAT (RFC 3030 section 3)."""
+        return self.offers("binarymime") and not self.discards("chunking")

@@ -18,6 +18,7 @@ from mtad.wire.address import parse_path
 from mtad.wire.checks import NO_HELO, UNDECLARED, bad_recipient, bad_sender, refuse
 from mtad.wire.command import notify_conditions, split, utf8_xtext_decode, xtext_decode
 from mtad.wire.events import Address, Bdat, Data, Mail, Rcpt, Refused
+from mtad.wire.extensions import Wishes, Wrong, take
 from mtad.wire.logtext import printable
 from mtad.wire.reply import Reply
 from mtad.wire.settings import ServerSettings
@@ -35,13 +36,6 @@ class Chunking(enum.Enum):
     NONE = 0
     OPEN = 1
     FAILED = 2
-
-
-class _Wrong(Exception):
-    """A parameter that is refused."""
-
-    def __init__(self, code: int, dsn: bytes, text: bytes) -> None:
-        self.reply = Reply(code, text, dsn)
 
 
 def words_after(keyword: re.Pattern[bytes], rest: bytes) -> tuple[list[bytes] | None, bool]:
@@ -65,23 +59,25 @@ class Transaction:
     __slots__ = (
         "_overshoot",
         "_sasl_sender",
-        "_settings",
         "_size",
+        "binary",
         "chunking",
         "received",
         "recipients",
         "sender",
+        "settings",
         "smtputf8",
     )
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self.reset()
 
     def reset(self) -> None:
         """Forget the transaction (RSET, HELO, end of message...)."""
         self.sender: Address | None = None
         self.smtputf8 = False
+        self.binary = False  # BODY=BINARYMIME
         self.recipients = 0  # accepted ones
         self.chunking = Chunking.NONE
         self.received = 0  # bytes of BDAT chunks, also of those thrown away
@@ -90,9 +86,9 @@ class Transaction:
         self._size = 0
         self._sasl_sender: bytes | None = None
 
-    def mail(self, line: bytes, rest: bytes, helo: bool, client: str) -> Mail | Refused:
+    def mail(self, line: bytes, rest: bytes, helo: bool, client: str, tls: bool = False) -> Mail | Refused:
         """MAIL FROM; ``client`` is ``name[addr]`` for warnings."""
-        if self._settings.helo_required and not helo:
+        if self.settings.helo_required and not helo:
             return refuse(b"MAIL", line, 503, b"5.5.1", NO_HELO)
         if self.sender is not None:
             return refuse(b"MAIL", line, 503, b"5.5.1", b"Error: nested MAIL command")
@@ -105,25 +101,31 @@ class Transaction:
             return refuse(b"MAIL", line, 501, b"5.1.7", b"Bad sender address syntax")
         utf8 = self._utf8_offered() and any(word.upper() == b"SMTPUTF8" for word in words[1:])
         self.smtputf8 = utf8
-        sender = parse_path(words[0], allow_empty=True, strict=self._settings.strict_envelopes, smtputf8=utf8)
+        sender = parse_path(words[0], allow_empty=True, strict=self.settings.strict_envelopes, smtputf8=utf8)
         if sender is None:
             return bad_sender(line, words[0], client)
         body, ret, envid = b"", b"", b""
+        wishes: Wishes | None = None
         if len(words) > 1:
             try:
-                body, ret, envid = self._mail_parameters(words)
-            except _Wrong as wrong:
+                body, ret, envid, wishes = self._mail_parameters(words, tls)
+            except Wrong as wrong:
                 return Refused(wrong.reply, b"MAIL", line)
-        limit = self._settings.size_limit
+        limit = self.settings.size_limit
         if limit and self._size > limit:
             text = b"Message size exceeds fixed limit"
             return Refused(Reply(552, text, b"5.3.4"), b"MAIL", line, reject=True, sender=sender)
+        if wishes is not None and wishes.verp and not sender.text:
+            return refuse(b"MAIL", line, 503, b"5.5.4", b"Error: XVERP requires non-null sender")
         if self._undeclared_utf8(sender):
             return refuse(b"MAIL", line, 553, b"5.6.7", UNDECLARED)
-        return Mail(sender, self._size, body, utf8, self._sasl_sender, ret, envid, line)
+        self.binary = body == b"BINARYMIME"
+        return Mail(sender, self._size, body, utf8, self._sasl_sender, ret, envid, line, wishes)
 
-    def _mail_parameters(self, words: list[bytes]) -> tuple[bytes, bytes, bytes]:
+    def _mail_parameters(self, words: list[bytes], tls: bool) -> tuple[bytes, bytes, bytes, Wishes | None]:
         body, ret, envid = b"", b"", b""
+        wishes = Wishes()
+        wished = False
         have_envid = False
         for word in words[1:]:
             key, equals, value = word.partition(b"=")
@@ -132,31 +134,35 @@ class Transaction:
                 body = upper
             elif key == b"SIZE" and equals:
                 if not (value.isdigit() and value.isascii()):
-                    raise _Wrong(501, b"5.5.4", b"Bad message size syntax")
+                    raise Wrong(501, b"5.5.4", b"Bad message size syntax")
                 if len(value) > 40 or int(value) > _LARGEST:
-                    raise _Wrong(552, b"5.3.4", b"Message size exceeds file system imposed limit")
+                    raise Wrong(552, b"5.3.4", b"Message size exceeds file system imposed limit")
                 self._size = int(value)
             elif key == b"SMTPUTF8" and not equals and self._utf8_offered():
                 pass
             elif key == b"AUTH" and equals:
                 if self._sasl_sender is not None:
-                    raise _Wrong(503, b"5.5.4", b"Error: multiple AUTH= options")
+                    raise Wrong(503, b"5.5.4", b"Error: multiple AUTH= options")
                 if value != b"<>":
                     self._sasl_sender = value
             elif key == b"RET" and equals:
                 self._require_dsn()
                 if ret or upper not in (b"FULL", b"HDRS"):
-                    raise _Wrong(501, b"5.5.4", b"Bad RET parameter syntax")
+                    raise Wrong(501, b"5.5.4", b"Bad RET parameter syntax")
                 ret = upper
             elif key == b"ENVID" and equals:
                 self._require_dsn()
                 decoded = xtext_decode(value)
                 if have_envid or not decoded or _UNPRINTABLE.search(decoded):
-                    raise _Wrong(501, b"5.5.4", b"Bad ENVID parameter syntax")
+                    raise Wrong(501, b"5.5.4", b"Bad ENVID parameter syntax")
                 have_envid, envid = True, value
+            elif key == b"BODY" and upper == b"BINARYMIME" and self.settings.offers_binary:
+                body = upper
+            elif take(self.settings, tls, word, wishes):
+                wished = True
             else:
-                raise _Wrong(555, b"5.5.4", b"Unsupported option: " + word)
-        return body, ret, envid
+                raise Wrong(555, b"5.5.4", b"Unsupported option: " + word)
+        return body, ret, envid, wishes if wished else None
 
     def rcpt(self, line: bytes, rest: bytes, client: str) -> Rcpt | Refused:
         """RCPT TO."""
@@ -169,7 +175,7 @@ class Transaction:
             return refuse(b"RCPT", line, 501, b"5.5.4", b"Syntax: RCPT TO:<address>")
         if bad:
             return refuse(b"RCPT", line, 501, b"5.1.3", b"Bad recipient address syntax")
-        settings = self._settings
+        settings = self.settings
         recipient = parse_path(words[0], strict=settings.strict_envelopes, smtputf8=self.smtputf8)
         if recipient is None:
             return bad_recipient(b"RCPT", line, words[0], client)
@@ -177,7 +183,7 @@ class Transaction:
         if len(words) > 1:
             try:
                 notify, orcpt = self._rcpt_parameters(words)
-            except _Wrong as wrong:
+            except Wrong as wrong:
                 return Refused(wrong.reply, b"RCPT", line)
         if settings.recipient_limit and self.recipients >= settings.recipient_limit:
             self._overshoot += 1
@@ -200,17 +206,17 @@ class Transaction:
                 self._require_dsn()
                 conditions = None if notify else notify_conditions(value)
                 if conditions is None:
-                    raise _Wrong(501, b"5.5.4", b"Error: Bad NOTIFY parameter syntax")
+                    raise Wrong(501, b"5.5.4", b"Error: Bad NOTIFY parameter syntax")
                 notify = conditions
             elif key == b"ORCPT" and equals:
                 self._require_dsn()
                 kind, semicolon, address = value.partition(b";")
                 decode = utf8_xtext_decode if kind.lower() == b"utf-8" else xtext_decode
                 if orcpt or not kind or not semicolon or decode(address) is None:
-                    raise _Wrong(501, b"5.5.4", b"Error: Bad ORCPT parameter syntax")
+                    raise Wrong(501, b"5.5.4", b"Error: Bad ORCPT parameter syntax")
                 orcpt = value
             else:
-                raise _Wrong(555, b"5.5.4", b"Unsupported option: " + word)
+                raise Wrong(555, b"5.5.4", b"Unsupported option: " + word)
         return notify, orcpt
 
     def data(self, line: bytes, rest: bytes) -> Data | Refused:
@@ -221,6 +227,8 @@ class Transaction:
             return self._no_recipients(b"DATA", line)
         if rest and split(rest)[0]:
             return refuse(b"DATA", line, 501, b"5.5.4", b"Syntax: DATA")
+        if self.binary:  # RFC 3030 section 3
+            return refuse(b"DATA", line, 503, b"5.5.1", b"Error: BINARYMIME requires BDAT")
         return Data()
 
     def bdat(self, line: bytes, rest: bytes, client: str) -> tuple[Bdat | Refused, int, bool]:
@@ -228,7 +236,7 @@ class Transaction:
 
         A size of -1: the session cannot go on.
         """
-        settings = self._settings
+        settings = self.settings
         if settings.discards("chunking"):
             return refuse(b"BDAT", line, 521, b"5.5.1", b"Error: command not implemented"), -1, False
         words, _ = split(rest)
@@ -241,7 +249,7 @@ class Transaction:
         return self._chunk(line, size, last, client), size, last
 
     def _chunk(self, line: bytes, size: int, last: bool, client: str) -> Bdat | Refused:
-        limit = self._settings.size_limit
+        limit = self.settings.size_limit
         if not size and not last:
             reply = Reply(551, b"Null BDAT request", b"5.7.1")
             return Refused(reply, b"BDAT", line, f"NOQUEUE: null BDAT request from {client}")
@@ -262,15 +270,15 @@ class Transaction:
 
     def may_skip(self, size: int) -> bool:
         """May a refused chunk of this size be skipped?  Up to 1.5 times the size limit in all."""
-        limit = self._settings.size_limit
+        limit = self.settings.size_limit
         return not limit or (self.received + size) * 2 <= limit * 3
 
     def _utf8_offered(self) -> bool:
-        return self._settings.smtputf8 and "smtputf8" not in self._settings.discard
+        return self.settings.smtputf8 and "smtputf8" not in self.settings.discard
 
     def _undeclared_utf8(self, address: Address) -> bool:
-        return self._settings.strict_smtputf8 and not self.smtputf8 and not address.text.isascii()
+        return self.settings.strict_smtputf8 and not self.smtputf8 and not address.text.isascii()
 
     def _require_dsn(self) -> None:
-        if "dsn" in self._settings.discard:
-            raise _Wrong(501, b"5.7.1", b"DSN support is disabled")
+        if "dsn" in self.settings.discard:
+            raise Wrong(501, b"5.7.1", b"DSN support is disabled")
