@@ -19,6 +19,7 @@ from mtad.errors import ConfigError
 from mtad.policy import registry
 from mtad.policy.access import AccessTable
 from mtad.policy.check import Check, Rule, Run, Scope
+from mtad.policy.policy_service import parse_service
 
 if TYPE_CHECKING:
     from mtad.policy.setup import Setup
@@ -150,6 +151,8 @@ class Compiler:
                 return Rule(name, self._wrong(parameter, text)), at + 2
             ask = registry.TABLES[name](self._table(after, parameter))
             return Rule(name, ask), at + 2
+        if name == "check_policy_service":
+            return Rule(name, self._policy_service(after, parameter)), at + 2
         if name == "sleep":
             return Rule(name, self._sleep(after, parameter)), at + 2
         return self._without(word, after, at, parameter)
@@ -201,6 +204,16 @@ class Compiler:
             return 0
 
         return run
+
+    def _policy_service(self, argument: str, parameter: str) -> Run:
+        if ":" not in argument:
+            text = "restriction check_policy_service must be followed by transport:server"
+            return self._wrong(parameter, text)
+        try:
+            options = parse_service(argument, self._setup.p)
+        except ValueError as problem:
+            return _wrong(str(self._error(parameter, f"check_policy_service {argument}: {problem}")))
+        return self._setup.policy.restriction(options, self._setup.sleep)
 
     def _table(self, word: str, parameter: str) -> AccessTable:
         """The table of ``type:name`` or ``{type:name, search_order = ...}``, opened once."""

@@ -83,7 +83,6 @@ NOT_YET: dict[str, int] = {
         for what in ("client", "reverse_client_hostname", "helo", "sender", "recipient")
         for record in ("a", "mx", "ns")
     },
-    "check_policy_service": 1,
     "permit_dnswl_client": 1,
     "permit_mx_backup": 0,
     "permit_rhswl_client": 1,

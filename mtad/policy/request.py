@@ -64,10 +64,16 @@ class Request:
     state: str = CONNECT
     command: str = ""  # what log lines say instead of the state: BDAT is DATA to policy
     tls: bool = False
+    tls_protocol: str = ""
+    tls_cipher: str = ""
+    tls_bits: int = 0
     cert_trusted: bool = False
     cert_name: str = ""  # subject common name of the client's certificate
+    cert_issuer_name: str = ""  # common name of its issuer
     cert_fingerprint: str = ""
     pubkey_fingerprint: str = ""
+    cert_subject: str = ""  # whole names, as Sendmail's access map has them
+    cert_issuer: str = ""
     sasl_method: str = ""
     sasl_username: str = ""
     sasl_sender: str = ""  # xtext
@@ -78,6 +84,7 @@ class Request:
     smtputf8: bool = False
     size: int = 0
     queue_id: str = ""  # empty: NOQUEUE
+    instance: str = ""  # the message's name for policy services, from the first question on
     etrn_domain: bytes = b""
     actions: Actions = field(default_factory=Actions)
     trace: Trace | None = field(default=None, repr=False)
@@ -104,7 +111,7 @@ class Request:
         self.recipient_count = 0
         self.smtputf8 = False
         self.size = 0
-        self.queue_id = ""
+        self.queue_id = self.instance = ""
         self.actions = Actions()
 
     def reset_session(self) -> None:

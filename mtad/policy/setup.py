@@ -18,12 +18,14 @@ from mtad.maillog import MailLog, printable
 from mtad.policy.check import Rule
 from mtad.policy.compiler import FAKE_RELAY, Compiler
 from mtad.policy.header_context import HeaderContext
+from mtad.policy.policy_service import NoWay, PolicyServices
 from mtad.policy.unlisted import UnlistedTables
 from mtad.rewrite.resolve import Resolver
 from mtad.tables import AddressList, Maps, StringList
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
+    from mtad.policy.policy_service import Dial
     from mtad.policy.request import Request
     from mtad.rewrite.address import Rewriter
     from mtad.rewrite.classes import AddressClasses
@@ -59,6 +61,7 @@ class Setup:
         classes: AddressClasses,
         sleep: Sleep | None,
         actions: frozenset[str],
+        dial: Dial | None = None,
     ) -> None:
         self.p = p
         self.log = log
@@ -66,6 +69,7 @@ class Setup:
         self.classes = classes
         self.sleep = sleep
         self.actions = actions
+        self.policy = PolicyServices(p, log.warning, dial or NoWay)
         self.errors: list[ConfigError] = []
         self.warnings: list[str] = []
         self._opened: list[Maps] = []
@@ -150,7 +154,8 @@ class Setup:
         return maps
 
     def close(self) -> None:
-        """Let go of the tables."""
+        """Let go of tables and policy services."""
+        self.policy.close()
         for maps in self._opened:
             maps.close()
         self.mynetworks.close()

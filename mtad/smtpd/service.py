@@ -28,6 +28,7 @@ from mtad.net.dns import Resolver
 from mtad.net.hosts import PeerName, PeerStatus, client_address, peername
 from mtad.net.tls_server import ServerTLS
 from mtad.policy.evaluator import Evaluator
+from mtad.policy.policy_service import PolicyOptions
 from mtad.policy.request import Request
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
@@ -35,6 +36,7 @@ from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.protocol import SubmissionProtocol
 from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
 from mtad.tables.match import AddressList
@@ -93,6 +95,7 @@ class SmtpdService(Factory):
         self._names: dict[str, tuple[float, PeerName]] = {}
         self.ids = ids
         self.spool_directory = spool_directory
+        self._queue_directory = p["queue_directory"]
         self.queued = queued
         self.now = now
         self.log = log.named(plan.settings.ident)
@@ -102,7 +105,13 @@ class SmtpdService(Factory):
         # trivial-rewrite(8) knows nothing of -o
         self.rewriter = Rewriter(main)
         self.evaluator = Evaluator(
-            p, self.log, self.rewriter, AddressClasses(main), sleep=self._sleep, actions=ACTIONS
+            p,
+            self.log,
+            self.rewriter,
+            AddressClasses(main),
+            sleep=self._sleep,
+            actions=ACTIONS,
+            dial=self._dial,
         )
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None
@@ -118,6 +127,9 @@ class SmtpdService(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:
         return SubmissionProtocol(self)
+
+    def _dial(self, options: PolicyOptions) -> PolicyConnections:
+        return PolicyConnections(self.reactor, options, self._queue_directory)
 
     async def _sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)

@@ -108,9 +108,12 @@ class Session(Content):
         request.reset_session()
         request.tls = True
         request.cert_trusted = info.trusted
-        request.cert_name = info.peer_cn
+        request.cert_name, request.cert_issuer_name = info.peer_cn, info.issuer_cn
+        request.tls_protocol, request.tls_cipher = info.protocol, info.cipher
+        request.tls_bits = info.secret_bits
         request.cert_fingerprint = info.fingerprint
         request.pubkey_fingerprint = info.key_fingerprint
+        request.cert_subject, request.cert_issuer = info.peer_subject, info.peer_issuer
 
     # -- commands
 
