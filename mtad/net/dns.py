@@ -52,6 +52,15 @@ _SERVER_LIMIT = 3
 _TIMEOUT_LIMIT = 30
 _ATTEMPT_LIMIT = 5
 
+# in the words of herror(3), and those of gai_strerror(3) for the same
+_NO_HOST, _TRY_AGAIN, _FAILED = "Host not found", "Host not found, try again", "Non-recoverable error"
+_NO_DATA = "Host found but no data record of requested type"
+_GAI = {
+    _TRY_AGAIN: "Temporary failure in name resolution",
+    _FAILED: "Non-recoverable failure in name resolution",
+    _NO_DATA: "No address associated with hostname",
+}
+
 _ADDRESS_TYPE = {"ipv4": "A", "ipv6": "AAAA"}
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 
@@ -67,6 +76,7 @@ class DnsStatus(Enum):
     MALFORMED = 3
     RETRY = 4
     NULL_MX = 5
+    POLICY = 6  # a reply filter has dropped all there was
 
 
 _DSN = {
@@ -75,16 +85,21 @@ _DSN = {
     DnsStatus.MALFORMED: "5.4.4",
     DnsStatus.RETRY: "4.4.3",
     DnsStatus.NULL_MX: "5.1.0",
+    DnsStatus.POLICY: "4.7.0",
 }
 
 
 class DnsError(MtadError):
-    """No answer.  ``status`` tells why, ``text`` says it, ``dsn`` is the code for the mail."""
+    """No answer.  ``status`` tells why, ``text`` says it, ``dsn`` is the code for the mail.
 
-    def __init__(self, status: DnsStatus, text: str) -> None:
+    ``reason`` is the end of ``text``, in the words of herror(3) or gai_strerror(3).
+    """
+
+    def __init__(self, status: DnsStatus, text: str, reason: str = "Host not found") -> None:
         self.status = status
         self.temporary = status is DnsStatus.RETRY
         self.text = text
+        self.reason = reason
         self.dsn = _DSN[status]
         super().__init__(text)
 
@@ -232,10 +247,8 @@ class Resolver:
         try:
             return await self.dns_addresses(host, protocols)
         except DnsError as error:
-            reason = (
-                "Temporary failure in name resolution" if error.temporary else "Name or service not known"
-            )
-            raise DnsError(error.status, f"unable to look up host {host}: {reason}") from error
+            reason = _GAI.get(error.reason, "Name or service not known")
+            raise DnsError(error.status, f"unable to look up host {host}: {reason}", reason) from error
 
     async def dns_addresses(self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6")) -> list[str]:
         """The A and AAAA records of a host; where both lookups fail, the graver status is reported."""
@@ -287,7 +300,7 @@ class Resolver:
                 waiting.append(deferred)
                 outcome = await deferred
         if isinstance(outcome, DnsError):
-            raise DnsError(outcome.status, outcome.text)
+            raise DnsError(outcome.status, outcome.text, outcome.reason)
         return outcome
 
     # -- the cache, and one question for all who ask it at a time
@@ -414,20 +427,19 @@ def _negative_ttl(message: Message) -> int:
 
 def _error(status: DnsStatus, name: str, type_: str, reason: str) -> DnsError:
     text = "Host or domain name not found. Name service error for "
-    return DnsError(status, f"{text}name={name} type={type_}: {reason}")
+    return DnsError(status, f"{text}name={name} type={type_}: {reason}", reason)
 
 
 def _not_found(name: str, type_: str, rcode: int) -> DnsError:
-    no_data = "Host found but no data record of requested type"
-    return _error(DnsStatus.NOT_FOUND, name, type_, "Host not found" if rcode == NXDOMAIN else no_data)
+    return _error(DnsStatus.NOT_FOUND, name, type_, _NO_HOST if rcode == NXDOMAIN else _NO_DATA)
 
 
 def _no_answer(name: str, type_: str) -> DnsError:
-    return _error(DnsStatus.RETRY, name, type_, "Host not found, try again")
+    return _error(DnsStatus.RETRY, name, type_, _TRY_AGAIN)
 
 
 def _failure(name: str, type_: str) -> DnsError:
-    return _error(DnsStatus.FAILED, name, type_, "Non-recoverable error")
+    return _error(DnsStatus.FAILED, name, type_, _FAILED)
 
 
 def _malformed(name: str, type_: str) -> DnsError:

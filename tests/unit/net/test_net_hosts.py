@@ -106,7 +106,7 @@ def test_name_service_down(reactor: Turned, server: NameServer, resolver: Resolv
     ("zone", "code", "status", "reason"),
     [
         ({"A": ["192.0.2.77"]}, 0, PeerStatus.FORGED, ""),
-        ({}, 0, PeerStatus.FORGED, ": Name or service not known"),
+        ({}, 0, PeerStatus.FORGED, ": No address associated with hostname"),
         ({}, 2, PeerStatus.TEMPORARY, ": Temporary failure in name resolution"),
     ],
 )
