@@ -20,6 +20,8 @@ import ipaddress
 import re
 
 from mtad.wire.events import NULL_ADDRESS, Address
+from mtad.wire.tokens import ADDRESS, internal, parse
+from mtad.wire.tokens import quote as quote
 
 _ATEXT = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LABEL = rb"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
@@ -27,27 +29,8 @@ _HOST = rb"(?=[0-9.]*[A-Za-z_-])(?:" + _LABEL + rb"\.)*" + _LABEL
 # What nearly every client sends: no quotes, a host name for a domain.
 _USUAL = re.compile(rb"<((%b+(?:\.%b+)*)@(%b))>" % (_ATEXT, _ATEXT, _HOST))
 _HOSTNAME = re.compile(_HOST)
-_DOT_STRING = re.compile(rb"[^\x00-\x20\x7f<>()\[\]\\,;:@\".]+(?:\.[^\x00-\x20\x7f<>()\[\]\\,;:@\".]+)*")
-
-_SCAN = re.compile(
-    rb"(?P<space>[ \t\r\n]+)"
-    rb"|(?P<comment>\()"
-    rb"|\[(?P<literal>(?:\\.|[^\\\]])*)(?:\]|\\?$)"
-    rb'|"(?P<quoted>(?:\\.|[^\\"])*)(?:"|\\?$)'
-    rb"|(?P<operator>[|%!)<>@,;:.\]])"
-    rb"|(?P<atom>(?:\\.|[^|%!()<>@,;:\\\".\[\] \t\r\n])+)\\?"
-    rb"|(?P<atom_end>\\)",
-    re.DOTALL,
-)
-_COMMENT_PART = re.compile(rb"[^()\\]+|\\.?|[()]", re.DOTALL)
-_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
-_BLANK = bytes.maketrans(b"\t\r\n", b"   ")
 
 _HOSTNAME_LIMIT = 255
-
-# Token types; a single operator character is its own type.
-_WORD, _LITERAL, _COMMENT, _ADDRESS = "word", "literal", "comment", "address"
-_Token = tuple[str, bytes]
 
 
 def valid_hostname(name: bytes) -> bool:
@@ -96,128 +79,12 @@ def _routing_domain(address: Address) -> bytes | None:
     return text.rpartition(b"%")[2] if b"%" in text else None
 
 
-def quote(text: bytes) -> bytes:
-    """The form for the wire of an internal form: the local part quoted where it must be."""
-    at = text.rfind(b"@")
-    local, domain = (text, b"") if at < 0 else (text[:at], text[at:])
-    if _DOT_STRING.fullmatch(local):
-        return text
-    return b'"' + re.sub(rb'([\r\n"\\])', rb"\\\1", local) + b'"' + domain
-
-
 def from_text(text: bytes) -> Address:
     """The address with this internal form; b"" is the null address."""
     if not text:
         return NULL_ADDRESS
     local, at, domain = text.rpartition(b"@")
     return Address(local, domain, text, quote(text)) if at else Address(text, b"", text, quote(text))
-
-
-def _comment(text: bytes, at: int) -> int:
-    """The index behind the comment whose ``(`` stands before ``at``; comments nest."""
-    level = 1
-    while level and (m := _COMMENT_PART.match(text, at)):
-        at = m.end()
-        level += {b"(": 1, b")": -1}.get(m.group(), 0)
-    return at
-
-
-def _scan(text: bytes) -> list[_Token]:
-    tokens: list[_Token] = []
-    at = 0
-    while m := _SCAN.match(text, at):
-        at, kind = m.end(), m.lastgroup
-        value = m.group(kind) if kind else b""
-        if kind == "comment":
-            at = _comment(text, at)
-            tokens.append((_COMMENT, b""))
-        elif kind == "operator":
-            tokens.append((value.decode("ascii"), value))
-        elif kind == "literal":
-            tokens.append((_LITERAL, b"[" + _ESCAPE.sub(rb"\1", value).translate(_BLANK) + b"]"))
-        elif kind in ("quoted", "atom"):
-            tokens.append((_WORD, _ESCAPE.sub(rb"\1", value).translate(_BLANK)))
-        elif kind == "atom_end":
-            tokens.append((_WORD, b""))
-    return tokens
-
-
-class _Parser:
-    """Find the addresses among RFC 822 tokens, from right to left.
-
-    ``pending`` holds the tokens that may become one address, ``found`` what is settled, both in
-    reverse order.
-    """
-
-    def __init__(self) -> None:
-        self.pending: list[bytes] = []
-        self.found: list[_Token] = []
-
-    def group(self, separate: bool = False) -> None:
-        """The pending tokens are an address; ``separate`` adds the comma that was left out."""
-        if self.pending:
-            self.found.append((_ADDRESS, b"".join(reversed(self.pending))))
-            self.pending.clear()
-            if separate:
-                self.found.append((",", b","))
-
-    def parse(self, tokens: list[_Token]) -> list[_Token]:
-        word_fits, in_group = True, False
-        at = len(tokens) - 1
-        while at >= 0:
-            kind, value = tokens[at]
-            at -= 1
-            if kind == _COMMENT:
-                self.found.append((kind, value))
-            elif kind in (_WORD, _LITERAL):
-                if not word_fits:
-                    self.group(separate=True)
-                word_fits = False
-                self.pending.append(value)
-            elif kind == ";":
-                self.group(separate=True)
-                self.found.append((kind, value))
-                word_fits = in_group = True
-            elif kind == ":" and in_group:
-                self.group()
-                self.found.append((kind, value))
-                at = self._pass(tokens, at, ",")
-            elif kind == ">":
-                self.group(separate=True)
-                self.found.append((kind, value))
-                at = self._route(tokens, at)
-                at = self._pass(tokens, at, ">;,:")
-                if at >= 0 and tokens[at][0] == ":" and not in_group:
-                    self.found.append(tokens[at])
-                    at -= 1
-                word_fits = True
-            elif kind == ",":
-                self.group()
-                self.found.append((kind, value))
-                word_fits = True
-            else:
-                self.pending.append(value)
-                word_fits = True
-        self.group()
-        return self.found
-
-    def _route(self, tokens: list[_Token], at: int) -> int:
-        """Take what stands between ``<`` and ``>`` as one address."""
-        while at >= 0 and tokens[at][0] != "<":
-            if tokens[at][0] == _COMMENT:
-                self.found.append(tokens[at])
-            else:
-                self.pending.append(tokens[at][1])
-            at -= 1
-        self.group()
-        return at
-
-    def _pass(self, tokens: list[_Token], at: int, stop: str) -> int:
-        """Leave tokens alone up to one of ``stop``: they are no part of an address."""
-        while at >= 0 and (len(tokens[at][0]) > 1 or tokens[at][0] not in stop):
-            self.found.append(tokens[at])
-            at -= 1
-        return at
 
 
 def parse_path(
@@ -237,13 +104,9 @@ def parse_path(
         text = argument[1:-1]
     if text.startswith(b"@") and b":" in text:  # a source route (RFC 5321 section 4.1.2)
         text = text.partition(b":")[2]
-    addresses: list[bytes] = []
-    junk = False
-    for kind, value in _Parser().parse(_scan(text)):
-        if kind == _ADDRESS:
-            addresses.append(value)
-        elif kind not in "<>":
-            junk = True
+    tokens = parse(text)
+    addresses = [internal(token) for token in tokens if token.kind == ADDRESS]
+    junk = any(token.kind not in (ADDRESS, "<", ">") for token in tokens)
     if len(addresses) > 1 or (strict and (junk or not argument.startswith(b"<"))):
         return None
     address = from_text(addresses[0] if addresses else b"")
