@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.deliver.connection import Connection
 from mtad.deliver.connector import Connector, SessionFailure
@@ -36,10 +35,6 @@ from mtad.queue.store import QueueStore
 
 #: What the log says of a failure that ``soft_bounce`` makes one for now.
 _SOFT = "SOFTBOUNCE"
-#: Programs of master.cf whose services this agent stands for.
-_PROGRAM = "smtp"
-#: The transports there are without a master.cf.
-_USUAL = ("smtp", "relay")
 
 
 class _Attempt:
@@ -57,6 +52,8 @@ class _Attempt:
 
 class Agent:
     """The deliveries of one transport.  ``p`` are the parameters of its service."""
+
+    immediate = False
 
     def __init__(
         self,
@@ -216,7 +213,7 @@ class Agent:
         elif connection.last:
             result.unreached = transaction.unreached
         if not connection.session.extensions.dsn:
-            result.relayed += [outcome for outcome in outcomes if outcome.status == "sent"]
+            result.traced += [outcome for outcome in outcomes if outcome.status == "sent"]
         self._pool.give(attempt.key, connection, job.route.nexthop)
         return True
 
@@ -284,32 +281,3 @@ def _soften(outcomes: list[Outcome]) -> None:
 def split_nexthop(nexthop: str) -> list[str]:
     """The elements of a next hop, which may be a list."""
     return nexthop.replace(",", " ").split()
-
-
-def make_agents(
-    p: Parameters,
-    services: Sequence[Service],
-    store: QueueStore,
-    reactor: Any,
-    log: MailLog,
-    resolver: Resolver,
-    rng: random.Random,
-    clock: Callable[[], float],
-) -> dict[str, Agent]:
-    """An agent for each service of master.cf that runs smtp(8), and for the usual two that it leaves out."""
-    parameters: dict[str, Parameters] = dict.fromkeys(_USUAL, p)
-    for service in services:
-        if service.type != "unix":
-            continue
-        if service.command.rpartition("/")[2] == _PROGRAM:
-            parameters[service.name] = p.for_service(service)
-        else:
-            parameters.pop(service.name, None)
-    accounts = Accounts(p, reactor, log.named(f"{p['syslog_name']}/smtp"), clock)
-    if any(own.flag("smtp_sasl_auth_enable") for own in parameters.values()):
-        accounts.load()
-    agents: dict[str, Agent] = {}
-    for name, own in parameters.items():
-        named = log.named(f"{own['syslog_name']}/smtp")
-        agents[name] = Agent(own, store, reactor, named, resolver, rng, clock, accounts)
-    return agents

@@ -1,11 +1,12 @@
 """Deliveries waiting for their turn: one queue per destination, messages in rotation.
 
-A destination is a route (transport and next hop).  Each message in a queue gives one job in turn, so that a
-message with many recipients does not hold up the others.  :class:`Dispatcher` starts as many jobs as
-the destination's :class:`~mtad.deliver.throttle.Throttle` allows; the jobs of a dead destination are handed
-back with its reason.  Nothing is raised.
+A destination is a transport and the name of a queue, mostly the next hop.  Each message in a queue gives one
+job in turn, so that a message with many recipients does not hold up the others; messages of a higher priority
+(RFC 6710) go before all others.  :class:`Dispatcher` starts as many jobs as the destination's
+:class:`~mtad.deliver.throttle.Throttle` allows, no sooner than the rate delays of the destination and of the
+transport; the jobs of a dead destination are handed back with its reason.  Nothing is raised.
 
-Postfix counterpart: ``qmgr_queue``, ``qmgr_deliver``.
+Postfix counterpart: ``qmgr_queue``, ``qmgr_deliver``; ``qmgr_job`` for its purpose.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from mtad.deliver.job import Job, Result
-from mtad.deliver.route import Route
 from mtad.deliver.throttle import Limits, Throttle
 from mtad.net.drive import drive
+
+#: A destination: a transport, and the name of its queue.
+Key = tuple[str, str]
 
 
 class Handler(Protocol):
@@ -41,50 +45,78 @@ class Handler(Protocol):
 class _Queue:
     """The jobs for one destination."""
 
-    __slots__ = ("messages", "pumping", "reason", "throttle")
+    __slots__ = ("_waiting", "free_at", "key", "pumping", "reason", "throttle", "timer")
 
-    def __init__(self, limits: Limits) -> None:
-        self.messages: deque[deque[Job]] = deque()
+    def __init__(self, key: Key, limits: Limits) -> None:
+        self._waiting: dict[int, deque[deque[Job]]] = {}  # by priority
+        self.key = key
         self.throttle = Throttle(limits)
         self.reason = ("4.3.0", "")
         self.pumping = False
+        self.free_at = 0.0  # no delivery begins sooner
+        self.timer: IDelayedCall | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def push(self, jobs: Iterable[Job], priority: int) -> None:
+        self._waiting.setdefault(priority, deque()).append(deque(jobs))
 
     def pop(self) -> Job:
-        jobs = self.messages.popleft()
+        priority = max(self._waiting) if len(self._waiting) > 1 else next(iter(self._waiting))
+        messages = self._waiting[priority]
+        jobs = messages.popleft()
         job = jobs.popleft()
         if jobs:
-            self.messages.append(jobs)
+            messages.append(jobs)
+        elif not messages:
+            del self._waiting[priority]
         return job
+
+    def clear(self) -> list[Job]:
+        """Take all jobs out."""
+        jobs = [job for messages in self._waiting.values() for some in messages for job in some]
+        self._waiting.clear()
+        self.rest()
+        return jobs
+
+    def rest(self) -> None:
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+        self.timer = None
 
 
 class Dispatcher:
-    """All destinations.  ``limits_of`` gives the limits of a transport."""
+    """All destinations.  ``limits_of`` gives the limits of a transport; ``later`` is the reactor's."""
 
     def __init__(
-        self, handler: Handler, limits_of: Callable[[str], Limits], clock: Callable[[], float]
+        self,
+        handler: Handler,
+        limits_of: Callable[[str], Limits],
+        clock: Callable[[], float],
+        later: Callable[..., IDelayedCall],
     ) -> None:
         self._handler = handler
         self._limits_of = limits_of
         self._clock = clock
-        self._queues: dict[Route, _Queue] = {}
+        self._later = later
+        self._queues: dict[Key, _Queue] = {}
+        self._transport_free_at: dict[str, float] = {}
         self.running = 0
         self.stopped = False
 
-    def add(self, route: Route, jobs: Iterable[Job]) -> None:
+    def add(self, key: Key, jobs: Iterable[Job], priority: int = 0) -> None:
         """Deliver the jobs of one message when their turn comes."""
-        queue = self._queues.get(route)
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[route] = _Queue(self._limits_of(route.transport))
-        queue.messages.append(deque(jobs))
-        self._pump(route, queue)
+            queue = self._queues[key] = _Queue(key, self._limits_of(key[0]))
+        queue.push(jobs, priority)
+        self._pump(queue)
 
     def stop(self) -> list[Job]:
         """Begin no more deliveries; gives those that waited for their turn."""
         self.stopped = True
-        waiting = [job for queue in self._queues.values() for jobs in queue.messages for job in jobs]
-        for queue in self._queues.values():
-            queue.messages.clear()
-        return waiting
+        return [job for queue in self._queues.values() for job in queue.clear()]
 
     def revive(self) -> None:
         """Forget that destinations were dead (a flush was asked for)."""
@@ -95,31 +127,47 @@ class Dispatcher:
     def sweep(self) -> None:
         """Forget destinations that there is nothing to remember of."""
         now = self._clock()
-        for route, queue in list(self._queues.items()):
-            if not queue.messages and not queue.throttle.busy and now >= queue.throttle.dead_until:
-                del self._queues[route]
+        for key, queue in list(self._queues.items()):
+            idle = not queue and not queue.throttle.busy
+            if idle and now >= max(queue.throttle.dead_until, queue.free_at):
+                del self._queues[key]
 
-    def _pump(self, route: Route, queue: _Queue) -> None:
+    def _pump(self, queue: _Queue) -> None:
         if queue.pumping:  # a delivery ended at once: the loop below goes on
             return
         queue.pumping = True
         throttle = queue.throttle
-        while queue.messages and not self.stopped:
+        while queue and not self.stopped:
             if throttle.dead_until:
                 if self._clock() < throttle.dead_until:
                     self._handler.suspended(queue.pop(), *queue.reason)
                     continue
                 throttle.revive()
-            if not throttle.has_room():
+            if not throttle.has_room() or self._too_soon(queue):
                 break
-            self._start(route, queue, queue.pop())
+            self._start(queue, queue.pop())
         queue.pumping = False
-        if not queue.messages and not throttle.busy and not throttle.dead_until:
-            self._queues.pop(route, None)
+        if not queue and not throttle.busy and not throttle.dead_until and self._clock() >= queue.free_at:
+            self._queues.pop(queue.key, None)
 
-    def _start(self, route: Route, queue: _Queue, job: Job) -> None:
+    def _too_soon(self, queue: _Queue) -> bool:
+        """Whether a rate delay is not over yet; then the queue is looked at again when it is."""
+        limits = queue.throttle.limits
+        if not (limits.rate_delay or limits.transport_delay):
+            return False
+        wait = max(queue.free_at, self._transport_free_at.get(queue.key[0], 0.0)) - self._clock()
+        if wait <= 0:
+            return False
+        if queue.timer is None or not queue.timer.active():
+            queue.timer = self._later(wait, self._pump, queue)
+        return True
+
+    def _start(self, queue: _Queue, job: Job) -> None:
         queue.throttle.busy += 1
         self.running += 1
+        limits = queue.throttle.limits
+        if limits.transport_delay:
+            self._transport_free_at[queue.key[0]] = self._clock() + limits.transport_delay
 
         def done(result: Result) -> None:
             self._ended(queue)
@@ -128,15 +176,17 @@ class Dispatcher:
             elif queue.throttle.failed(self._clock()):
                 queue.reason = result.unreached
             self._handler.finished(job, result)
-            self._pump(route, queue)
+            self._pump(queue)
 
         def failed(failure: Failure) -> None:
             self._ended(queue)
             self._handler.broken(job, failure)
-            self._pump(route, queue)
+            self._pump(queue)
 
         drive(self._handler.deliver(job), done, failed)
 
     def _ended(self, queue: _Queue) -> None:
         queue.throttle.busy -= 1
         self.running -= 1
+        if queue.throttle.limits.rate_delay:
+            queue.free_at = self._clock() + queue.throttle.limits.rate_delay

@@ -26,15 +26,20 @@ class Job:
 
 @dataclass(slots=True)
 class Result:
-    """What a delivery came to: an outcome for each recipient.
+    """What a delivery came to: an outcome for each recipient that was not passed on.
 
     ``unreached`` is the status and reason when the destination itself could not be reached;
-    ``relayed`` are outcomes of recipients whose server will send no success notification.
+    ``traced`` are outcomes that the sender may want to hear of, since no other server will tell of them;
+    ``forwards`` are messages that take the place of recipients; ``passed`` go on by the transport
+    ``passed_to``.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     unreached: tuple[str, str] | None = None
-    relayed: list[Outcome] = field(default_factory=list)
+    traced: list[Outcome] = field(default_factory=list)
+    forwards: list[Message] = field(default_factory=list)
+    passed: list[Recipient] = field(default_factory=list)
+    passed_to: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,8 +48,19 @@ class Active:
 
     message: Message
     begun: float
+    flushed: bool = False  # the operator asked for this attempt
+    priority: int = 0
     held: int = 0  # bytes of content that count against the budget
     jobs: int = 0  # deliveries not over yet
+    read: int = 0  # recipients that were read, done ones too
+    open: int = 0  # recipients in hand that have no outcome yet
+    reading: bool = False  # more recipients are being read
     writing: bool = False  # what came of some is being recorded
     outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
-    relayed: list[Outcome] = field(default_factory=list)  # as in Result
+    traced: list[Outcome] = field(default_factory=list)  # as in Result
+    forwards: list[Message] = field(default_factory=list)  # as in Result, not recorded yet
+
+    @property
+    def unread(self) -> int:
+        """How many recipients were not read yet."""
+        return self.message.recipient_count - self.read

@@ -6,13 +6,16 @@ ends the attempt with one ``store.finish``, notifications included.  What was de
 the rest of a message is done, so that a crash repeats nothing but what was in flight.  An error of the
 store is logged and the write tried again; nothing is raised to the caller.
 
-Postfix counterpart: ``qmgr(8)``, ``error(8)``, ``discard(8)``.
+A message of very many recipients is in hand a portion at a time.
+
+Postfix counterpart: ``qmgr(8)``.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -21,20 +24,22 @@ from twisted.python.failure import Failure
 
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
-from mtad.deliver.agent import Agent, make_agents
+from mtad.deliver.assign import OWN, Assigner
 from mtad.deliver.bounce import Bouncer
 from mtad.deliver.dispatch import Dispatcher
+from mtad.deliver.internal import Internal
 from mtad.deliver.job import Active, Job, Result
-from mtad.deliver.report import Stamps, external, log_outcomes
-from mtad.deliver.route import Route, Router
+from mtad.deliver.report import Stamps, external
+from mtad.deliver.route import Route, Router, split_transport
 from mtad.deliver.settle import RETRY, Ending, Settler
 from mtad.deliver.throttle import Limits
-from mtad.errors import MtadError, TableError
+from mtad.deliver.transports import Around, Deliverer, make_transports
+from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
 from mtad.net.drive import drive
 from mtad.queue.ids import QueueIds
-from mtad.queue.message import Message, Outcome, Recipient
+from mtad.queue.message import DEFERRED, Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.rewrite.classes import AddressClasses
 
@@ -42,8 +47,8 @@ from mtad.rewrite.classes import AddressClasses
 _BATCH = 100
 #: Content of active messages that is kept in memory; beyond that it is read again when it is sent.
 _CONTENT_BUDGET = 32 * 1024 * 1024
-#: Transports that need no agent.
-_INTERNAL = ("error", "retry", "discard")
+#: Recipients of a message that are read at a time behind its first ones.
+_PORTION = 1000
 
 
 class Reactor(Protocol):
@@ -81,21 +86,29 @@ class QueueManager:
         self._clock: Callable[[], float] = clock or reactor.seconds
         name = p["syslog_name"]
         self._log = log.named(f"{name}/qmgr")
-        self._error_log = log.named(f"{name}/error")
-        self._discard_log = log.named(f"{name}/discard")
         warn = self._log.warning
-        self._router = Router(p, AddressClasses(p, warn=warn), warn)
+        classes = AddressClasses(p, warn=warn)
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
         bouncer = Bouncer(p, store, log, new_id, self._clock)
         self._settler = Settler(p, store, bouncer, self._log, self._clock, self._sleep)
-        self._agents: dict[str, Agent] = make_agents(
-            p, services, store, reactor, log, resolver, rng or random.Random(), self._clock
-        )
+        around = Around(p, store, reactor, log, resolver, rng or random.Random(), self._clock)
+        self._transports: dict[str, Deliverer] = make_transports(around, services)
+        self._transports[OWN] = Internal(p, "sent", self._log, self._clock)
+        self._suspension = Internal(p, "deferred", log.named(f"{name}/error"), self._clock)
         self._limits: dict[str, Limits] = {}
-        self._dispatcher = Dispatcher(self, self._limits_of, self._clock)
+        self._dispatcher = Dispatcher(self, self._limits_of, self._clock, reactor.callLater)
+        self._assigner = Assigner(
+            p,
+            Router(p, classes, warn),
+            Router(p, classes, warn, verify=True),
+            self._transports,
+            lambda transport: self._limits_of(transport).recipients,
+            self._log,
+        )
         self._limit = p.number("qmgr_message_active_limit")
         self._run_delay = p.seconds("queue_run_delay")
-        self._digits = p.number("delay_logging_resolution_limit")
+        self._recipient_limit = p.number("qmgr_message_recipient_limit")
+        self._recipients = 0  # in hand
         self._active: dict[int, Active] = {}
         self._held = 0
         self._after = 0  # seq of the last message taken from "incoming"
@@ -107,7 +120,7 @@ class QueueManager:
         self._stopping: Deferred[None] | None = None
         self._let_go = let_go
         self.left_to_others: frozenset[int] = frozenset()  # what managers before us still have in hand
-        for transport in self._agents:
+        for transport in [name for name in self._transports if name != OWN]:
             self._limits_of(transport)  # so that a bad value is found at once
 
     # -- what the daemon calls
@@ -166,8 +179,8 @@ class QueueManager:
                 self._timer.cancel()
             for job in self._dispatcher.stop():
                 self._drop(self._active[job.message.seq])
-            for agent in self._agents.values():
-                agent.close_idle()
+            for transport in self._transports.values():
+                transport.close_idle()
         if self._quiet():
             self._stopped()
         elif limit is not None:
@@ -179,7 +192,8 @@ class QueueManager:
     def _drop(self, active: Active) -> None:
         """A delivery of a message is not made, since we stop: what was made is recorded, the rest stays."""
         active.jobs -= 1
-        if active.jobs > 0 or active.writing:
+        active.read = active.message.recipient_count  # no more of them
+        if active.jobs > 0 or active.writing or active.reading:
             return
         if active.outcomes:
             drive(self._settler.end(active), self._ended, self._log_mistake)
@@ -191,6 +205,7 @@ class QueueManager:
         seq = active.message.seq
         del self._active[seq]
         self._held -= active.held
+        self._recipients -= active.open
         if self._stopping is not None and self._let_go is not None:
             self._let_go(seq)
 
@@ -205,7 +220,7 @@ class QueueManager:
 
     async def _fetch(self) -> None:
         scanned = False
-        while self._stopping is None and (room := self._limit - len(self._active)) > 0:
+        while self._stopping is None and (room := self._room()) > 0:
             room = min(room, _BATCH)
             if self._incoming:
                 self._incoming = False
@@ -225,11 +240,17 @@ class QueueManager:
         if scanned and self._stopping is None:
             self._set_timer(await self._store.next_due())
 
+    def _room(self) -> int:
+        """How many more messages we may take in hand."""
+        if self._recipients >= self._recipient_limit:
+            return 0
+        return self._limit - len(self._active)
+
     def _fetched(self, _: None) -> None:
         self._fetching = False
         if self._stopping is not None:
             self._check_stopped()
-        elif (self._incoming or self._due) and len(self._active) < self._limit:
+        elif (self._incoming or self._due) and self._room() > 0:
             self._fill()
 
     def _not_fetched(self, failure: Failure) -> None:
@@ -266,14 +287,22 @@ class QueueManager:
             if message.seq in self._active or message.seq in self.left_to_others:
                 continue
             now = self._clock()
-            active = Active(message, now)
+            attributes = message.attributes
+            if "release" in attributes and (release := float(attributes["release"])) > now:
+                await self._store.finish(message, [], release)
+                continue
+            active = Active(message, now, message.state == DEFERRED and not message.next_attempt)
+            if "mt_priority" in attributes:
+                active.priority = int(attributes["mt_priority"])
             self._active[message.seq] = active
             self._hold(active)
             self._log.info(
                 f"{message.queue_id}: from=<{printable(external(message.sender))}>, size={message.size}, "
                 f"nrcpt={message.recipient_count or len(message.recipients)} (queue active)"
             )
-            await self._distribute(active)
+            active.read = message.recipients_read or message.recipient_count
+            active.reading = True
+            await self._distribute(active, message.recipients)
 
     def _hold(self, active: Active) -> None:
         """Keep the content while there is room for it."""
@@ -287,39 +316,51 @@ class QueueManager:
 
     # -- to the transports
 
-    async def _distribute(self, active: Active) -> None:
+    async def _distribute(self, active: Active, recipients: list[Recipient]) -> None:
         """Find the routes, and queue the deliveries."""
         message = active.message
-        groups: dict[Route, list[Recipient]] = {}
-        for recipient in message.recipients:
-            route = self._router.known(recipient.address)
-            if route is None:
-                try:
-                    route = await self._router.resolve(message.sender, recipient.address)
-                except TableError as error:
-                    self._log.warning(f"{message.queue_id}: {error}")
-                    route = Route("retry", "4.3.0 address resolver failure")
-            groups.setdefault(route, []).append(recipient)
+        active.open += len(recipients)
+        self._recipients += len(recipients)
+        parts = await self._assigner.sort(message, recipients, active.flushed)
+        active.reading = False
         if self._stopping is not None:
-            self._forget(active)
+            active.jobs += 1
+            self._drop(active)
             return
-        active.jobs = len(groups)  # keeps the message in hand until all are queued
-        for route, recipients in sorted(groups.items(), key=_route_order):
-            if len(recipients) > 1:
-                recipients.sort(key=_recipient_order)
-            if route.transport in self._agents:
+        active.jobs += len(parts) + 1  # keeps the message in hand until all are queued
+        for route, queue, some in parts:
+            size = len(some)
+            if not self._transports[route.transport].immediate:
                 size = self._limits_of(route.transport).recipients
-                jobs = [
-                    Job(message, recipients[at : at + size], route, Stamps(message.arrival, active.begun))
-                    for at in range(0, len(recipients), size)
-                ]
-                active.jobs += len(jobs) - 1
-                self._dispatcher.add(route, jobs)
-            else:
-                self._internal(Job(message, recipients, route, Stamps(message.arrival, active.begun)))
-        if not groups:
-            active.jobs = 1
-            self._over(active, [])
+            jobs = [
+                Job(message, some[at : at + size], route, Stamps(message.arrival, active.begun))
+                for at in range(0, len(some), size)
+            ]
+            active.jobs += len(jobs) - 1
+            self._begin(jobs, queue, active.priority)
+        self._over(active, [])
+
+    def _begin(self, jobs: list[Job], queue: str, priority: int) -> None:
+        """Make deliveries of one message when their turn comes, or at once where they take no time."""
+        transport = jobs[0].route.transport
+        if not self._transports[transport].immediate:
+            self._dispatcher.add((transport, queue), jobs, priority)
+            return
+        for job in jobs:
+            drive(self.deliver(job), partial(self.finished, job), partial(self.broken, job))
+
+    def _read_on(self, active: Active) -> None:
+        drive(self._refill(active), lambda _: None, partial(self._not_refilled, active))
+
+    async def _refill(self, active: Active) -> None:
+        """Read more recipients of a message."""
+        message = active.message
+        while not (found := await self._store.recipients(message, active.read, _PORTION)):
+            active.read += _PORTION
+            if active.unread <= 0:
+                break
+        active.read += _PORTION
+        await self._distribute(active, found)
 
     def _limits_of(self, transport: str) -> Limits:
         limits = self._limits.get(transport)
@@ -329,41 +370,41 @@ class QueueManager:
 
     async def deliver(self, job: Job) -> Result:
         """Make a delivery (:class:`~mtad.deliver.dispatch.Handler`)."""
-        return await self._agents[job.route.transport].deliver(job)
+        return await self._transports[job.route.transport].deliver(job)
 
     def finished(self, job: Job, result: Result) -> None:
         """A delivery is over."""
         active = self._active[job.message.seq]
-        active.relayed += result.relayed
+        active.traced += result.traced
+        active.forwards += result.forwards
+        if result.passed:
+            self._pass_on(job, active, result)
         self._over(active, result.outcomes)
+
+    def _pass_on(self, job: Job, active: Active, result: Result) -> None:
+        """Recipients that another transport is to deliver."""
+        route = split_transport(result.passed_to)
+        route = Route(route.transport, route.nexthop or job.route.nexthop)
+        stamps = Stamps(job.message.arrival, active.begun)
+        onward = Job(job.message, result.passed, route, stamps)
+        active.jobs += 1
+        if route.transport not in self._transports:
+            self.suspended(onward, "4.3.0", f'mail transport "{route.transport}" is not available in mtad')
+        elif self._stopping is not None:
+            self._drop(active)
+        else:
+            self._begin([onward], route.nexthop.lower(), active.priority)
 
     def suspended(self, job: Job, dsn: str, reason: str) -> None:
         """A delivery was not tried."""
         reason = f"delivery temporarily suspended: {reason}"
-        self._settle(job, "deferred", dsn, reason, self._error_log)
+        outcomes = self._suspension.settle(job, "deferred", dsn, reason)
+        self._over(self._active[job.message.seq], outcomes)
 
     def broken(self, job: Job, failure: Failure) -> None:
         """A delivery broke down: the message is tried again later."""
         self._log.error(printable(f"{job.message.queue_id}: {failure.getTraceback()}"))
-        self._settle(job, "deferred", "4.3.0", "unknown mail transport error", self._error_log)
-
-    def _internal(self, job: Job) -> None:
-        """What needs no delivery: ``error:``, ``retry:``, ``discard:``, and transports that we don't have."""
-        transport, text = job.route.transport, job.route.nexthop
-        if transport not in _INTERNAL:
-            reason = f'mail transport "{transport}" is not available in mtad'
-            self._settle(job, "deferred", "4.3.0", reason, self._error_log)
-            return
-        status, digit = {"error": ("bounced", "5"), "retry": ("deferred", "4")}.get(transport, ("sent", "2"))
-        dsn, reason = split_dsn(text, f"{digit}.0.0")
-        log = self._discard_log if transport == "discard" else self._error_log
-        self._settle(job, status, digit + dsn[1:], reason or transport, log)
-
-    def _settle(self, job: Job, status: str, dsn: str, reason: str, log: MailLog) -> None:
-        """The same outcome for all recipients of a job."""
-        job.stamps.begun = job.stamps.done = self._clock()
-        outcomes = [Outcome(recipient, status, dsn, reason) for recipient in job.recipients]
-        log_outcomes(log, job.message.queue_id, outcomes, job.stamps, self._digits)
+        outcomes = self._suspension.settle(job, "deferred", "4.3.0", "unknown mail transport error")
         self._over(self._active[job.message.seq], outcomes)
 
     # -- and back to the store
@@ -372,18 +413,34 @@ class QueueManager:
         """One delivery of a message is over."""
         active.outcomes += outcomes
         active.jobs -= 1
-        if active.writing:
+        active.open -= len(outcomes)
+        self._recipients -= len(outcomes)
+        if active.unread > 0 and not active.reading and active.open <= _PORTION // 2:
+            active.reading = True
+            self._later(partial(self._read_on, active))
+        self._settle(active)
+
+    def _settle(self, active: Active) -> None:
+        """Write down what there is to be written."""
+        if active.writing or (active.reading and active.jobs <= 0 and not active.outcomes):
             return
-        if active.jobs <= 0:
+        if active.jobs <= 0 and not active.reading:
             drive(self._settler.end(active), self._ended, self._log_mistake)
         elif any(outcome.status == "sent" for outcome in active.outcomes):
             drive(self._settler.record(active), self._recorded, self._log_mistake)
 
     def _recorded(self, active: Active) -> None:
-        if active.jobs <= 0:
+        if active.jobs <= 0 and not active.reading:
             drive(self._settler.end(active), self._ended, self._log_mistake)
         elif self._stopping is not None:
             self._check_stopped()
+
+    def _not_refilled(self, active: Active, failure: Failure) -> None:
+        """More recipients could not be read: they wait for the next attempt."""
+        self._log.warning(f"{active.message.queue_id}: can't read the queue: {failure.value}")
+        active.read = active.message.recipient_count
+        active.reading = False
+        self._settle(active)
 
     def _ended(self, ending: Ending) -> None:
         active = ending.active
@@ -396,7 +453,7 @@ class QueueManager:
         overdue = self._timer is None or not self._timer.active() or ending.when < self._due_at()
         if not ending.gone and overdue:
             self._set_timer(ending.when)
-        self._incoming |= ending.notified
+        self._incoming |= ending.queued
         if self._incoming or self._due:
             self._fill()
 
@@ -406,15 +463,19 @@ class QueueManager:
             return 0.0
         return self._clock() + self._timer.getTime() - float(self._reactor.seconds())
 
-    def _sleep(self, delay: float) -> Deferred[None]:
-        woken: Deferred[None] = Deferred()
+    def _later(self, act: Callable[[], None], delay: float = 0.0) -> None:
+        """Do something later, unless we have stopped by then."""
 
         def wake() -> None:
             self._retries.discard(call)
-            woken.callback(None)
+            act()
 
         call = self._reactor.callLater(delay, wake)
         self._retries.add(call)
+
+    def _sleep(self, delay: float) -> Deferred[None]:
+        woken: Deferred[None] = Deferred()
+        self._later(partial(woken.callback, None), delay)
         return woken
 
     def _log_mistake(self, failure: Failure) -> None:
@@ -435,35 +496,16 @@ class QueueManager:
             self._stopped()
 
     def _give_up(self) -> None:
-        for agent in self._agents.values():
-            agent.abort()
+        for transport in self._transports.values():
+            transport.abort()
         self._stopped()
 
     def _stopped(self) -> None:
-        for agent in self._agents.values():
-            agent.close_idle()  # what was under way has left sessions
+        for transport in self._transports.values():
+            transport.close_idle()  # what was under way has left sessions
         for call in (self._timer, *self._retries):
             if call is not None and call.active():
                 call.cancel()
         done = self._stopping
         if done is not None and not done.called:
             done.callback(None)
-
-
-def _route_order(group: tuple[Route, list[Recipient]]) -> tuple[str, str]:
-    return group[0].transport, group[0].nexthop
-
-
-def _recipient_order(recipient: Recipient) -> tuple[bool, bytes, bytes]:
-    """By domain, those without one last."""
-    _, at, domain = recipient.address.rpartition(b"@")
-    return not at, domain.lower() if at else b"", recipient.address
-
-
-def split_dsn(text: str, default: str) -> tuple[str, str]:
-    """``5.1.1 text`` as (``5.1.1``, ``text``); the default where there is no status."""
-    head, _, rest = text.partition(" ")
-    parts = head.split(".")
-    if len(parts) == 3 and parts[0] in ("2", "4", "5") and all(part.isdigit() for part in parts[1:]):
-        return head, rest.strip()
-    return default, text

@@ -33,7 +33,7 @@ class Ending:
     active: Active
     gone: bool
     when: float
-    notified: bool  # notifications were queued
+    queued: bool  # notifications, or forwarded mail, came into the queue
 
 
 class Settler:
@@ -57,18 +57,22 @@ class Settler:
         self._lifetime = p.seconds("maximal_queue_lifetime")
         self._bounce_lifetime = p.seconds("bounce_queue_lifetime")
         self._warn_after = p.seconds("delay_warning_time")
+        self._queued = False  # something that the manager was not told of yet
 
     async def record(self, active: Active) -> Active:
         """Write down what was delivered while the rest is under way."""
         active.writing = True
         while sent := [outcome for outcome in active.outcomes if outcome.status == "sent"]:
             active.outcomes = [outcome for outcome in active.outcomes if outcome.status != "sent"]
+            forwards, active.forwards = active.forwards, []
             try:
-                await self._store.finish(active.message, sent, self._clock())
+                await self._store.finish(active.message, sent, self._clock(), forwards)
             except MtadError as error:
                 self._log.warning(f"{active.message.queue_id}: can't write to the queue: {error}")
                 active.outcomes += sent
+                active.forwards += forwards
                 break
+            self._queued |= bool(forwards)
         active.writing = False
         return active
 
@@ -87,14 +91,15 @@ class Settler:
         while True:
             try:
                 notices = self._notices(active, deferred if warn else [])
-                bounces = [notice.message for notice in notices]
-                gone = await self._store.finish(message, active.outcomes, when, bounces)
+                fresh = [*active.forwards, *(notice.message for notice in notices)]
+                gone = await self._store.finish(message, active.outcomes, when, fresh)
                 break
             except MtadError as error:
                 self._log.warning(f"{message.queue_id}: can't write to the queue: {error}; will try again")
             await self._sleep(RETRY)
         self._bouncer.announce(notices)
-        return Ending(active, gone, when, bool(notices))
+        queued, self._queued = self._queued or bool(fresh), False
+        return Ending(active, gone, when, queued)
 
     def _give_up(self, message: Message, deferred: list[Outcome]) -> None:
         sender = printable(external(message.sender))
@@ -111,8 +116,8 @@ class Settler:
         message = active.message
         bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
         notices = self._bouncer.failed(message, bounced) if bounced else []
-        if active.relayed:
-            notices += self._bouncer.relayed(message, active.relayed)
+        if active.traced:
+            notices += self._bouncer.relayed(message, active.traced)
         if late:
             notices += self._bouncer.delayed(message, late)
         return notices

@@ -39,30 +39,35 @@ class Limits:
     positive: tuple[float, str]
     negative: tuple[float, str]
     dead_time: int
+    rate_delay: int  # seconds after a delivery to one destination, 0: none
+    transport_delay: int  # seconds between any two deliveries
 
     @classmethod
     def of(cls, p: Parameters, transport: str) -> Limits:
         """The limits of the transport of this name; ConfigError for a bad value."""
         feedback = f"{transport}_destination_concurrency_"
         recipients = p.number(f"{transport}_destination_recipient_limit")
+        delay = p.seconds(f"{transport}_destination_rate_delay")
         return cls(
-            concurrency=1 if recipients == 1 else p.number(f"{transport}_destination_concurrency_limit"),
+            concurrency=1 if delay else p.number(f"{transport}_destination_concurrency_limit"),
             initial=p.number(f"{transport}_initial_destination_concurrency"),
             recipients=recipients or 1_000_000,
             cohorts=p.number(f"{feedback}failed_cohort_limit"),
             positive=_feedback(p, f"{feedback}positive_feedback"),
             negative=_feedback(p, f"{feedback}negative_feedback"),
             dead_time=p.seconds("minimal_backoff_time"),
+            rate_delay=delay,
+            transport_delay=p.seconds(f"{transport}_transport_rate_delay"),
         )
 
 
 class Throttle:
     """The window of one destination."""
 
-    __slots__ = ("_failed_cohorts", "_failure", "_limits", "_success", "busy", "dead_until", "window")
+    __slots__ = ("_failed_cohorts", "_failure", "_success", "busy", "dead_until", "limits", "window")
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.window = self._first_window()
         self.busy = 0
         self.dead_until = 0.0  # 0: alive
@@ -71,8 +76,8 @@ class Throttle:
         self._failed_cohorts = 0.0
 
     def _first_window(self) -> int:
-        limit = self._limits.concurrency
-        return min(self._limits.initial, limit) if limit else self._limits.initial
+        limit = self.limits.concurrency
+        return min(self.limits.initial, limit) if limit else self.limits.initial
 
     def has_room(self) -> bool:
         """Whether one more delivery may begin."""
@@ -80,7 +85,7 @@ class Throttle:
 
     def succeeded(self) -> None:
         """The destination was reached."""
-        limits = self._limits
+        limits = self.limits
         self._failed_cohorts = 0.0
         if (limits.concurrency and self.window >= limits.concurrency) or (
             self.window >= self.busy + limits.initial
@@ -94,7 +99,7 @@ class Throttle:
 
     def failed(self, now: float) -> bool:
         """The destination was not reached.  True when it is dead by that."""
-        limits = self._limits
+        limits = self.limits
         if self.dead_until:
             return True
         if limits.cohorts:

@@ -80,6 +80,7 @@ class Message:
     warned: bool = False  # the delay warning went out
     expired: bool = False  # the operator has it returned at the next attempt
     recipient_count: int = 0  # the store's: all recipients, done ones too
+    recipients_read: int = 0  # the store's: of so many, the pending ones are among ``recipients``
 
 
 @dataclass(slots=True)
@@ -98,3 +99,4 @@ class Outcome:
     relay: str = "none"
     diagnostic: str = ""
     remote_mta: str = ""
+    action: str = ""  # for a DSN that tells of success: relayed, delivered, expanded

@@ -12,10 +12,12 @@ from typing import Any
 
 from mtad.errors import QueueError
 from mtad.queue import rows, schema
-from mtad.queue.message import Message
+from mtad.queue.message import Message, Recipient
 from mtad.queue.schema import PIECE, STATE_NAME, key
 
 _PAGE = 200
+#: Recipients of a message that come with it to those who deliver it.
+PORTION = 1000
 
 _PART = key(1)
 _WITH_CONTENT = (
@@ -26,12 +28,14 @@ _WITHOUT_CONTENT = f"SELECT {rows.MESSAGE_FIELDS}, NULL FROM message m"
 #: The plus keeps SQLite from making an index of the whole table on the fly.
 _RECIPIENTS = (
     f"SELECT {rows.RECIPIENT_FIELDS} FROM message m CROSS JOIN recipient r"
-    f" WHERE +r.state = 0 AND r.id >= m.seq * {_PART} AND r.id < (m.seq + 1) * {_PART}"
+    f" WHERE +r.state = 0 AND r.id >= m.seq * {_PART} AND r.id < m.seq * {_PART} + "
 )
+_MORE = f"SELECT {rows.RECIPIENT_FIELDS} FROM recipient r WHERE +r.state = 0 AND r.id >= ? AND r.id < ?"
 
 _INCOMING = "m.state = 0 AND m.seq > ?"
 _NAMED = "m.seq IN (SELECT value FROM json_each(?))"
 _AFTER = "m.seq > ?"
+_ID = "m.queue_id = ?"
 
 
 class Reader:
@@ -50,7 +54,7 @@ class Reader:
         if self._empty_from <= after < self._empty_to:
             after = self._empty_to
         with _Snapshot(self._db) as db:
-            messages = _load(db, _WITH_CONTENT, _INCOMING, after, limit)
+            messages = _load(db, _WITH_CONTENT, _INCOMING, after, limit, PORTION)
             if len(messages) < limit:
                 last = db.execute("SELECT max(seq) FROM message").fetchall()[0][0]
                 self._empty_from = messages[-1].seq if messages else after
@@ -68,9 +72,17 @@ class Reader:
                 if seq not in skip:
                     found.append(seq)
             cursor.close()
-            messages = _load(db, _WITH_CONTENT, _NAMED, json.dumps(found), limit) if found else []
+            messages = []
+            if found:
+                messages = _load(db, _WITH_CONTENT, _NAMED, json.dumps(found), limit, PORTION)
         messages.sort(key=lambda message: message.next_attempt)
         return messages
+
+    def recipients(self, message: Message, first: int, count: int) -> list[Recipient]:
+        start = key(message.seq, first)
+        with _Snapshot(self._db) as db:
+            found = db.execute(f"{_MORE} ORDER BY r.id", (start, start + count)).fetchall()
+        return [rows.recipient(row) for row in found]
 
     def next_due(self) -> float | None:
         with _Snapshot(self._db) as db:
@@ -93,6 +105,11 @@ class Reader:
             if len(messages) < _PAGE:
                 return
             after = messages[-1].seq
+
+    def find(self, queue_id: str) -> Message | None:
+        with _Snapshot(self._db) as db:
+            messages = _load(db, _WITHOUT_CONTENT, _ID, queue_id, 1)
+        return messages[0] if messages else None
 
     def read(self, message: Message) -> Iterator[bytes]:
         """The pieces of a message's content, on a connection of their own: for any thread."""
@@ -136,12 +153,16 @@ class _Snapshot:
             raise schema.queue_error(error) from error
 
 
-def _load(db: sqlite3.Connection, select: str, where: str, value: Any, limit: int) -> list[Message]:
-    """Messages in order of seq, with their pending recipients."""
+def _load(
+    db: sqlite3.Connection, select: str, where: str, value: Any, limit: int, portion: int = _PART
+) -> list[Message]:
+    """Messages in order of seq, with those of their first ``portion`` recipients that are pending."""
     found = db.execute(f"{select} WHERE {where} ORDER BY m.seq LIMIT ?", (value, limit)).fetchall()
     messages = {row[0]: rows.message(row[:-1], row[-1]) for row in found}
     if found:
-        sql = f"{_RECIPIENTS} AND {where} AND m.seq <= ? ORDER BY m.seq, r.id"
+        sql = f"{_RECIPIENTS}{portion} AND {where} AND m.seq <= ? ORDER BY m.seq, r.id"
         for row in db.execute(sql, (value, found[-1][0])).fetchall():
             messages[row[0] // _PART].recipients.append(rows.recipient(row))
+        for message in messages.values():
+            message.recipients_read = min(portion, message.recipient_count)
     return list(messages.values())

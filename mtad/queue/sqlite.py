@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from mtad.errors import QueueError
 from mtad.queue import statements
-from mtad.queue.message import Message, Outcome
+from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.reader import Reader
 from mtad.queue.rows import entry
 from mtad.queue.writer import CallsFromThread, Job, Writer
@@ -76,6 +76,9 @@ class SQLiteStore:
     def requeue(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
         return self._change(queue_ids, statements.requeue)
 
+    def expire(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.expire)
+
     def remove(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
         return self._change(queue_ids, statements.remove)
 
@@ -101,6 +104,12 @@ class SQLiteStore:
         except QueueError as error:
             return fail(error)
 
+    def recipients(self, message: Message, first: int, count: int) -> Deferred[list[Recipient]]:
+        try:
+            return succeed(self._open_reader().recipients(message, first, count))
+        except QueueError as error:
+            return fail(error)
+
     def next_due(self) -> Deferred[float | None]:
         try:
             return succeed(self._open_reader().next_due())
@@ -114,6 +123,9 @@ class SQLiteStore:
 
     def listing(self) -> Iterator[Message]:
         return self._open_reader().listing()
+
+    def find(self, queue_id: str) -> Message | None:
+        return self._open_reader().find(queue_id)
 
     def counts(self) -> dict[str, int]:
         return self._open_reader().counts()

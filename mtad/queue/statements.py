@@ -228,6 +228,7 @@ flush = _update("next_attempt = 0", "state = 1")
 hold = _update("state = 2", "state <> 2")
 release = _update("state = 1, next_attempt = 0", "state = 2")
 requeue = _update("state = 1, next_attempt = 0", "1 = 1")
+expire = _update("expired = 1", "expired = 0")
 
 
 def remove(db: sqlite3.Connection, names: str) -> list[str]:

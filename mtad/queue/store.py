@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Protocol
 
-from mtad.queue.message import Message, Outcome
+from mtad.queue.message import Message, Outcome, Recipient
 
 
 class QueueStore(Protocol):
@@ -34,6 +34,10 @@ class QueueStore(Protocol):
 
     def due(self, now: float, limit: int, skip: frozenset[int]) -> Awaitable[list[Message]]:
         """Deferred messages with ``next_attempt <= now``, the longest due first, except ``skip``."""
+
+    def recipients(self, message: Message, first: int, count: int) -> Awaitable[list[Recipient]]:
+        """Those recipients of a message that are pending, among the ``count`` ones from the ``first`` on.
+        ``incoming`` and ``due`` give only those among its first ``Message.recipients_read``."""
 
     def next_due(self) -> Awaitable[float | None]:
         """The earliest ``next_attempt`` of a deferred message."""
@@ -64,6 +68,9 @@ class QueueStore(Protocol):
     def requeue(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
         """Make messages in any state deferred and due; returns the ids of those that exist."""
 
+    def expire(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
+        """Have messages given up at their next attempt; returns the ids of those that were not yet."""
+
     def remove(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
         """Remove messages, delivered or not; returns the ids of those that existed."""
 
@@ -73,6 +80,9 @@ class QueueStore(Protocol):
     def listing(self) -> Iterator[Message]:
         """Every message with its pending recipients and no content, in order of seq.  Blocking: for commands.
         Messages that come or go meanwhile may or may not be in it."""
+
+    def find(self, queue_id: str) -> Message | None:
+        """One message with its pending recipients and no content.  Blocking: for commands."""
 
     def close(self) -> Awaitable[None]:
         """Finish what was begun and let go of the files."""

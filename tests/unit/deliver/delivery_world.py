@@ -20,6 +20,8 @@ from mtad.net.dns import DnsError, DnsStatus
 from mtad.queue.message import DEFERRED, DONE, INCOMING, PENDING, Message, Outcome, Recipient
 
 NOW = 1_000_000.0
+#: Recipients that come with a message.
+PORTION = 1000
 
 
 class MemoryStore:
@@ -60,9 +62,17 @@ class MemoryStore:
             [r for r in message.recipients if r.state == PENDING],
             message.arrival,
         )
-        for name in ("size", "content", "body", "smtputf8", "ret", "envid", "seq", "state", "warned"):
+        names = "size content body smtputf8 ret envid seq state warned next_attempt expired attributes"
+        for name in names.split():
             setattr(copy, name, getattr(message, name))
+        copy.recipient_count = len(message.recipients)
+        copy.recipients = [r for r in message.recipients[:PORTION] if r.state == PENDING]
+        copy.recipients_read = min(PORTION, copy.recipient_count)
         return copy
+
+    async def recipients(self, message: Message, first: int, count: int) -> list[Recipient]:
+        found = self.messages[message.seq].recipients[first : first + count]
+        return [recipient for recipient in found if recipient.state == PENDING]
 
     async def next_due(self) -> float | None:
         return min((m.next_attempt for m in self.messages.values() if m.state == DEFERRED), default=None)

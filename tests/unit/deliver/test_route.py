@@ -7,7 +7,7 @@ from delivery_world import finish
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.credentials import Login, PasswordMaps
-from mtad.deliver.qmgr import split_dsn
+from mtad.deliver.internal import split_dsn
 from mtad.deliver.route import Route, Router
 from mtad.deliver.throttle import Limits, Throttle
 from mtad.errors import ConfigError
@@ -162,8 +162,8 @@ def test_feedback_can_depend_on_the_window_or_be_wrong() -> None:
         throttle(default_destination_concurrency_positive_feedback="2/hours")
 
 
-def test_one_recipient_a_delivery_means_one_delivery_at_a_time() -> None:
-    assert throttle(smtp_destination_recipient_limit="1").window == 1
+def test_a_rate_delay_means_one_delivery_at_a_time() -> None:
+    assert throttle(smtp_destination_rate_delay="1s").window == 1
 
 
 def test_status_codes_in_routes() -> None:

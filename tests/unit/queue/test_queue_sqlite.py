@@ -67,7 +67,7 @@ def test_no_batch_reads_a_whole_table(driver: SQLiteDriver) -> None:
     for where, value in ((reader._INCOMING, 0), (reader._NAMED, "[1]"), (reader._AFTER, 0)):
         for select in (
             f"{reader._WITH_CONTENT} WHERE {where} ORDER BY m.seq LIMIT ?",
-            f"{reader._RECIPIENTS} AND {where} AND m.seq <= ? ORDER BY m.seq, r.id",
+            f"{reader._RECIPIENTS}9 AND {where} AND m.seq <= ? ORDER BY m.seq, r.id",
         ):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {select}", (value, 9)).fetchall()]
             tables = [step for step in plan if "json_each" not in step and "LIST SUBQUERY" not in step]

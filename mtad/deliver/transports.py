@@ -1,0 +1,98 @@
+"""The transports there are: who delivers for each name in master.cf.
+
+A :class:`Deliverer` makes deliveries; there is one for each service of master.cf whose program mtad has, and
+for the usual ones that it leaves out.  What mtad does not run (``pipe``, ``uucp`` ...) has none: its mail
+waits.
+
+Postfix counterpart: ``qmgr_transport.c``, and the delivery agents that ``master(8)`` would start.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mtad.config.master_cf import Service
+from mtad.config.parameters import Parameters
+from mtad.deliver.agent import Agent
+from mtad.deliver.internal import Internal
+from mtad.deliver.job import Job, Result
+from mtad.maillog import MailLog
+from mtad.net.dns import Resolver
+from mtad.oauth.tokens import Accounts
+from mtad.queue.store import QueueStore
+
+#: Programs of Postfix that deliver, each with a transport here.
+PROGRAMS = frozenset({"smtp", "error", "discard"})
+#: The transports there are without a line of master.cf, and their programs.
+_USUAL = {"smtp": "smtp", "relay": "smtp", "error": "error", "retry": "error", "discard": "discard"}
+
+
+class Deliverer(Protocol):
+    """One transport."""
+
+    #: its deliveries take no time: no limit of any destination holds them up
+    immediate: bool
+
+    def deliver(self, job: Job) -> Coroutine[Any, Any, Result]:
+        """Make a delivery, and log what came of it."""
+
+    def close_idle(self) -> None:
+        """End what nobody uses."""
+
+    def abort(self) -> None:
+        """End all, whatever is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What transports are made with."""
+
+    p: Parameters
+    store: QueueStore
+    reactor: Any
+    log: MailLog
+    resolver: Resolver
+    rng: random.Random
+    clock: Callable[[], float]
+
+
+def programs(services: Sequence[Service]) -> dict[str, tuple[str, Service | None]]:
+    """The delivery transports by name: each with its program, and its line of master.cf if it has one."""
+    found: dict[str, tuple[str, Service | None]] = {name: (program, None) for name, program in _USUAL.items()}
+    for service in services:
+        if service.type == "unix":
+            found[service.name] = (service.command.rpartition("/")[2], service)
+    return {name: pair for name, pair in found.items() if pair[0] in PROGRAMS}
+
+
+def make_transports(around: Around, services: Sequence[Service]) -> dict[str, Deliverer]:
+    """All transports by name."""
+    p, log = around.p, around.log
+    found = programs(services)
+    own = {name: p if line is None else p.for_service(line) for name, (_, line) in found.items()}
+    accounts = Accounts(p, around.reactor, log.named(f"{p['syslog_name']}/smtp"), around.clock)
+    clients = [own[name] for name, (program, _) in found.items() if program == "smtp"]
+    if any(client.flag("smtp_sasl_auth_enable") for client in clients):
+        accounts.load()
+    made: dict[str, Deliverer] = {}
+    for name, (program, _) in found.items():
+        parameters = own[name]
+        named = log.named(f"{parameters['syslog_name']}/{program}")
+        if program == "smtp":
+            made[name] = Agent(
+                parameters,
+                around.store,
+                around.reactor,
+                named,
+                around.resolver,
+                around.rng,
+                around.clock,
+                accounts,
+            )
+        else:
+            status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"
+            made[name] = Internal(parameters, status, named, around.clock)
+    return made
