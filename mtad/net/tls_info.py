@@ -26,6 +26,16 @@ from mtad.net import openssl
 #: Longest name from a certificate that is kept (Postfix: CCERT_BUFSIZ)
 NAME_LIMIT = 256
 
+#: What OpenSSL calls attributes that RFC 4514 has no name for.
+_ATTRIBUTES = {
+    "1.2.840.113549.1.9.1": "emailAddress", "2.5.4.4": "SN", "2.5.4.5": "serialNumber", "2.5.4.9": "street",
+    "2.5.4.12": "title", "2.5.4.13": "description", "2.5.4.15": "businessCategory", "2.5.4.17": "postalCode",
+    "2.5.4.41": "name", "2.5.4.42": "GN", "2.5.4.43": "initials", "2.5.4.46": "dnQualifier",
+    "2.5.4.65": "pseudonym", "2.5.4.97": "organizationIdentifier",
+}  # fmt: skip
+
+_TABOO = b'<>()"+/'
+
 _CURVE = {"secp256r1": "prime256v1", "secp192r1": "prime192v1"}
 _ECDSA_DIGEST = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
@@ -69,6 +79,16 @@ class TLSInfo:
     untrusted_issuer: str = ""
     fingerprint: str = ""
     key_fingerprint: str = ""
+    peer_subject: str = ""  # both as access_name() gives them
+    peer_issuer: str = ""
+
+    @property
+    def certificate_text(self) -> str:
+        """What a log line tells of the peer's certificate."""
+        return (
+            f"subject_CN={self.peer_cn}, issuer={self.issuer_cn}, "
+            f"cert fingerprint={self.fingerprint}, pkey fingerprint={self.key_fingerprint}"
+        )
 
     @property
     def status(self) -> str:
@@ -91,13 +111,31 @@ def _common_name(name: x509.Name, *wanted: x509.ObjectIdentifier) -> str:
     return ""
 
 
+def _attribute(part: x509.NameAttribute[str | bytes]) -> str:
+    return _ATTRIBUTES.get(part.oid.dotted_string, part.rfc4514_attribute_name)
+
+
 def one_line(name: x509.Name) -> str:
     """A whole name as OpenSSL prints it in one line: ``/C=NL/O=Example/CN=Example CA``."""
     parts = []
     for part in name:
-        mail = part.oid == NameOID.EMAIL_ADDRESS
-        parts.append(f"/{'emailAddress' if mail else part.rfc4514_attribute_name}={part.value!s}")
+        parts.append(f"/{_attribute(part)}={part.value!s}")
     return "".join(char if char.isprintable() else "?" for char in "".join(parts))[:NAME_LIMIT]
+
+
+def access_name(name: x509.Name) -> str:
+    """A whole name as Sendmail's access map has it: as in one line, what could be mistaken as ``+20``.
+
+    Unlike there, a slash within a value is written so, too: no name may look like another one.
+    """
+    parts = []
+    for part in name:
+        value = part.value if isinstance(part.value, bytes) else part.value.encode()
+        text = "".join(
+            chr(byte) if 32 < byte < 127 and byte not in _TABOO else f"+{byte:02X}" for byte in value
+        )
+        parts.append(f"/{_attribute(part)}={text}")
+    return "".join(parts)
 
 
 def fingerprint(data: bytes, digest: str) -> str:
@@ -182,7 +220,6 @@ def describe(
         key_exchange = openssl.group_name(connection)
         if not reused:
             ours, theirs = _signatures(connection, server, peer, own)
-    sni = connection.get_servername() if server else None
     info = TLSInfo(
         protocol=protocol,
         cipher=connection.get_cipher_name() or "",
@@ -192,7 +229,7 @@ def describe(
         server_signature=ours if server else theirs,
         client_signature=theirs if server else ours,
         reused=reused,
-        sni="" if sni is None else sni.decode("ascii", "replace"),
+        sni=getattr(connection, "accepted_name", ""),
     )
     if peer is None:
         return info
@@ -207,6 +244,8 @@ def describe(
         untrusted_issuer="" if result == openssl.VERIFY_OK else _top_issuer(connection, peer),
         fingerprint=fingerprint(peer.public_bytes(serialization.Encoding.DER), digest),
         key_fingerprint=key_fingerprint(peer, digest),
+        peer_subject=access_name(peer.subject),
+        peer_issuer=access_name(peer.issuer),
     )
 
 

@@ -46,7 +46,7 @@ class AccessTable:
 
 async def find(check: Check, table: AccessTable, key: bytes, scope: Scope) -> int | None:
     """The status for exactly this key; None: not found."""
-    value = await _get(check, table, key, False)
+    value = await get(check, table, key)
     return None if value is None else await apply(check, table, value, key, scope)
 
 
@@ -55,7 +55,7 @@ async def find_domain(check: Check, table: AccessTable, domain: bytes, scope: Sc
     name, partial = domain, False
     numeric = valid_address(domain)
     while name:
-        value = await _get(check, table, name, partial)
+        value = await get(check, table, name, partial)
         if value is not None:
             return await apply(check, table, value, domain, scope)
         dot = name.find(b".", 1)
@@ -71,7 +71,7 @@ async def find_address(check: Check, table: AccessTable, address: str, scope: Sc
     delimiter = b":" if ":" in address else b"."
     key, partial = address.encode(), False
     while True:
-        value = await _get(check, table, key, partial)
+        value = await get(check, table, key, partial)
         if value is not None:
             return await apply(check, table, value, address.encode(), scope)
         key, found, _ = key.rpartition(delimiter)
@@ -100,7 +100,8 @@ async def find_mail(check: Check, table: AccessTable, address: Address, scope: S
     return status
 
 
-async def _get(check: Check, table: AccessTable, key: bytes, partial: bool) -> bytes | None:
+async def get(check: Check, table: AccessTable, key: bytes, partial: bool = False) -> bytes | None:
+    """What the table has for exactly this key.  A failure is logged, and is a value of its own."""
     try:
         value = await table.maps.lookup(key, fixed_only=partial)
     except MtadError as error:

@@ -6,7 +6,7 @@ dispatch in ``generic_checks()``.
 
 from __future__ import annotations
 
-from mtad.policy.access import AccessTable, find, find_address, find_domain, find_mail
+from mtad.policy.access import AccessTable, apply, find, find_address, find_domain, find_mail, get
 from mtad.policy.check import (
     CCERT,
     CLIENT,
@@ -22,6 +22,9 @@ from mtad.policy.check import (
     Run,
     Scope,
 )
+
+#: What a certificate is looked up by, in order: Postfix's keys, then Sendmail's.
+_CERTIFICATE_KEYS = ("cert_fingerprint", "pubkey_fingerprint", "cert_issuer")
 
 
 def check_client_access(table: AccessTable) -> Run:
@@ -115,7 +118,7 @@ def check_sasl_access(table: AccessTable) -> Run:
 
 
 def check_ccert_access(table: AccessTable) -> Run:
-    order = table.search_order.replace(",", " ").split() or ["cert_fingerprint", "pubkey_fingerprint"]
+    order = table.search_order.replace(",", " ").split() or [*_CERTIFICATE_KEYS]
 
     async def run(check: Check, scope: Scope) -> int:
         request = check.request
@@ -128,12 +131,30 @@ def check_ccert_access(table: AccessTable) -> Run:
                 check.setup.log.warning('check_ccert_access is requested, but "smtpd_tls_ask_ccert = no"')
             return DUNNO
         name = request.cert_name.encode("utf-8", "surrogateescape")
+        inner = Scope(name, CCERT, scope.table)
         for key in order:
             if prints.get(key):
-                inner = Scope(name, CCERT, scope.table)
                 status = await find(check, table, prints[key].encode(), inner)
-                if status:
-                    return status
+            elif key == "cert_issuer":
+                status = await _by_issuer(check, table, inner)
+            else:
+                continue
+            if status:
+                return status
         return DUNNO
 
     return run
+
+
+async def _by_issuer(check: Check, table: AccessTable, scope: Scope) -> int | None:
+    """What Sendmail's access map would say of a trusted certificate: whoever has one of an issuer may relay
+    (``CERTISSUER:... RELAY``), or those alone whom the issuer calls so (``SUBJECT``)."""
+    request = check.request
+    if not request.cert_trusted:
+        return None
+    key = b"CERTISSUER:" + request.cert_issuer.encode()
+    value = await get(check, table, key)
+    if value is not None and value.strip().upper() == b"SUBJECT":
+        key = b"CERTSUBJECT:" + request.cert_subject.encode()
+        value = await get(check, table, key)
+    return None if value is None else await apply(check, table, value, key, scope)

@@ -5,7 +5,6 @@ The server has every mechanism; its clients are the ones that Debian has.
 
 from __future__ import annotations
 
-import datetime
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,9 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from live.authority import Authority
 from live.daemon import Mtad, Sink, mail_owner
 
 from mtad.sasl import otp, scram
@@ -24,55 +21,6 @@ from mtad.tables.sasldb import SaslDb
 
 REALM = "mail.example.com"
 SCRAM = ("SCRAM-SHA-1", "SCRAM-SHA-256")
-
-
-class Authority:
-    """A certification authority below ``directory``."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Test CA {id(self)}")])
-        certificate = self._certificate(self._name, self._key, -1, 1000, ca=True)
-        self.path = str(directory / "ca.pem")
-        Path(self.path).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def _certificate(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, since: int, until: int, *,
-        ca: bool = False, names: list[x509.GeneralName] | None = None,
-    ) -> x509.Certificate:  # fmt: skip
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + datetime.timedelta(days=since))
-            .not_valid_after(now + datetime.timedelta(days=until))
-            .add_extension(x509.BasicConstraints(ca, None), True)
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
-            usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), False)
-        return builder.sign(self._key, hashes.SHA256())
-
-    def issue(
-        self, name: str, names: list[x509.GeneralName], until: int = 100, cn: str = ""
-    ) -> tuple[str, str]:
-        """Files of a certificate and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn or name)])
-        certificate = self._certificate(subject, key, -200, until, names=names)
-        files = self.directory / f"{name}.crt", self.directory / f"{name}.key"
-        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return str(files[0]), str(files[1])
 
 
 @dataclass
@@ -89,8 +37,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     root = tmp_path_factory.mktemp("mechanisms")
     root.chmod(0o755)
     root.parent.chmod(0o755)
-    for name in ("ca", "foreign"):
-        (root / name).mkdir()
     ca, foreign = Authority(root / "ca"), Authority(root / "foreign")
     certificate, key = ca.issue("server", [x509.DNSName("localhost"), x509.DNSName(REALM)])
     with Sink() as sink:

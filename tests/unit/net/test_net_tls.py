@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from net_pki import Issued, handshake, log, parameters, texts
 from OpenSSL import SSL
 
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
 from mtad.net.tls_client import name_matches
-from mtad.net.tls_info import TLSInfo, comment, log_summary, received_lines
+from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def meet(server: ServerTLS, client: ClientTLS, policy: Policy | None = None) -> 
     hand = client.start(
         policy or client.policy, nexthop="example.com", host="mail.example.com", address="192.0.2.1", port=25
     )
-    ours = server.serverConnectionForTLS(None)  # type: ignore[arg-type]
+    ours = server.connection()
     theirs = hand.clientConnectionForTLS(None)  # type: ignore[arg-type]
     handshake(ours, theirs)
     info = hand.finish(theirs)
@@ -190,7 +192,7 @@ def test_no_certificate_is_a_warning() -> None:
     assert tls.offered  # Postfix announces it, and answers 454
     assert texts(lines) == ["warning: No server certs available. TLS won't be enabled"]
     with pytest.raises(RuntimeError):
-        tls.serverConnectionForTLS(None)  # type: ignore[arg-type]
+        tls.connection()
 
 
 def test_anonymous_server(pki: Path) -> None:
@@ -360,7 +362,7 @@ def test_session_is_resumed_in_another_worker(pki: Path) -> None:
 
 def answer_from(server: ServerTLS, source: int, target: int) -> None:
     """A worker's part in a handshake, over pipes."""
-    connection = server.serverConnectionForTLS(None)  # type: ignore[arg-type]
+    connection = server.connection()
     connection.set_accept_state()
     connection.bio_write(os.read(source, 1 << 16))
     try:
@@ -411,4 +413,21 @@ def test_summary_without_details() -> None:
     assert log_summary(info, True, "c[192.0.2.1]") == (
         "Anonymous TLS connection established from c[192.0.2.1]: "
         "TLSv1.2 with cipher AECDH-AES256-SHA (256/256 bits)"
+    )
+
+
+def test_names_as_openssl_and_sendmail_write_them() -> None:
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "NL"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, 'A/B "C" (D) + <E>'),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, "7"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "Zoë"),
+            x509.NameAttribute(NameOID.EMAIL_ADDRESS, "z@example.com"),
+        ]
+    )
+    assert one_line(name) == '/C=NL/O=A/B "C" (D) + <E>/serialNumber=7/CN=Zoë/emailAddress=z@example.com'
+    assert access_name(name) == (
+        "/C=NL/O=A+2FB+20+22C+22+20+28D+29+20+2B+20+3CE+3E/serialNumber=7/CN=Zo+C3+AB"
+        "/emailAddress=z@example.com"
     )

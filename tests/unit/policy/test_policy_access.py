@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from policy_support import OPEN, Bench
 
@@ -183,6 +185,35 @@ def test_other_check_access() -> None:
     assert bench.ask(bench.evaluator.etrn(bench.request)) == (
         "554 5.7.1 <x.d.example>: Etrn command rejected: Access denied"
     )
+
+
+@pytest.mark.parametrize(
+    ("entries", "subject", "trusted", "reply"),
+    [
+        ("CERTISSUER:/CN=A+20CA=RELAY", "/CN=x", True, None),
+        ("certissuer:/cn=a+20ca=relay", "/CN=x", True, None),
+        ("CERTISSUER:/CN=A+20CA=RELAY", "/CN=x", False, "554 5.7.1"),
+        ("CERTISSUER:/CN=A+20CA=SUBJECT, CERTSUBJECT:/CN=x=RELAY", "/CN=x", True, None),
+        ("CERTISSUER:/CN=A+20CA=SUBJECT, CERTSUBJECT:/CN=x=RELAY", "/CN=y", True, "554 5.7.1"),
+        ("CERTSUBJECT:/CN=x=RELAY", "/CN=x", True, "554 5.7.1"),
+        ("CERTISSUER:/CN=A+20CA=REJECT, AB=OK", "/CN=x", True, None),
+        ("CERTISSUER:/CN=A+20CA=451 later", "/CN=x", True, "451"),
+    ],
+)
+def test_sendmails_certificate_keys(
+    entries: str, subject: str, trusted: bool, reply: str | None, tmp_path: Path
+) -> None:
+    lines = "".join(" ".join(entry.rsplit("=", 1)) + "\n" for entry in entries.split(", "))
+    (tmp_path / "access").write_text(lines)
+    bench = Bench(
+        smtpd_relay_restrictions=f"check_ccert_access texthash:{tmp_path}/access, reject",
+        smtpd_tls_ask_ccert="yes",
+    )
+    request = bench.request
+    request.cert_fingerprint, request.cert_name, request.cert_trusted = "AB", "cn", trusted
+    request.cert_issuer, request.cert_subject = "/CN=A+20CA", subject
+    said = bench.rcpt("known@local.example")
+    assert said is None if reply is None else str(said).startswith(reply)
 
 
 def test_reverse_names_may_not_permit() -> None:
