@@ -27,12 +27,14 @@ from mtad.daemon.plan import Plan
 from mtad.daemon.readers import Acceptor, DatagramReader
 from mtad.daemon.sockets import Channels
 from mtad.deliver.qmgr import QueueManager
+from mtad.deliver.route import Route, Router
 from mtad.maillog import MailLog, Sink
 from mtad.net.dns import Resolver
 from mtad.net.eager import adopt
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
 from mtad.queue.sqlite import SQLiteStore
+from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.service import SmtpdService
 
 #: Seconds that ``stop`` waits for what is in hand.
@@ -70,6 +72,7 @@ class SmtpdRole:
         self._store = store
         self._sockets = sockets
         self._services: list[SmtpdService] = []
+        self._router: Router | None = None
         self._ports: list[Any] = []
         self._waking = False
         self._ending = False
@@ -94,8 +97,12 @@ class SmtpdRole:
                     main=around.plan.p,
                     queued=self._queued,
                     now=time.time,
+                    route=self._route,
                 )
             )
+            if self._services[-1].milters is not None and self._router is None:
+                # what is told to milters of a recipient's way
+                self._router = Router(around.plan.p, AddressClasses(around.plan.p))
 
     def serve(self) -> Deferred[None]:
         """Accept connections."""
@@ -108,6 +115,10 @@ class SmtpdRole:
             for listener in listeners:
                 listener.close()
         return succeed(None)
+
+    async def _route(self, sender: bytes, recipient: bytes) -> Route:
+        assert self._router is not None
+        return await self._router.resolve(sender, recipient)
 
     def _queued(self, message: Message) -> None:
         if not self._waking:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mtad.auth.authenticator import Exchange
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
+    from mtad.smtpd.milter.session import SessionMilters
     from mtad.smtpd.service import SmtpdService
     from mtad.wire.server import ServerSession
 
@@ -49,6 +50,7 @@ class Content:
         "error_count",
         "junk_count",
         "log",
+        "milters",
         "request",
         "service",
         "tls",
@@ -70,6 +72,7 @@ class Content:
         self.channel: TLSChannel | None = None
         self.auth: Exchange | None = None
         self.transaction: Transaction | None = None
+        self.milters: SessionMilters | None = None
         self.verb = b""  # the command in hand
         self._error: bool | None = None  # what the engine says its refusal is
 
@@ -93,6 +96,9 @@ class Content:
         verdict = await service.evaluator.data(request)
         if verdict is not None:
             return verdict.reply
+        refusal = await self.milters.data() if self.milters is not None else None
+        if refusal is not None:
+            return refusal
         complete = service.settings.always_add_missing_headers
         if not complete:
             local = await service.evaluator.local_headers(request)
@@ -211,6 +217,12 @@ class Content:
         if intake.eight_bit and not message.body:
             message.body = b"8BITMIME"
         message.attributes = self._attributes()
+        if self.milters is not None and not request.actions.discard:
+            refusal = await self.milters.message(message)
+            if refusal is not None:
+                if message.spool is not None:
+                    message.spool.close()
+                return refusal
         self._act(message)
         try:
             if request.actions.discard:
@@ -274,4 +286,6 @@ class Content:
         if self.transaction is not None:
             self.transaction.discard(self.service.cleanup_log)
             self.transaction = None
+        if self.milters is not None:
+            self.milters.abort()
         self.request.reset_mail()

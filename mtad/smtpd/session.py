@@ -28,6 +28,7 @@ from mtad.wire.server import HELP, harmless
 if TYPE_CHECKING:
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
+    from mtad.smtpd.milter.session import SessionMilters
 
 Answer = Reply | Coroutine[Any, Any, Reply | None]
 
@@ -59,6 +60,13 @@ class Session(Content):
         if verdict is not None:
             self.error_count += 1
             return verdict.reply
+        if self.service.milters is not None:
+            self.quit_milters()
+            self.milters = await self.service.milters.attend(self)
+            refusal = await self.milters.connect() if self.milters is not None else None
+            if refusal is not None:
+                self.error_count += refusal.code >= 500
+                return refusal
         return Reply(220, self.service.settings.banner.encode())
 
     def handle(self, event: ev.Event) -> Answer:
@@ -95,6 +103,13 @@ class Session(Content):
     def forget(self) -> None:
         """The connection is gone: drop what is not in the queue."""
         self._end_transaction()
+        self.quit_milters()
+
+    def quit_milters(self) -> None:
+        """Nothing more will be asked of them about this client."""
+        if self.milters is not None:
+            self.milters.quit()
+            self.milters = None
 
     def tls_started(self, info: TLSInfo, channel: TLSChannel) -> None:
         """The handshake is done; nothing said before it counts (RFC 3207 section 4.2)."""
@@ -117,7 +132,16 @@ class Session(Content):
 
     # -- commands
 
-    def _refused(self, event: ev.Refused) -> Reply:
+    def _refused(self, event: ev.Refused) -> Answer:
+        reply = self._note_refused(event)
+        if self.milters is not None and event.verb == b"unknown":
+            return self._unknown(self.milters, event.line, reply)
+        return reply
+
+    async def _unknown(self, milters: SessionMilters, line: bytes, reply: Reply) -> Reply:
+        return await milters.unknown(line) or reply
+
+    def _note_refused(self, event: ev.Refused) -> Reply:
         self.verb = event.verb.upper()
         if self.auth is not None and self.verb == b"AUTH":
             self.auth = None  # the refusal of a response: the command was counted
@@ -143,6 +167,11 @@ class Session(Content):
         if verdict is not None:
             request.helo = before
             return verdict.reply
+        if self.milters is not None:
+            refusal = await self.milters.helo(event.name, self.verb.decode())
+            if refusal is not None:
+                request.helo = before
+                return refusal
         request.helo = harmless(event.name)
         request.protocol = "ESMTP" if event.extended else "SMTP"
         settings = self.service.engine_settings
@@ -153,11 +182,21 @@ class Session(Content):
         mechanisms = await self.service.mechanisms(request, self.channel is not None and self.channel.trusted)
         return ehlo_reply(settings, request.tls, mechanisms)
 
+    def _refused_by_milters(self) -> Reply | None:
+        """What milters have said about the connection, for a command that they are not asked about."""
+        return self.milters.other(self.verb) if self.milters is not None else None
+
     def _starttls(self, event: ev.StartTLS) -> Reply:
+        refusal = self._refused_by_milters()
+        if refusal is not None:
+            return refusal
         return TLS_READY if self.service.tls.available else TLS_UNAVAILABLE
 
     async def _auth(self, event: ev.Auth) -> Reply:
         request = self.request
+        refusal = self._refused_by_milters()
+        if refusal is not None:
+            return refusal
         session = AuthSession(
             request.client_name, request.client_address, request.client_port, request.server_address,
             request.server_port, request.tls, self.channel,
@@ -202,15 +241,18 @@ class Session(Content):
         if event.auth is not None:
             request.sasl_sender = printable(event.auth)
         verdict = await service.evaluator.mail(request)
-        if verdict is not None:
-            request.reset_mail()
-            return verdict.reply
+        refusal = verdict.reply if verdict is not None else None
+        if refusal is None and self.milters is not None:
+            refusal = await self.milters.mail(event)
+        if refusal is not None:
+            self._end_transaction()
+            return refusal
         refusal = self._no_room(event.size)
         if refusal is not None:
             if refusal is NO_ROOM:
                 request.sender = None
             self.log.info(reject_line(request, "MAIL", refusal))
-            request.reset_mail()
+            self._end_transaction()
             return refusal
         self.transaction = Transaction(event, service.now())
         if not service.settings.delay_open:
@@ -238,8 +280,11 @@ class Session(Content):
             if not await service.evaluator.acceptable(event.recipient, transaction.mail.smtputf8):
                 return Reply(501, b"Bad recipient address syntax", b"5.1.3")
             verdict = await service.evaluator.rcpt(request)
-            if verdict is not None:
-                return verdict.reply
+            refusal = verdict.reply if verdict is not None else None
+            if self.milters is not None:
+                refusal = await self.milters.rcpt(event, refusal) or refusal
+            if refusal is not None:
+                return refusal
             address = await service.evaluator.destination(event.recipient)
         except TableError as problem:
             self.log.warning(str(problem))
@@ -270,6 +315,9 @@ class Session(Content):
 
     async def _vrfy(self, event: ev.Vrfy) -> Reply:
         request = self.request
+        refusal = self._refused_by_milters()
+        if refusal is not None:
+            return refusal
         request.recipient = event.recipient
         try:
             verdict = await self.service.evaluator.vrfy(request)
@@ -280,6 +328,9 @@ class Session(Content):
         return Reply(252, event.argument, b"2.0.0")
 
     async def _etrn(self, event: ev.Etrn) -> Reply:
+        refusal = self._refused_by_milters()
+        if refusal is not None:
+            return refusal
         self.request.etrn_domain = event.domain
         verdict = await self.service.evaluator.etrn(self.request)
         if verdict is not None:
