@@ -38,6 +38,8 @@ REQUIRED = (
 )
 
 _RESULTS_KEPT = 256
+#: What may have a colon in its argument.
+_WITH_COLON = frozenset((*registry.TABLES, "check_policy_service"))
 _WARN = "warn_if_reject"
 
 
@@ -72,7 +74,7 @@ class Compiler:
         words = tokens(self._setup.p[name])
         if not bare_tables:
             for word, before in zip(words, ["", *words], strict=False):
-                if ":" in word and before.lower() not in registry.TABLES:
+                if ":" in word and before.lower() not in _WITH_COLON:
                     self._warn(name, f'no table can stand alone here: "{word}"')
         return self.compile(self._setup.p[name], name)
 
