@@ -19,6 +19,8 @@ and the server still says 354, a lone dot is sent (RFC 2920 section 3.1).  Other
 time.  A failed transaction is ended by RSET.  After a 421, after anything malformed or unasked for,
 and after QUIT the session is ``closed``.
 
+LMTP (RFC 2033) is the same but for LHLO, and one answer to the message for each accepted recipient.
+
 Calls out of turn raise ``RuntimeError``; an address or parameter that cannot be sent on one line,
 ``ValueError``.  RFC 5321, 1870, 2920, 3207, 3461, 4954, 6152, 6531.  Postfix counterpart:
 ``smtp_proto.c``, ``smtp_sasl_glue.c``.
@@ -30,8 +32,8 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from mtad.wire.address import quote
 from mtad.wire.body import PIECE, Stuffer
+from mtad.wire.client_commands import forward_commands, mail_command, offered_extensions, rcpt_command
 from mtad.wire.client_events import (
     AuthAnswer,
     Challenge,
@@ -39,8 +41,8 @@ from mtad.wire.client_events import (
     ClientSettings,
     DataRefused,
     Envelope,
-    EnvelopeRecipient,
     Extensions,
+    ForwardAnswer,
     Greeting,
     HelloRefused,
     MailAnswer,
@@ -54,18 +56,17 @@ from mtad.wire.client_events import (
     StartTLSAnswer,
     TransactionDropped,
 )
-from mtad.wire.command import utf8_xtext_encode, xtext_encode
 from mtad.wire.server_reply import CHALLENGE_LIMIT, LINE_LIMIT, MalformedReply, ReplyReader, ServerReply
 
 _UNSENDABLE = re.compile(rb"[\r\n\0]")
-_BAD_DOMAIN = re.compile(rb"@[^@]*[<>\s][^@]*\Z")
 #: An initial response that makes the command line longer is sent as the answer to a challenge.
-#: NOTIFY's words in the order in which Postfix sends them.
-_CONDITIONS = (b"NEVER", b"SUCCESS", b"FAILURE", b"DELAY")
-
 _AUTH_LINE_LIMIT = 512
 
+#: What the greeting of a PIX firewall consists of.
+_PIX_BANNER = b"20 *\t\r\n"
+
 _Handler = Callable[[ServerReply], None]
+_Step = tuple[bytes, str, _Handler]
 
 
 class ClientSession:
@@ -81,7 +82,7 @@ class ClientSession:
         self.broke_lines = False  # a line longer than line_length_limit was sent, broken
         #: what the session waits for, in Postfix's words: "lost connection with H while <stage>"
         self.stage = "receiving the initial server greeting"
-        self._reader = ReplyReader()
+        self._reader = ReplyReader(settings.reply_filter)
         self._out: list[bytes] = []
         self._events: deque[ClientEvent] = deque()
         self._expected: deque[tuple[str, _Handler]] = deque([(self.stage, self._greeting)])
@@ -92,8 +93,10 @@ class ClientSession:
         self._challenged = False
         self._envelope = Envelope(b"", ())
         self._accepted = self._answered = 0
+        self._to_answer: deque[int] = deque()  # LMTP: accepted recipients that the message has no answer for
         self._mail_refused = self._in_transaction = False
         self._stuffer: Stuffer | None = None  # while the body is being sent
+        self.pix: frozenset[str] = frozenset()  # work-arounds that this server needs
 
     # What the shell calls.
 
@@ -180,20 +183,50 @@ class ClientSession:
         """Begin a transaction."""
         if not envelope.recipients:
             raise ValueError("no recipients")
-        commands = [self._mail_command(envelope)]
-        commands += [self._rcpt_command(envelope, recipient) for recipient in envelope.recipients]
+        settings, offered = self.settings, self.extensions
+        commands = [mail_command(settings, offered, envelope)]
+        commands += [
+            rcpt_command(self.settings, self.extensions, envelope, recipient)
+            for recipient in envelope.recipients
+        ]
         if any(_UNSENDABLE.search(command) for command in commands):
             raise ValueError("an envelope cannot hold CR, LF or NUL")
         self._begin()
         self._in_transaction = True
         self._envelope = envelope
         self._accepted = self._answered = 0
+        self._to_answer.clear()
         self._mail_refused = False
+        forwards: list[_Step] = [
+            (line, stage, self._forward_answer) for line, stage in forward_commands(self.extensions, envelope)
+        ]
+        if forwards and not self.extensions.pipelining:
+            self._queue_forwards(deque([*forwards, (commands[0], "sending MAIL FROM", self._mail_answer)]))
+            return
+        for line, stage, handler in forwards:
+            self._command(line, stage, handler)
         self._command(commands[0], "sending MAIL FROM", self._mail_answer)
         if self.extensions.pipelining:
             for command in commands[1:]:
                 self._command(command, "sending RCPT TO", self._rcpt_answer)
             self._command(b"DATA", "sending DATA command", self._data_answer)
+
+    def _queue_forwards(self, steps: deque[_Step]) -> None:
+        """Without pipelining: one command, and the next when it is answered."""
+        line, stage, handler = steps.popleft()
+        if not steps:
+            self._command(line, stage, handler)
+            return
+
+        def answered(reply: ServerReply) -> None:
+            handler(reply)
+            if reply.code != 421:
+                self._queue_forwards(steps)
+
+        self._command(line, stage, answered)
+
+    def _forward_answer(self, reply: ServerReply) -> None:
+        self._events.append(ForwardAnswer(reply))
 
     def send_body(self, chunk: bytes) -> None:
         """A piece of the message, lined with CRLF; it is dot-stuffed here."""
@@ -210,7 +243,8 @@ class ClientSession:
         self._out.append(self._stuffer.finish())
         self.broke_lines = self.broke_lines or self._stuffer.folded
         self._stuffer = None
-        self._expect("sending end of data -- message may be sent more than once", self._message_answer)
+        for _ in self._to_answer if self.settings.lmtp else (0,):
+            self._expect("sending end of data -- message may be sent more than once", self._message_answer)
 
     def reset(self) -> None:
         """RSET, to see whether the session is still alive."""
@@ -243,46 +277,6 @@ class ClientSession:
             raise ValueError("a command cannot hold CR, LF or NUL")
         self._out.append(line + b"\r\n")
         self._expect(stage, handler)
-
-    def _path(self, address: bytes) -> bytes:
-        if _BAD_DOMAIN.search(address):
-            raise ValueError("a domain cannot hold blanks or angle brackets")
-        return b"<" + (quote(address) if self.settings.quote_envelope and address else address) + b">"
-
-    def _mail_command(self, envelope: Envelope) -> bytes:
-        offered = self.extensions
-        words = [b"MAIL FROM:" + self._path(envelope.sender)]
-        # where Postfix would turn 8 bits into 7 the size is not known
-        if offered.size and (offered.eightbitmime or envelope.body == b"7BIT"):
-            words.append(b"SIZE=%d" % envelope.size)
-        if offered.eightbitmime and envelope.body:
-            words.append(b"BODY=" + envelope.body)
-        if offered.dsn and envelope.envid:
-            words.append(b"ENVID=" + envelope.envid)
-        if offered.dsn and envelope.ret:
-            words.append(b"RET=" + envelope.ret)
-        if offered.smtputf8 and envelope.smtputf8:
-            words.append(b"SMTPUTF8")
-        if offered.auth and self.settings.dummy_mail_auth:
-            words.append(b"AUTH=<>")
-        return b" ".join(words)
-
-    def _rcpt_command(self, envelope: Envelope, recipient: EnvelopeRecipient) -> bytes:
-        command = b"RCPT TO:" + self._path(recipient.address)
-        if not self.extensions.dsn:
-            return command
-        orcpt = recipient.orcpt
-        if not orcpt and recipient.original:
-            original = quote(recipient.original)
-            if envelope.smtputf8 and not original.isascii():
-                orcpt = b"utf-8;" + utf8_xtext_encode(original)
-            else:
-                orcpt = b"rfc822;" + xtext_encode(original)
-        if orcpt:
-            command += b" ORCPT=" + orcpt
-        if recipient.notify:
-            command += b" NOTIFY=" + b",".join(word for word in _CONDITIONS if word in recipient.notify)
-        return command
 
     # Receiving: one method for each kind of reply.
 
@@ -318,25 +312,30 @@ class ClientSession:
         if not reply.positive:
             self._ready = False
             return
-        words = b" ".join(reply.texts).upper().split()
         settings = self.settings
-        if not settings.never_ehlo and (settings.always_ehlo or b"ESMTP" in words):
+        if settings.pix and not b"".join(reply.lines).strip(_PIX_BANNER):
+            self.pix = settings.pix
+        words = b" ".join(reply.texts).upper().split()
+        never = settings.never_ehlo or "disable_esmtp" in self.pix
+        if settings.lmtp or (not never and (settings.always_ehlo or b"ESMTP" in words)):
             self._ehlo()
         else:
             self._helo()
 
     def _ehlo(self) -> None:
-        self._command(b"EHLO " + self.settings.helo_name, "performing the EHLO handshake", self._ehlo_answer)
+        word = "LHLO" if self.settings.lmtp else "EHLO"
+        line = b"%b %b" % (word.encode(), self.settings.helo_name)
+        self._command(line, f"performing the {word} handshake", self._ehlo_answer)
 
     def _helo(self) -> None:
         self._command(b"HELO " + self.settings.helo_name, "performing the HELO handshake", self._helo_answer)
 
     def _ehlo_answer(self, reply: ServerReply) -> None:
         if reply.positive:
-            self.extensions = _extensions(reply, self.settings.discard)
+            self.extensions = offered_extensions(reply, self.settings.discard)
             self._ready = True
             self._events.append(Ready(reply, self.extensions, True))
-        elif reply.code == 421:
+        elif reply.code == 421 or self.settings.lmtp:
             self._events.append(HelloRefused(reply))
         else:
             self._helo()
@@ -384,13 +383,16 @@ class ClientSession:
 
     def _next_rcpt(self) -> None:
         recipient = self._envelope.recipients[self._answered]
-        self._command(self._rcpt_command(self._envelope, recipient), "sending RCPT TO", self._rcpt_answer)
+        command = rcpt_command(self.settings, self.extensions, self._envelope, recipient)
+        self._command(command, "sending RCPT TO", self._rcpt_answer)
 
     def _rcpt_answer(self, reply: ServerReply) -> None:
         index = self._answered
         self._answered += 1
         if not self._mail_refused:
             self._accepted += reply.positive
+            if reply.positive:
+                self._to_answer.append(index)
             self._events.append(RcptAnswer(index, reply))
         if self.extensions.pipelining:
             return
@@ -410,6 +412,8 @@ class ClientSession:
             self._stuffer = Stuffer(self.settings.line_length_limit)
             self.stage = "sending message body"
             self._events.append(SendBody())
+        elif self.settings.lmtp:  # there will be no answer to a message for nobody
+            self._fail(ProtocolError(f"a message is wanted for nobody: {reply}", reply))
         else:
             self._command(b".", "sending end of data -- message may be sent more than once", self._lone_dot)
 
@@ -430,9 +434,13 @@ class ClientSession:
         self._events.append(TransactionDropped(usable))
 
     def _message_answer(self, reply: ServerReply) -> None:
+        index = self._to_answer.popleft() if self.settings.lmtp else -1
+        if self.settings.lmtp and self._to_answer:
+            self._events.append(MessageAnswer(reply, index=index))
+            return
         self._ready = not any(handler == self._quit_answer for _, handler in self._expected)
         self._in_transaction = False
-        self._events.append(MessageAnswer(reply))
+        self._events.append(MessageAnswer(reply, index=index))
 
     def _reset_answer(self, reply: ServerReply) -> None:
         self._ready = True
@@ -441,26 +449,3 @@ class ClientSession:
     def _quit_answer(self, reply: ServerReply) -> None:
         self.closed = True
         self._events.append(QuitAnswer(reply))
-
-
-def _extensions(reply: ServerReply, discard: frozenset[str]) -> Extensions:
-    """Read the reply to EHLO; ``AUTH=`` counts as ``AUTH`` (an old draft's form)."""
-    found: dict[str, list[bytes]] = {}
-    for line in reply.texts[1:]:
-        words = line.replace(b"=", b" ", 1).split()
-        if words:
-            found.setdefault(words[0].decode("ascii", "replace").lower(), []).extend(words[1:])
-    offered = found.keys() - discard
-    limit = found["size"][0] if "size" in offered and found["size"] else b""
-    mechanisms = found["auth"] if "auth" in offered else []
-    return Extensions(
-        pipelining="pipelining" in offered,
-        size="size" in offered,
-        size_limit=int(limit) if limit.isdigit() and len(limit) < 20 else 0,
-        starttls="starttls" in offered,
-        auth=tuple(dict.fromkeys(word.upper() for word in mechanisms)),
-        dsn="dsn" in offered,
-        # Who offers SMTPUTF8 must take 8-bit content, whether it says so or not.
-        eightbitmime="8bitmime" in offered or "smtputf8" in offered,
-        smtputf8="smtputf8" in offered,
-    )

@@ -6,6 +6,7 @@ Values to set it up (:class:`ClientSettings`, :class:`Envelope`), what the serve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mtad.wire.server_reply import ServerReply
@@ -22,6 +23,9 @@ class ClientSettings:
     dummy_mail_auth: bool = False  # smtp_send_dummy_mail_auth
     quote_envelope: bool = True  # smtp_quote_rfc821_envelope
     line_length_limit: int = 998  # smtp_line_length_limit; 0: none
+    lmtp: bool = False  # LMTP (RFC 2033) in place of SMTP
+    pix: frozenset[str] = frozenset()  # smtp_pix_workarounds
+    reply_filter: Callable[[bytes], bytes] | None = None  # smtp_reply_filter: each line through it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Extensions:
     dsn: bool = False
     eightbitmime: bool = False
     smtputf8: bool = False
+    xforward: frozenset[bytes] = frozenset()  # upper case
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Envelope:
     smtputf8: bool = False
     ret: bytes = b""
     envid: bytes = b""
+    forward: tuple[tuple[bytes, bytes], ...] = ()  # XFORWARD: names and values, those that may be said
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,13 @@ class RcptAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardAnswer:
+    """The reply to XFORWARD, whatever it is."""
+
+    reply: ServerReply
+
+
+@dataclass(frozen=True, slots=True)
 class DataRefused:
     """DATA was refused though recipients were accepted: it is their reply."""
 
@@ -132,11 +145,13 @@ class SendBody:
 class MessageAnswer:
     """The reply to the message, for all accepted recipients; the transaction is over.
 
-    ``early``: the server spoke before the end of data; the session is closed.
+    ``early``: the server spoke before the end of data; the session is closed.  By LMTP there is one for each
+    accepted recipient: ``index`` counts in the envelope's, and the transaction is over with the last.
     """
 
     reply: ServerReply
     early: bool = False
+    index: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +191,7 @@ ClientEvent = (
     | AuthAnswer
     | MailAnswer
     | RcptAnswer
+    | ForwardAnswer
     | DataRefused
     | SendBody
     | MessageAnswer

@@ -11,6 +11,7 @@ Postfix counterpart: ``smtp_chat_resp`` in ``smtp_chat.c`` (which skips garbage)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtad.wire.linebuffer import LineBuffer
@@ -71,9 +72,11 @@ def _dsn(code: int, text: bytes) -> bytes:
 class ReplyReader:
     """Collects replies from received bytes."""
 
-    __slots__ = ("_count", "_kept", "_lines", "buffer")
+    __slots__ = ("_count", "_filter", "_kept", "_lines", "buffer")
 
-    def __init__(self) -> None:
+    def __init__(self, reply_filter: Callable[[bytes], bytes] | None = None) -> None:
+        """``reply_filter``: what each line is replaced by."""
+        self._filter = reply_filter
         self.buffer = LineBuffer()
         self._lines: list[bytes] = []
         self._kept = self._count = 0
@@ -88,6 +91,8 @@ class ReplyReader:
         """The next whole reply; None: it has not arrived.  Raises :class:`MalformedReply`."""
         while (line := self.buffer.line(limit)) is not None:
             self._count += 1
+            if self._filter is not None:
+                line = self._filter(line)
             m = _REPLY.match(line)
             if m is None or self._count > MAX_LINES or self.buffer.deaf:
                 what = line if m is None else b"too long a reply: " + line
