@@ -21,6 +21,7 @@ from mtad.daemon.lock import MasterLock
 from mtad.daemon.paths import Paths
 from mtad.daemon.process import SIGNALS, Lines, run_child
 from mtad.daemon.sockets import Channels
+from mtad.policy.anvil import Anvil
 
 if TYPE_CHECKING:
     from mtad.daemon.master import Configuration
@@ -100,6 +101,7 @@ class Children:
         self._signal_pipe = signal_pipe
         self._beat = watchdog * 0.5
         self._by_pid: dict[int, Child] = {}
+        self._anvil = Anvil()  # lives as long as we: no reload or death of a child loses counts
 
     def __iter__(self) -> Iterator[Child]:
         return iter(self._by_pid.values())
@@ -130,7 +132,14 @@ class Children:
             lines = Lines(its_pipe, its_life, self._beat)
             sockets = configuration.listeners.by_service
             run_child(
-                roles, configuration.plan, self._paths, configuration.sink, sockets, self._channels, lines
+                roles,
+                configuration.plan,
+                self._paths,
+                configuration.sink,
+                sockets,
+                self._channels,
+                lines,
+                self._anvil,
             )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(its_pipe)
@@ -185,6 +194,7 @@ class Children:
                 return found
             child = self._by_pid.pop(pid, None)
             if child is not None:
+                self._anvil.forget(pid)
                 self._over(child)
                 found.append((child, status))
 

@@ -35,6 +35,7 @@ from mtad.daemon.sockets import Channels
 from mtad.errors import MtadError
 from mtad.maillog import Sink
 from mtad.net.reactor import MailReactor
+from mtad.policy.anvil import Anvil
 from mtad.queue.sqlite import SQLiteStore
 from mtad.tables.blocking import BlockingTable
 from mtad.tables.table import Watch
@@ -72,11 +73,12 @@ def run_child(
     sockets: Sockets,
     channels: Channels,
     lines: Lines,
+    anvil: Anvil,
 ) -> None:
     """Be a child with ``roles`` (``smtpd``, ``qmgr``).  Signals are blocked when this is called."""
     status = 1
     try:
-        status = _Process(roles, plan, paths, sink, lines).run(sockets, channels)
+        status = _Process(roles, plan, paths, sink, lines, anvil).run(sockets, channels)
     except MtadError as problem:
         _report(plan, sink, roles, f"fatal: {problem}")
         lines.say(f"F{problem}".encode("utf-8", "replace")[:4000])
@@ -97,12 +99,15 @@ def _report(plan: Plan, sink: Sink, roles: Sequence[str], text: str) -> None:
 class _Process:
     """The parts of a child and the life they share."""
 
-    def __init__(self, roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, lines: Lines) -> None:
+    def __init__(
+        self, roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, lines: Lines, anvil: Anvil
+    ) -> None:
         self._roles = roles
         self._plan = plan
         self._paths = paths
         self._sink = sink
         self._lines = lines
+        self._anvil = anvil
         self._status = 0
         self._parts: list[SmtpdRole | QmgrRole] = []
         self._reactor: Any = None
@@ -115,7 +120,7 @@ class _Process:
         installReactor(reactor)
         observers: Any = [self._report_failure]
         globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
-        around = Surroundings(self._plan, self._paths, self._sink, reactor)
+        around = Surroundings(self._plan, self._paths, self._sink, reactor, self._anvil)
         store = SQLiteStore(self._paths.queue, reactor)
         if "qmgr" in self._roles:
             self._parts.append(QmgrRole(around, store, channels))

@@ -26,11 +26,13 @@ from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
 from mtad.daemon.readers import Acceptor, DatagramReader
 from mtad.daemon.sockets import Channels
+from mtad.daemon.statistics import Statistics
 from mtad.deliver.qmgr import QueueManager
 from mtad.deliver.route import Route, Router
 from mtad.maillog import MailLog, Sink
 from mtad.net.dns import Resolver
 from mtad.net.eager import adopt
+from mtad.policy.anvil import Anvil
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
 from mtad.queue.sqlite import SQLiteStore
@@ -53,6 +55,7 @@ class Surroundings:
     paths: Paths
     sink: Sink
     reactor: Any
+    anvil: Anvil
 
     @property
     def log(self) -> MailLog:
@@ -98,6 +101,7 @@ class SmtpdRole:
                     queued=self._queued,
                     now=time.time,
                     route=self._route,
+                    anvil=around.anvil,
                 )
             )
             if self._services[-1].milters is not None and self._router is None:
@@ -192,6 +196,8 @@ class QmgrRole:
             clock=time.time,
             let_go=self._let_go,
         )
+        log = around.log.named(f"{around.plan.p['syslog_name']}/anvil")
+        self._statistics = Statistics(around.plan.p, around.anvil, log, around.reactor)
 
     def serve(self) -> Deferred[None]:
         self._lock = ManagerLock(os.path.join(self._around.paths.queue, "qmgr.lock"))
@@ -214,6 +220,7 @@ class QmgrRole:
             Acceptor(reactor, self._channels.control, control),
         ]
         self._manager.start()
+        self._statistics.start()
         self._serving.callback(None)
 
     def _look(self) -> None:
@@ -261,6 +268,7 @@ class QmgrRole:
         for reader in self._readers:
             reader.close()
         self._readers.clear()
+        self._statistics.stop()
         ended = self._manager.stop(limit)
         if first:
             self._passed_on = True

@@ -14,12 +14,14 @@ Nothing is raised.  Postfix counterpart: the anvil parts of ``smtpd.c``,
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mtad.errors import MtadError
 from mtad.policy.anvil import AUTH, MESSAGE, NEW_TLS, RECIPIENT, Anvil, Session
 from mtad.tables import AddressList
+from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 
 if TYPE_CHECKING:
@@ -142,6 +144,19 @@ class ClientCounts:
         if session is not None:
             self._owner.anvil.disconnect(session)
 
+    def command(self, event: ev.Event) -> Reply | None:
+        """The client has given a command; those that count nothing are None."""
+        count = _COUNTED.get(type(event))
+        return count(self) if count is not None else None
+
+    def refused(self, verb: bytes, reply: Reply) -> Reply | None:
+        """A command that the engine answers with ``reply``: counted where Postfix looks at limits first."""
+        count = _COUNTED_VERBS.get(verb)
+        if count is None or reply.code == 530:
+            return None
+        early = reply.code == 503 or reply.text.startswith(b"Syntax: ")
+        return None if early and verb != b"AUTH" else count(self)
+
     def message(self) -> Reply | None:
         """MAIL."""
         limit = self._owner.limits.messages
@@ -193,3 +208,17 @@ class ClientCounts:
     def _exceeded(self, what: str, value: int) -> None:
         owner = self._owner
         owner.log.warning(f"{what} limit exceeded: {value} from {self._client} for service {owner.service}")
+
+
+_COUNTED: dict[type, Callable[[ClientCounts], Reply | None]] = {
+    ev.Auth: ClientCounts.auth,
+    ev.Mail: ClientCounts.message,
+    ev.Rcpt: ClientCounts.recipient,
+    ev.Vrfy: ClientCounts.recipient,
+}
+
+_COUNTED_VERBS = {
+    b"AUTH": ClientCounts.auth,
+    b"MAIL": ClientCounts.message,
+    b"RCPT": ClientCounts.recipient,
+}

@@ -19,10 +19,12 @@ from mtad.policy.report import line
 from mtad.policy.request import Request
 from mtad.queue.message import HOLD, Message, Recipient
 from mtad.smtpd.counters import Counters
+from mtad.smtpd.identity import Forwarded
 from mtad.smtpd.intake import TOO_BIG as FILE_TOO_BIG
 from mtad.smtpd.intake import Intake
 from mtad.smtpd.received import Trace, received
 from mtad.smtpd.transaction import Transaction
+from mtad.smtpd.wishes import attributes as attributes_of
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from mtad.auth.authenticator import Exchange
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
+    from mtad.policy.client_limits import ClientCounts
     from mtad.smtpd.milter.session import SessionMilters
     from mtad.smtpd.service import SmtpdService
     from mtad.wire.server import ServerSession
@@ -46,8 +49,10 @@ class Content:
         "channel",
         "client",
         "counters",
+        "counts",
         "engine",
         "error_count",
+        "forwarded",
         "junk_count",
         "log",
         "milters",
@@ -66,8 +71,10 @@ class Content:
         self.request = request
         self.log = service.log
         self.counters = Counters()
+        self.counts: ClientCounts | None = None  # of its host, where they are limited
         self.error_count = 0
         self.junk_count = 0
+        self.forwarded = Forwarded()
         self.tls: TLSInfo | None = None
         self.channel: TLSChannel | None = None
         self.auth: Exchange | None = None
@@ -104,7 +111,7 @@ class Content:
             local = await service.evaluator.local_headers(request)
             if isinstance(local, Verdict):
                 return local.reply
-            complete = local
+            complete = local if self.forwarded.local is None else self.forwarded.local
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
         prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
         transaction.intake = Intake(
@@ -217,6 +224,7 @@ class Content:
         if intake.eight_bit and not message.body:
             message.body = b"8BITMIME"
         message.attributes = self._attributes()
+        message.next_attempt = float(message.attributes.get("release", 0))
         if self.milters is not None and not request.actions.discard:
             refusal = await self.milters.message(message)
             if refusal is not None:
@@ -272,6 +280,11 @@ class Content:
             attributes["sasl_username"] = printable(request.sasl_username)
         if request.sasl_sender:
             attributes["sasl_sender"] = request.sasl_sender
+        if self.forwarded:
+            attributes |= self.forwarded.attributes(request, self.service.settings.client_port_logging)
+        transaction = self.transaction
+        if transaction is not None and (wishes := transaction.mail.wishes) is not None:
+            attributes |= attributes_of(wishes, request, transaction.arrival)
         return attributes
 
     # -- small things
@@ -288,4 +301,5 @@ class Content:
             self.transaction = None
         if self.milters is not None:
             self.milters.abort()
+        self.forwarded.clear()
         self.request.reset_mail()

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from OpenSSL import SSL
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mtad.errors import TableError
 from mtad.net.drive import drive
 from mtad.net.hosts import PeerStatus
+from mtad.net.proxy_protocol import Proxied, ProxyError, ProxyHeader
 from mtad.net.tls_channel import TLSChannel
 from mtad.policy.request import Request
+from mtad.smtpd.endings import log_end, log_handshake, log_reason
 from mtad.smtpd.session import Session
+from mtad.smtpd.upstream import proxied
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 from mtad.wire.server import SYNCHRONIZATION, ServerSession
@@ -69,6 +72,7 @@ class SubmissionProtocol(Protocol):
     def connectionMade(self) -> None:
         service = self.service
         service.sessions.add(self)
+        service.stress.connected()
         self._timer = service.reactor.callLater(service.settings.timeout, self._timed_out)
         self.transport.registerProducer(self, True)
         if not drive(self._arrive(), lambda _: None, self._failed):
@@ -79,16 +83,26 @@ class SubmissionProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        if self._timer is not None:
-            self._timer.reset(self.service.settings.timeout)
         engine = self._engine
         assert engine is not None  # nothing is read before
+        self._give_time(engine, len(data))
         engine.receive(data)
         if not self._busy:
             self._pump()
         if engine.buffered > _BUFFER and (self._busy or self._choked) and not self._not_reading:
             self._not_reading = True
             self.transport.pauseProducing()
+
+    def _give_time(self, engine: ServerSession, received: int) -> None:
+        """The client has said something.  With a deadline, only content buys time."""
+        timer, settings = self._timer, self.service.settings
+        if timer is None:
+            return
+        if not settings.per_request_deadline:
+            timer.reset(settings.timeout)
+        elif engine.where.endswith(b" content"):
+            left = timer.getTime() - self.service.reactor.seconds()
+            timer.reset(min(left + received / settings.min_data_rate, settings.timeout))
 
     def handshakeCompleted(self) -> None:
         """TLS is on (IHandshakeListener)."""
@@ -99,6 +113,11 @@ class SubmissionProtocol(Protocol):
         info = service.tls.describe(connection)
         session.tls_started(info, TLSChannel(connection, info, server=True))
         service.tls.log_established(info, session.client)
+        counts = session.counts
+        if counts is not None and not info.reused and (too_many := counts.new_tls()) is not None:
+            self._write(too_many.encode())
+            self._close()
+            return
         refusal = service.tls.certificate_refusal(info)
         if service.tls.wrapper:
             drive(self._greet(refusal), lambda _: None, self._failed)
@@ -117,6 +136,7 @@ class SubmissionProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.service.sessions.discard(self)
+        self.service.stress.disconnected()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -124,8 +144,12 @@ class SubmissionProtocol(Protocol):
         if session is None:
             return
         if not self._closing and self._handshaking:
-            self._log_handshake(session, reason)
-        self._log_end(session, early=not self._closing)
+            log_handshake(session, reason, self._reason)
+            if session.counts is not None:
+                session.counts.new_tls()
+        if not self._closing:
+            log_reason(session, self._reason)
+        log_end(session)
         self._closing = True
         session.forget()
 
@@ -146,37 +170,70 @@ class SubmissionProtocol(Protocol):
 
     async def _arrive(self) -> None:
         service = self.service
-        peer, host = self.transport.getPeer(), self.transport.getHost()
-        name = await service.peer_name(peer.host)
+        try:
+            ends = await self._ends()
+        except ProxyError as problem:
+            self._turn_away(str(problem))
+            return
+        name = await service.peer_name(ends.client_address)
         request = Request(
             client_name=name.name,
             client_address=name.address,
-            client_port=str(peer.port),
+            client_port=ends.client_port,
             reverse_name=name.reverse_name,
             name_temporary=name.status == PeerStatus.TEMPORARY,
             reverse_temporary=name.reverse_status == PeerStatus.TEMPORARY,
-            server_address=host.host,
-            server_port=str(host.port),
+            server_address=ends.server_address,
+            server_port=ends.server_port,
         )
         if self._closing or self._timer is None:
             return
-        settings = await service.engine_settings_for(request)
-        client = f"{request.client}:{peer.port}" if service.settings.client_port_logging else request.client
+        settings = await service.clients.settings(request.client_address, request.client_name)
+        client = service.client_text(request)
         engine = self._engine = ServerSession(settings, client, tls=service.tls.wrapper)
+        counts = await service.client_limits.of(request, client)
         session = self.session = Session(service, engine, request, client)
+        session.counts = counts
         if name.warning:
             service.log.warning(name.warning)
         service.log.info(f"connect from {session.client}")
         if not service.tls.wrapper:
             await self._greet("")
         elif service.tls.available:
-            self._start_tls()
+            if counts is not None and counts.begin_tls(True) is not None:
+                self._close()
+            else:
+                self._start_tls()
         else:
             service.log.warning(
                 f"Wrapper-mode request dropped from {session.client} for service {service.settings.service}."
                 " TLS context initialization failed. For details see earlier warnings in your logs."
             )
             self._close()
+
+    async def _ends(self) -> Proxied:
+        """Who is connected with whom."""
+        settings = self.service.settings
+        ends = None
+        if settings.upstream_proxy:
+            known = self.service.engine_settings
+            header = ProxyHeader(known.ipv4, known.ipv6)
+            timeout = settings.upstream_proxy_timeout
+            ends = await proxied(self.transport, self.service.reactor, header, timeout)
+        if ends is None:
+            peer, host = self.transport.getPeer(), self.transport.getHost()
+            ends = Proxied(peer.host, str(peer.port), host.host, str(host.port))
+        return ends
+
+    def _turn_away(self, problem: str) -> None:
+        """The proxy did not say who the client is."""
+        service, request = self.service, Request(client_name="unknown", client_address="unknown")
+        client = service.client_text(request)
+        self._engine = ServerSession(service.engine_settings, client, tls=service.tls.wrapper)
+        self.session = Session(service, self._engine, request, client)
+        service.log.warning(problem)
+        service.log.info(f"connect from {client}")
+        self._hang_up("Server local error", "4.3.0")
 
     async def _greet(self, refusal: str) -> None:
         session, engine = self.session, self._engine
@@ -223,6 +280,12 @@ class SubmissionProtocol(Protocol):
                 continue
             self._event = event
             self._busy = True
+            if type(event) is ev.CommandLine:
+                drive(
+                    self.service.command_filter.filtered(event.line, session.client),
+                    self._obey, self._filter_failed,
+                )  # fmt: skip
+                continue
             answer = session.handle(event)
             if type(answer) is Reply:
                 self._answer(answer)
@@ -246,10 +309,34 @@ class SubmissionProtocol(Protocol):
         session, service = self.session, self.service
         if self._closing or session is None:
             return
+        if reply is not None and reply.code >= 400 and service.refusals.changes:
+            drive(service.refusals.changed(reply, session.request), self._delayed, self._failed)
+        else:
+            self._delayed(reply)
+
+    def _delayed(self, reply: Reply | None) -> None:
+        session, service = self.session, self.service
+        if self._closing or session is None:
+            return
         if session.error_count >= service.settings.soft_error_limit and reply is not None:
             service.reactor.callLater(service.settings.error_sleep_time, self._say, reply)
         else:
             self._say(reply)
+
+    def _obey(self, line: bytes) -> None:
+        """Go on with what smtpd_command_filter has made of a command line."""
+        engine = self._engine
+        if self._closing or engine is None:
+            return
+        self._busy = False
+        engine.command(line)
+        self._pump()
+
+    def _filter_failed(self, failure: Failure) -> None:
+        if failure.check(TableError) is None:
+            self._failed(failure)
+        else:
+            self._hang_up("Server local data error", "4.3.0")
 
     def _say(self, reply: Reply | None) -> None:
         session, engine = self.session, self._engine
@@ -260,10 +347,12 @@ class SubmissionProtocol(Protocol):
             engine.begin_chunk()
             self._pump()
             return
-        if reply.code >= 500 and self.service.settings.soft_bounce:
-            reply = Reply(reply.code - 100, reply.text, b"4" + reply.dsn[1:] if reply.dsn else b"")
+        if reply.code >= 500:
+            reply = self.service.refusals.soften(reply)
         session.answered(reply)
         engine.reply(reply)
+        if self._timer is not None and self.service.settings.per_request_deadline:
+            self._timer.reset(self.service.settings.timeout)
         if type(self._event) is ev.StartTLS and reply.code == 220:
             self._write(engine.data_to_send())
             self._start_tls()
@@ -288,9 +377,18 @@ class SubmissionProtocol(Protocol):
         if self._closing:
             return
         reply = Reply(421, f"{self.service.settings.myhostname} {text}".encode(), dsn.encode())
+        session, refusals = self.session, self.service.refusals
+        if session is not None and refusals.changes:
+            drive(refusals.changed(reply, session.request), self._part, self._failed)
+        else:
+            self._part(reply)
+
+    def _part(self, reply: Reply) -> None:
+        if self._closing:
+            return
         self._write(reply.encode())
         if self.session is not None:
-            self._log_reason(self.session)
+            log_reason(self.session, self._reason)
         self._close()
 
     def _write(self, data: bytes) -> None:
@@ -313,7 +411,8 @@ class SubmissionProtocol(Protocol):
         self._handshaking = True
         if self._timer is not None:
             self._timer.reset(self.service.settings.starttls_timeout)
-        self.transport.startTLS(self.service.tls)
+        assert self.session is not None
+        self.transport.startTLS(self.service.tls.creator(self.session.client))
         if self._not_reading:
             self._not_reading = False
             self.transport.resumeProducing()
@@ -357,35 +456,4 @@ class SubmissionProtocol(Protocol):
         if self.session is None or self._engine is None or self._closing:
             self.transport.abortConnection()
             return
-        self._answer(_BUG)
-
-    def _log_handshake(self, session: Session, reason: Failure) -> None:
-        log = self.service.log
-        problem = reason.value
-        if isinstance(problem, SSL.Error):
-            log.info(f"SSL_accept error from {session.client}: -1")
-            for entry in problem.args[0] if problem.args else ():
-                log.warning(f"TLS library problem: {':'.join(str(part) for part in entry)}")
-        else:
-            log.info(f"SSL_accept error from {session.client}: {self._reason}")
-
-    def _log_end(self, session: Session, early: bool) -> None:
-        if early:
-            self._log_reason(session)
-        engine = self._engine
-        notes = " notes=bare_lf" if engine is not None and engine.saw_bare_newline else ""
-        self.service.log.info(f"disconnect from {session.client} {session.counters}{notes}")
-
-    def _log_reason(self, session: Session) -> None:
-        """``lost connection after DATA (N bytes) from ...`` and the like."""
-        engine = self._engine
-        assert engine is not None
-        where = engine.where.decode()
-        if where == "END-OF-MESSAGE" and self._reason == "lost connection":
-            return
-        queue_id = session.request.queue_id or "NOQUEUE"
-        size = ""
-        if where.endswith(" content"):
-            where = where.removesuffix(" content")
-            size = f" ({engine.body_size} bytes)"
-        self.service.log.info(f"{queue_id}: {self._reason} after {where}{size} from {session.client}")
+        self._delayed(_BUG)

@@ -1,7 +1,7 @@
 """One smtpd service of master.cf, ready to serve in this process.
 
 :class:`SmtpdService` is the Twisted factory of its connections and holds what they share: settings, TLS,
-authentication, policy, queue, log.  Its TLS context is made before the fork (:class:`ServicePlan`), so that
+authentication, policy, queue, log.  Its TLS contexts are made before the fork (:class:`ServicePlan`), so that
 sessions can be resumed in any worker; all else is made here.
 
 Postfix counterpart: one entry of ``master.cf`` and ``smtpd(8)``'s initialisation.
@@ -9,7 +9,6 @@ Postfix counterpart: one entry of ``master.cf`` and ``smtpd(8)``'s initialisatio
 
 from __future__ import annotations
 
-import dataclasses
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,9 @@ from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
 from mtad.net.hosts import PeerName, PeerStatus, client_address, peername
 from mtad.net.tls_server import ServerTLS
+from mtad.net.tls_sessions import SessionContexts
+from mtad.policy.anvil import Anvil
+from mtad.policy.client_limits import ClientLimits
 from mtad.policy.evaluator import Evaluator
 from mtad.policy.policy_service import PolicyOptions
 from mtad.policy.request import Request
@@ -36,9 +38,15 @@ from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.clients import ClientRules
+from mtad.smtpd.commands import CommandFilter
+from mtad.smtpd.milter.service import Route, milter_service
 from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.protocol import SubmissionProtocol
+from mtad.smtpd.refusals import Refusals
 from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
+from mtad.smtpd.stress import Stress
+from mtad.smtpd.tls_names import ServerNames
 from mtad.tables.match import AddressList
 from mtad.wire.settings import ServerSettings
 
@@ -56,14 +64,20 @@ class ServicePlan:
     service: Service
     p: Parameters
     settings: SmtpdSettings
+    stressed: SmtpdSettings  # the same under stress
     tls: ServerTLS
 
 
-def plan_service(service: Service, p: Parameters, log: MailLog) -> ServicePlan:
+def plan_service(
+    service: Service, p: Parameters, log: MailLog, tls_sessions: SessionContexts | None = None
+) -> ServicePlan:
     """Read what one service needs.  Raises ConfigError."""
     own = p.for_service(service)
     settings = read_settings(own, service.name)
-    return ServicePlan(service, own, settings, ServerTLS(own, log.named(settings.ident)))
+    stressed = settings if own["stress"] else read_settings(own.replaced("stress", "yes"), service.name)
+    return ServicePlan(
+        service, own, settings, stressed, ServerTLS(own, log.named(settings.ident), tls_sessions)
+    )
 
 
 class SmtpdService(Factory):
@@ -84,6 +98,8 @@ class SmtpdService(Factory):
         main: Parameters,
         queued: Callable[[Message], None],
         now: Callable[[], float],
+        route: Route,
+        anvil: Anvil,
     ) -> None:
         p = plan.p
         self.plan = plan
@@ -99,7 +115,8 @@ class SmtpdService(Factory):
         self.queued = queued
         self.now = now
         self.log = log.named(plan.settings.ident)
-        self.tls.log = self.log
+        names = ServerNames(p, self.log) if p["tls_server_sni_maps"] else None
+        self.tls.serve(self.log, None if names is None else names.find)
         # cleanup(8) knows nothing of the service's own syslog_name
         self.cleanup_log = log.named(f"{main['syslog_name']}/cleanup")
         # trivial-rewrite(8) knows nothing of -o
@@ -113,16 +130,18 @@ class SmtpdService(Factory):
             actions=ACTIONS,
             dial=self._dial,
         )
+        self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:
             self.authenticator = Authenticator.build(p, reactor, self.log)
-        self._lenient_settings = dataclasses.replace(self.engine_settings, bare_newline="no")
-        self._lenient_clients = AddressList(
-            "smtpd_forbid_bare_newline_exclusions", p["smtpd_forbid_bare_newline_exclusions"], p.directory
-        )
+        self.clients = ClientRules(p, self.log, self.engine_settings)
+        self.refusals = Refusals(p, self.log)
+        self.command_filter = CommandFilter(p, self.log)
+        self.stress = Stress(self, plan.stressed)
         name = "smtpd_sasl_exceptions_networks"
         self._spared_clients = AddressList(name, p[name], p.directory) if p[name] else None
+        self.milters = milter_service(p, self.log, route)
         self.sessions: set[SubmissionProtocol] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:
@@ -148,12 +167,11 @@ class SmtpdService(Factory):
             self._names[address] = (now + _NAME_LIFETIME, name)
         return name
 
-    async def engine_settings_for(self, request: Request) -> ServerSettings:
-        """The engine's settings for this client."""
-        if self.engine_settings.bare_newline == "no":
-            return self.engine_settings
-        excluded = await self._lenient_clients.matches(request.client_address, request.client_name)
-        return self._lenient_settings if excluded else self.engine_settings
+    def client_text(self, request: Request) -> str:
+        """The client as the log names it."""
+        return (
+            f"{request.client}:{request.client_port}" if self.settings.client_port_logging else request.client
+        )
 
     async def mechanisms(self, request: Request, certificate: bool) -> tuple[bytes, ...]:
         """What EHLO announces to this client; ``certificate``: it has shown one that is trusted."""

@@ -18,12 +18,14 @@ from mtad.auth.authenticator import AuthSession, Challenge, Denied
 from mtad.errors import TableError
 from mtad.maillog import printable
 from mtad.policy.report import line, reject_line
+from mtad.smtpd import wishes
 from mtad.smtpd.content import Content
+from mtad.smtpd.identity import become
 from mtad.smtpd.transaction import Transaction
 from mtad.wire import events as ev
-from mtad.wire.ehlo import ehlo_reply, helo_reply
+from mtad.wire.ehlo import discarding, ehlo_reply, helo_reply
 from mtad.wire.reply import Reply
-from mtad.wire.server import HELP, harmless
+from mtad.wire.server import HELP, SYNCHRONIZATION, harmless
 
 if TYPE_CHECKING:
     from mtad.net.tls_channel import TLSChannel
@@ -56,6 +58,8 @@ class Session(Content):
 
     async def begin(self) -> Reply:
         """The greeting, or the refusal of this client."""
+        if self.counts is not None and (refusal := self.counts.connect()) is not None:
+            return refusal
         verdict = await self.service.evaluator.connect(self.request)
         if verdict is not None:
             self.error_count += 1
@@ -80,6 +84,8 @@ class Session(Content):
         elif kind is ev.Helo:
             self.verb = b"EHLO" if event.extended else b"HELO"  # type: ignore[union-attr]
             self.counters.given(self.verb)
+        if self.counts is not None and (refusal := self.counts.command(event)) is not None:
+            return refusal
         return _HANDLERS[kind](self, event)
 
     def answered(self, reply: Reply) -> None:
@@ -104,6 +110,8 @@ class Session(Content):
         """The connection is gone: drop what is not in the queue."""
         self._end_transaction()
         self.quit_milters()
+        if self.counts is not None:
+            self.counts.disconnect()
 
     def quit_milters(self) -> None:
         """Nothing more will be asked of them about this client."""
@@ -157,7 +165,8 @@ class Session(Content):
             self.log.info(line(request, "reject", text, self.engine.where.decode()))
             request.sender = before
         self._error = event.error
-        return event.reply
+        refusal = self.counts.refused(self.verb, event.reply) if self.counts is not None else None
+        return refusal or event.reply
 
     async def _helo(self, event: ev.Helo) -> Reply:
         request = self.request
@@ -174,13 +183,13 @@ class Session(Content):
                 return refusal
         request.helo = harmless(event.name)
         request.protocol = "ESMTP" if event.extended else "SMTP"
-        settings = self.service.engine_settings
+        settings = self.engine.settings
         if not event.extended:
             return helo_reply(settings)
-        if self.service.settings.discarding:
-            self.log.info(self.service.settings.discarding)
+        if settings.discard and (note := discarding(settings.discard)):
+            self.log.info(note)
         mechanisms = await self.service.mechanisms(request, self.channel is not None and self.channel.trusted)
-        return ehlo_reply(settings, request.tls, mechanisms)
+        return ehlo_reply(settings, request.tls, mechanisms, wishes.latest(settings, self.service.now()))
 
     def _refused_by_milters(self) -> Reply | None:
         """What milters have said about the connection, for a command that they are not asked about."""
@@ -190,7 +199,9 @@ class Session(Content):
         refusal = self._refused_by_milters()
         if refusal is not None:
             return refusal
-        return TLS_READY if self.service.tls.available else TLS_UNAVAILABLE
+        if not self.service.tls.available:
+            return TLS_UNAVAILABLE
+        return (self.counts.begin_tls(False) if self.counts is not None else None) or TLS_READY
 
     async def _auth(self, event: ev.Auth) -> Reply:
         request = self.request
@@ -232,7 +243,6 @@ class Session(Content):
 
     async def _mail(self, event: ev.Mail) -> Reply:
         request, service = self.request, self.service
-        self._end_transaction()
         if not await service.evaluator.acceptable(event.sender, event.smtputf8):
             return Reply(501, b"Bad sender address syntax", b"5.1.7")
         request.sender = event.sender
@@ -254,10 +264,15 @@ class Session(Content):
             self.log.info(reject_line(request, "MAIL", refusal))
             self._end_transaction()
             return refusal
+        if event.wishes is not None:
+            refusal = wishes.refusal(event.wishes, self.engine.settings, service.now())
+            if refusal is not None:
+                self._end_transaction()
+                return refusal
         self.transaction = Transaction(event, service.now())
         if not service.settings.delay_open:
             self._open()
-        return MAIL_OK
+        return (event.wishes and wishes.mail_reply(event.wishes, request)) or MAIL_OK
 
     def _no_room(self, size: int) -> Reply | None:
         """Why a message of ``size`` bytes (0: not said) has no room, or None."""
@@ -311,6 +326,8 @@ class Session(Content):
             text += f", sasl_username={printable(request.sasl_username)}"
         if request.sasl_sender:
             text += f", sasl_sender={request.sasl_sender}"
+        if self.forwarded:
+            text += self.forwarded.log_text(self.service.settings.client_port_logging)
         self.log.info(text)
 
     async def _vrfy(self, event: ev.Vrfy) -> Reply:
@@ -339,6 +356,28 @@ class Session(Content):
         self.log.warning(f"reject: {what} from {self.client}")
         return Reply(459, b"<%b>: service unavailable" % event.domain)
 
+    async def _xclient(self, event: ev.Xclient) -> Reply:
+        """Be another client from now on, and greet it."""
+        self._end_transaction()
+        self.auth = None
+        engine, service = self.engine, self.service
+        request = self.request = become(self.request, event.values)
+        self.client = service.client_text(request)
+        settings = await service.clients.settings(
+            request.client_address, request.client_name, engine.settings
+        )
+        if not engine.restart(
+            settings, self.client, helo=request.helo, esmtp=request.protocol == "ESMTP",
+            authenticated=bool(request.sasl_username),
+        ):  # fmt: skip
+            return SYNCHRONIZATION
+        self.verb, self._error = b"", False  # a beginning, and no success or failure
+        return await self.begin()
+
+    def _xforward(self, event: ev.Xforward) -> Reply:
+        self.forwarded.add(event.values)
+        return OK
+
     def _noop(self, event: ev.Noop) -> Reply:
         return OK
 
@@ -362,6 +401,8 @@ _VERBS: dict[type, bytes] = {
     ev.Bdat: b"BDAT",
     ev.Vrfy: b"VRFY",
     ev.Etrn: b"ETRN",
+    ev.Xclient: b"XCLIENT",
+    ev.Xforward: b"XFORWARD",
     ev.Noop: b"NOOP",
     ev.Help: b"HELP",
     ev.Rset: b"RSET",
@@ -382,6 +423,8 @@ _HANDLERS: dict[type, Callable[[Session, Any], Answer]] = {
     ev.BodyEnd: Session._body_end,
     ev.Vrfy: Session._vrfy,
     ev.Etrn: Session._etrn,
+    ev.Xclient: Session._xclient,
+    ev.Xforward: Session._xforward,
     ev.Noop: Session._noop,
     ev.Help: Session._help,
     ev.Refused: Session._refused,
