@@ -164,6 +164,11 @@ class Parameters:
         """The same settings, defaults computed from other facts."""
         return Parameters(self._settings, self.directory, facts, self.warnings, self._process)
 
+    def replaced(self, name: str, text: str) -> Parameters:
+        """The same settings but for one."""
+        settings = {**self._settings, name: Setting(text, "-o", 0)}
+        return Parameters(settings, self.directory, self._facts, self.warnings, self._process)
+
     def for_service(self, service: Service) -> Parameters:
         """These parameters as ``service`` sees them: with its ``-o`` settings and its ``$service_name``."""
         path = f"{self.directory}/master.cf"

@@ -6,15 +6,16 @@ Names are Postfix's without their ``smtpd_``; times are seconds, sizes bytes.  R
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
+from mtad.net.interfaces import IPV4, IPV6, protocols
 from mtad.net.tls_server import ServerTLS
+from mtad.smtpd.clients import keywords
+from mtad.smtpd.commands import command_list
 from mtad.smtpd.intake import IntakeRules
-from mtad.wire.ehlo import discarding
-from mtad.wire.settings import ServerSettings, forbidden_by_default
+from mtad.wire.settings import ServerSettings
 
 _BARE_NEWLINE = {"yes": "normalize", "normalize": "normalize", "no": "no", "reject": "reject", "note": "note"}
 
@@ -40,13 +41,15 @@ class SmtpdSettings:
     peername_lookup: bool
     client_port_logging: bool
     sasl_authenticated_header: bool
-    soft_bounce: bool
     tls_received_header: bool
     hide_client_session: bool
     always_add_missing_headers: bool
     long_queue_ids: bool
     duplicate_filter_limit: int
-    discarding: str  # a line for the log at each EHLO, may be empty
+    per_request_deadline: bool
+    min_data_rate: int
+    upstream_proxy: bool  # smtpd_upstream_proxy_protocol = haproxy
+    upstream_proxy_timeout: int
     intake: IntakeRules
 
 
@@ -69,14 +72,16 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         queue_minfree=p.number("queue_minfree"),
         peername_lookup=p.flag("smtpd_peername_lookup"),
         client_port_logging=p.flag("smtpd_client_port_logging"),
-        soft_bounce=p.flag("soft_bounce"),
         sasl_authenticated_header=p.flag("smtpd_sasl_authenticated_header"),
         tls_received_header=p.flag("smtpd_tls_received_header"),
         hide_client_session=p.flag("smtpd_hide_client_session"),
         always_add_missing_headers=p.flag("always_add_missing_headers"),
         long_queue_ids=p.flag("enable_long_queue_ids"),
         duplicate_filter_limit=p.number("duplicate_filter_limit"),
-        discarding=discarding(p.words("smtpd_discard_ehlo_keywords")),
+        per_request_deadline=p.flag("smtpd_per_request_deadline"),
+        min_data_rate=p.number("smtpd_min_data_rate"),
+        upstream_proxy=p["smtpd_upstream_proxy_protocol"].strip().lower() == "haproxy",
+        upstream_proxy_timeout=p.seconds("smtpd_upstream_proxy_timeout"),
         intake=IntakeRules(
             myhostname=p["myhostname"],
             message_size_limit=p.number("message_size_limit"),
@@ -113,9 +118,16 @@ def engine_settings(p: Parameters, tls: ServerTLS) -> ServerSettings:
         strict_envelopes=p.flag("strict_rfc821_envelopes"),
         smtputf8=p.flag("smtputf8_enable"),
         strict_smtputf8=p.flag("strict_smtputf8"),
-        discard=frozenset(word.lower() for word in p.words("smtpd_discard_ehlo_keywords")),
-        forbidden_command=_command_list(p, "smtpd_forbidden_commands", forbidden_by_default),
-        noop_command=_command_list(p, "smtpd_noop_commands", None),
+        discard=keywords(p["smtpd_discard_ehlo_keywords"]),
+        forbidden_command=command_list(p, "smtpd_forbidden_commands"),
+        noop_command=command_list(p, "smtpd_noop_commands"),
+        filter_commands=bool(p["smtpd_command_filter"]),
+        requiretls=p.flag("requiretls_enable"),
+        extensions=frozenset(p.words("mtad_smtpd_extensions")),
+        longest_hold=p.seconds("mtad_future_release_limit"),
+        verp_filter=p["verp_delimiter_filter"].encode(),
+        ipv4=IPV4 in protocols(p),
+        ipv6=IPV6 in protocols(p),
         line_length_limit=p.number("line_length_limit"),
         sasl_response_limit=p.number("smtpd_sasl_response_limit"),
         recipient_limit=p.number("smtpd_recipient_limit"),
@@ -124,16 +136,3 @@ def engine_settings(p: Parameters, tls: ServerTLS) -> ServerSettings:
         bare_newline_code=p.number("smtpd_forbid_bare_newline_reject_code"),
         forbid_unauth_pipelining=p.flag("smtpd_forbid_unauth_pipelining"),
     )
-
-
-def _command_list(
-    p: Parameters, name: str, default: Callable[[bytes], bool] | None
-) -> Callable[[bytes], bool]:
-    """A list of command names, as a test.  Tables in it are left to the built-in list."""
-    if default is not None and not p.explicit(name):
-        return default
-    commands = frozenset(word.upper().encode() for word in p.words(name) if ":" not in word)
-    bogus = "regexp:" in p[name] and default is not None
-    if bogus:
-        return lambda verb: verb.upper() in commands or forbidden_by_default(verb)
-    return lambda verb: verb.upper() in commands

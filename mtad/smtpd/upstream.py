@@ -2,7 +2,7 @@
 
 :func:`proxied` looks at what has arrived and takes the header alone, so that TLS can begin right behind it.
 It gives who is really connecting (None: the proxy itself), or raises
-:class:`~mtad.net.proxy_protocol.ProxyError` for a bad header, a time-out (``smtpd_upstream_proxy_timeout``) or a connection that ends.
+:class:`~mtad.net.proxy_protocol.ProxyError` for a bad header, a time-out or a connection that ends.
 
 Postfix counterpart: ``smtpd_haproxy.c``.
 """

@@ -8,7 +8,6 @@ RFC 5321 section 4.1.1.1; RFC 1870 (SIZE), 1985 (ETRN), 2034 (ENHANCEDSTATUSCODE
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 from mtad.wire.extensions import BEYOND, offers_requiretls
@@ -23,9 +22,9 @@ _KEYWORDS = (
 )  # fmt: skip
 
 
-def discarding(words: Iterable[str]) -> str:
-    """The line for the log that these keywords make at each EHLO; may be empty."""
-    discarded = {word.lower() for word in words}
+@lru_cache(maxsize=64)
+def discarding(discarded: frozenset[str]) -> str:
+    """The line for the log that these keywords (lower case) make at each EHLO; may be empty."""
     names = ", ".join(word.upper() for word in _KEYWORDS if word in discarded)
     return f"discarding EHLO keywords: {names}" if names and "silent-discard" not in discarded else ""
 
