@@ -25,6 +25,7 @@ from mtad.wire.events import Address
 from mtad.wire.reply import Reply
 
 if TYPE_CHECKING:
+    from mtad.net.lookup import Lookup
     from mtad.policy.setup import Setup
     from mtad.rewrite.resolve import Resolution
     from mtad.tables import Maps
@@ -225,6 +226,12 @@ class Check:
             self.defer_if_reject = Reason(code, dsn, text)
         return DUNNO
 
+    def temporary(self, parameter: str, dsn: bytes, text: bytes) -> int:
+        """The DNS can't tell now: 450 at once or if a permission follows, as ``parameter`` says."""
+        if self.setup.defer_at_once[parameter]:
+            return self.reject(450, dsn, text)
+        return self.hold_permit(450, dsn, text)
+
     async def permit(self, action: str, kind: str, name: bytes, more: str = "") -> int:
         """OK, logged where ``smtpd_log_access_permit_actions`` asks for it."""
         logged = self.setup.logged_permits
@@ -270,7 +277,15 @@ class Check:
         self.reject(451, b"4.3.5", b"Server configuration error", maskable=False)
         raise Abort
 
-    # -- addresses
+    # -- looking up
+
+    @property
+    def lookup(self) -> Lookup:
+        """The DNS."""
+        lookup = self.setup.lookup
+        if lookup is None:
+            self.misconfigured("there is no resolver for restrictions that ask the DNS")
+        return lookup
 
     async def resolve(self, address: Address) -> Resolution:
         """What ``address`` comes to after rewriting; a failing table ends the evaluation."""

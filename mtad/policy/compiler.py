@@ -153,6 +153,8 @@ class Compiler:
                 return Rule(name, self._wrong(parameter, text)), at + 2
             ask = registry.TABLES[name](self._table(after, parameter))
             return Rule(name, ask), at + 2
+        if name in registry.DNS_LISTS:
+            return Rule(name, self._dns_list(word, after, parameter)), at + 2
         if name == "check_policy_service":
             return Rule(name, self._policy_service(after, parameter)), at + 2
         if name == "sleep":
@@ -203,6 +205,23 @@ class Compiler:
 
         async def run(check: Check, scope: Scope) -> int:
             await sleep(seconds)
+            return 0
+
+        return run
+
+    def _dns_list(self, word: str, zone: str, parameter: str) -> Run:
+        if not zone:
+            return self._without_zone(f"restriction {word} requires domain name argument", parameter)
+        try:
+            return registry.DNS_LISTS[word.lower()](zone)
+        except ValueError as problem:
+            return self._wrong(parameter, f"restriction {word} {zone}: RBL reply error: {problem}")
+
+    def _without_zone(self, text: str, parameter: str) -> Run:
+        self._warn(parameter, text)
+
+        async def run(check: Check, scope: Scope) -> int:
+            check.setup.log.warning(text)
             return 0
 
         return run

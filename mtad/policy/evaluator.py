@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
     from mtad.errors import ConfigError
     from mtad.maillog import MailLog
+    from mtad.net.dns import Resolver
     from mtad.policy.policy_service import Dial
     from mtad.wire.events import Address
     from mtad.wire.reply import Reply
@@ -47,8 +48,8 @@ class Evaluator:
     ``sleep`` waits for some seconds (for the restriction ``sleep N``); ``actions`` are the access(5) actions
     on messages that the caller carries out when it finds them in ``Request.actions``: any of ``BCC``,
     ``DISCARD``, ``FILTER``, ``HOLD``, ``PREPEND``, ``REDIRECT``.  Tables that give another one are answered
-    ``451 4.3.5``.  ``dial`` makes the way to a policy service.  ``warnings`` are what ``mtad check`` should
-    show.
+    ``451 4.3.5``.  ``dial`` makes the way to a policy service, ``resolver`` asks the DNS.  ``warnings`` are
+    what ``mtad check`` should show.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Evaluator:
         sleep: Sleep | None = None,
         actions: Collection[str] = (),
         dial: Dial | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
-        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial)
+        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial, resolver)
         if setup.errors:
             raise setup.errors[0]
         self._setup = setup

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mtad.config.expand import expand
+from mtad.config.expand import ExpansionError, expand
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
@@ -62,19 +62,29 @@ class Expander:
         allowed = unescape(p["smtpd_expansion_filter"])
         self._forbidden = re.compile(f"[^{re.escape(allowed)}]") if allowed else re.compile(".", re.DOTALL)
 
-    def expand(self, text: str, request: Request, more: Mapping[str, str] = _NOTHING) -> str:
-        """``text`` about ``request``; ``more``: further names and their values."""
+    def expand(
+        self, text: str, request: Request, more: Mapping[str, str] = _NOTHING, *, strict: bool = False
+    ) -> str:
+        """``text`` about ``request``; ``more``: further names and their values.
 
-        def value(name: str, depth: int) -> str:
+        ``strict``: a name that is not known makes the text a broken one.
+        """
+
+        def known(name: str) -> str | None:
             found = more.get(name)
             if found is None:
                 found = self._lookup(name, request)
             if found is None:
                 self._log.warning(f'unknown macro name "{name}" in expansion request')
-                return ""
-            return self._forbidden.sub("_", found)
+            return found
 
-        return expand(text, value, lambda name, depth: bool(value(name, depth)))
+        def value(name: str, depth: int) -> str:
+            found = known(name)
+            if found is None and strict:
+                raise ExpansionError(f'unknown macro name "{name}"')
+            return self._forbidden.sub("_", found or "")
+
+        return expand(text, value, lambda name, depth: bool(known(name)))
 
     def _lookup(self, name: str, request: Request) -> str | None:
         """The value of ``name``; None: there is no such name."""

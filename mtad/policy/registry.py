@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mtad.policy import access_restrictions as access
+from mtad.policy import dns_lists, unlisted
 from mtad.policy import restrictions_address as address
+from mtad.policy import restrictions_dns as dns
 from mtad.policy import restrictions_generic as generic
 from mtad.policy import restrictions_login as login
-from mtad.policy import unlisted
 from mtad.policy.access import AccessTable
 from mtad.policy.check import Run
 
@@ -28,6 +29,7 @@ PLAIN: dict[str, Run] = {
     "permit": generic.permit,
     "permit_auth_destination": address.permit_auth_destination,
     "permit_inet_interfaces": generic.permit_inet_interfaces,
+    "permit_mx_backup": dns.permit_mx_backup,
     "permit_mynetworks": generic.permit_mynetworks,
     "permit_sasl_authenticated": login.permit_sasl_authenticated,
     "permit_tls_all_clientcerts": generic.permit_tls_all_clientcerts,
@@ -46,9 +48,14 @@ PLAIN: dict[str, Run] = {
     "reject_unauth_destination": address.reject_unauth_destination,
     "reject_unauth_pipelining": generic.reject_unauth_pipelining,
     "reject_unauthenticated_sender_login_mismatch": login.reject_unauthenticated_sender_login_mismatch,
+    "reject_unknown_address": dns.reject_unknown_sender_domain,
     "reject_unknown_client": generic.reject_unknown_client_hostname,
     "reject_unknown_client_hostname": generic.reject_unknown_client_hostname,
+    "reject_unknown_helo_hostname": dns.reject_unknown_helo_hostname,
+    "reject_unknown_hostname": dns.reject_unknown_helo_hostname,
+    "reject_unknown_recipient_domain": dns.reject_unknown_recipient_domain,
     "reject_unknown_reverse_client_hostname": generic.reject_unknown_reverse_client_hostname,
+    "reject_unknown_sender_domain": dns.reject_unknown_sender_domain,
     "reject_unlisted_recipient": unlisted.reject_unlisted_recipient,
     "reject_unlisted_sender": unlisted.reject_unlisted_sender,
 }
@@ -62,6 +69,11 @@ TABLES: dict[str, Callable[[AccessTable], Run]] = {
     "check_reverse_client_hostname_access": access.check_reverse_client_hostname_access,
     "check_sasl_access": access.check_sasl_access,
     "check_sender_access": access.check_sender_access,
+    **{
+        f"check_{what}_{type_.lower()}_access": dns.server_access(what, type_)
+        for what in ("client", "reverse_client_hostname", "helo", "sender", "recipient")
+        for type_ in ("A", "MX", "NS")
+    },
 }
 
 #: What a bare ``type:table`` may stand for, by the list it is in.
@@ -77,27 +89,20 @@ BARE_TABLES = (
 #: The built-in restriction class ``reject_sender_login_mismatch``.
 LOGIN_MISMATCH = "reject_authenticated_sender_login_mismatch reject_unauthenticated_sender_login_mismatch"
 
+#: Those that take a list in the DNS.
+DNS_LISTS: dict[str, Callable[[str], Run]] = {
+    "permit_dnswl_client": dns_lists.permit_dnswl_client,
+    "permit_rhswl_client": dns_lists.permit_rhswl_client,
+    "reject_rbl": dns_lists.reject_rbl_client,
+    "reject_rbl_client": dns_lists.reject_rbl_client,
+    "reject_rhsbl_client": dns_lists.reject_rhsbl_client,
+    "reject_rhsbl_helo": dns_lists.reject_rhsbl_helo,
+    "reject_rhsbl_recipient": dns_lists.reject_rhsbl_recipient,
+    "reject_rhsbl_reverse_client": dns_lists.reject_rhsbl_reverse_client,
+    "reject_rhsbl_sender": dns_lists.reject_rhsbl_sender,
+}
+
 NOT_YET: dict[str, int] = {
-    **{
-        f"check_{what}_{record}_access": 1
-        for what in ("client", "reverse_client_hostname", "helo", "sender", "recipient")
-        for record in ("a", "mx", "ns")
-    },
-    "permit_dnswl_client": 1,
-    "permit_mx_backup": 0,
-    "permit_rhswl_client": 1,
-    "reject_rbl": 1,
-    "reject_rbl_client": 1,
-    "reject_rhsbl_client": 1,
-    "reject_rhsbl_helo": 1,
-    "reject_rhsbl_recipient": 1,
-    "reject_rhsbl_reverse_client": 1,
-    "reject_rhsbl_sender": 1,
-    "reject_unknown_address": 0,
-    "reject_unknown_helo_hostname": 0,
-    "reject_unknown_hostname": 0,
-    "reject_unknown_recipient_domain": 0,
-    "reject_unknown_sender_domain": 0,
     "reject_unverified_recipient": 0,
     "reject_unverified_sender": 0,
 }

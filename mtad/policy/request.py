@@ -13,9 +13,13 @@ Postfix counterpart: ``SMTPD_STATE``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mtad.policy.trace import Trace
 from mtad.wire.events import Address
+
+if TYPE_CHECKING:
+    from mtad.policy.dns_lists import Listing
 
 #: The words of log lines and of policy delegation for where a decision was taken.
 CONNECT, HELO, EHLO, MAIL, RCPT, DATA = "CONNECT", "HELO", "EHLO", "MAIL", "RCPT", "DATA"
@@ -88,6 +92,7 @@ class Request:
     etrn_domain: bytes = b""
     actions: Actions = field(default_factory=Actions)
     trace: Trace | None = field(default=None, repr=False)
+    listings: dict[str, Listing] = field(default_factory=dict, repr=False)  # answers of DNS lists
 
     _defer_client: Reason | None = field(default=None, repr=False)
     _defer_helo: Reason | None = field(default=None, repr=False)

@@ -15,7 +15,7 @@ from mtad.wire.address import valid_hostname
 from mtad.wire.events import Address
 
 
-async def _is_authorized(check: Check, recipient: Address) -> bool:
+async def is_authorized(check: Check, recipient: Address) -> bool:
     """Whether mail for ``recipient`` is ours to deliver or to relay, and not routed on by its local part."""
     found = await check.resolve(recipient)
     if found.routed and not check.setup.untrusted_routing:
@@ -25,7 +25,7 @@ async def _is_authorized(check: Check, recipient: Address) -> bool:
 
 async def permit_auth_destination(check: Check, scope: Scope) -> int:
     recipient = check.request.recipient
-    if recipient is not None and await _is_authorized(check, recipient):
+    if recipient is not None and await is_authorized(check, recipient):
         return await check.permit("permit_auth_destination", RECIPIENT, recipient.text)
     return DUNNO
 
@@ -40,7 +40,7 @@ async def defer_unauth_destination(check: Check, scope: Scope) -> int:
 
 async def _refuse_relay(check: Check, code: int, dsn: bytes) -> int:
     recipient = check.request.recipient
-    if recipient is None or await _is_authorized(check, recipient):
+    if recipient is None or await is_authorized(check, recipient):
         return DUNNO
     return check.reject(code, dsn, b"<%b>: Relay access denied" % recipient.text)
 
@@ -71,7 +71,7 @@ async def reject_invalid_helo_hostname(check: Check, scope: Scope) -> int:
     if not helo:
         return DUNNO
     if helo[:1] == b"[":
-        return _invalid_literal(check, helo)
+        return invalid_literal(check, helo)
     name = _without_dot(helo)
     if valid_hostname(name) or valid_address(name):
         return DUNNO
@@ -83,14 +83,15 @@ async def reject_non_fqdn_helo_hostname(check: Check, scope: Scope) -> int:
     if not helo:
         return DUNNO
     if helo[:1] == b"[":
-        return _invalid_literal(check, helo)
+        return invalid_literal(check, helo)
     name = _without_dot(helo)
     if b"." in name and valid_domain(name, check.request.smtputf8):
         return DUNNO
     return _refuse_helo(check, "non_fqdn_reject_code", b"need fully-qualified hostname")
 
 
-def _invalid_literal(check: Check, helo: bytes) -> int:
+def invalid_literal(check: Check, helo: bytes) -> int:
+    """Refuse a HELO name in brackets that holds no address."""
     bare = helo[1:-1] if len(helo) > 2 and helo[-1:] == b"]" else helo
     if mailhost_address(bare) is not None:
         return DUNNO

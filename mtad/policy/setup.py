@@ -9,14 +9,17 @@ Postfix counterpart: ``smtpd_check_init()``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import TYPE_CHECKING
 
 from mtad.config.expand import parse_level
 from mtad.errors import ConfigError, MtadError
 from mtad.maillog import MailLog, printable
+from mtad.net.interfaces import protocols
+from mtad.net.lookup import Lookup
 from mtad.policy.check import Rule
 from mtad.policy.compiler import FAKE_RELAY, Compiler
+from mtad.policy.expansion import Expander
 from mtad.policy.header_context import HeaderContext
 from mtad.policy.policy_service import NoWay, PolicyServices
 from mtad.policy.unlisted import UnlistedTables
@@ -25,6 +28,7 @@ from mtad.tables import AddressList, Maps, StringList
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
+    from mtad.net.dns import Resolver as DnsResolver
     from mtad.policy.policy_service import Dial
     from mtad.policy.request import Request
     from mtad.rewrite.address import Rewriter
@@ -37,17 +41,22 @@ _CODES = (
     "access_map_reject_code",
     "defer_code",
     "invalid_hostname_reject_code",
+    "maps_rbl_reject_code",
     "multi_recipient_bounce_reject_code",
     "non_fqdn_reject_code",
     "plaintext_reject_code",
     "reject_code",
     "relay_domains_reject_code",
+    "unknown_address_reject_code",
     "unknown_client_reject_code",
+    "unknown_hostname_reject_code",
     "unknown_local_recipient_reject_code",
     "unknown_relay_recipient_reject_code",
     "unknown_virtual_alias_reject_code",
     "unknown_virtual_mailbox_reject_code",
 )
+
+_TEMPFAIL = ("unknown_address_tempfail_action", "unknown_helo_hostname_tempfail_action")
 
 
 class Setup:
@@ -62,6 +71,7 @@ class Setup:
         sleep: Sleep | None,
         actions: frozenset[str],
         dial: Dial | None = None,
+        resolver: DnsResolver | None = None,
     ) -> None:
         self.p = p
         self.log = log
@@ -94,6 +104,7 @@ class Setup:
             warn=log.warning,
         )
         self.login_maps = self.maps("smtpd_sender_login_maps")
+        self._dns(p, resolver, parents)
         self._relay_certs: Maps | None = None
         self._unlisted: UnlistedTables | None = None
         self.headers = HeaderContext(self)
@@ -114,6 +125,32 @@ class Setup:
         self.check_listed = "no_unknown_recipient_checks" not in p.words("receive_override_options")
         self.reject_unlisted_recipient = self.check_listed and p.flag("smtpd_reject_unlisted_recipient")
         self.reject_unlisted_sender = self.check_listed and p.flag("smtpd_reject_unlisted_sender")
+
+    def _dns(self, p: Parameters, resolver: DnsResolver | None, parents: Container[str]) -> None:
+        title = "smtpd_dns_reply_filter"
+        replies = self.maps(title)
+        self.lookup: Lookup | None = None
+        if resolver is not None:
+            self.lookup = Lookup(
+                resolver,
+                self.log.warning,
+                self.log.info,
+                protocols(p),
+                replies.lookup if replies else None,
+                title,
+            )
+        self.defer_at_once = {name: p[name] == "defer" for name in _TEMPFAIL}
+        self.expander = Expander(p, self.log)
+        self.rbl_reply = p["default_rbl_reply"]
+        self.rbl_replies = self.maps("rbl_reply_maps")
+        self.mx_backup_noted = False
+        self.mx_backup_networks: AddressList | None = None
+        name = "permit_mx_backup_networks"
+        if p[name]:
+            self.mx_backup_networks = AddressList(
+                name, p[name], p.directory, parent_matches=name in parents, warn=self.log.warning
+            )
+            self._note(name, self.mx_backup_networks.problems, True)
 
     def _lists(self, p: Parameters) -> None:
         compiler = self.compiler = Compiler(self)
@@ -160,6 +197,8 @@ class Setup:
             maps.close()
         self.mynetworks.close()
         self.logged_permits.close()
+        if self.mx_backup_networks is not None:
+            self.mx_backup_networks.close()
 
     def _note(self, parameter: str, problems: list[MtadError], lenient: bool) -> None:
         for problem in problems:

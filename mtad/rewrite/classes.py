@@ -103,6 +103,11 @@ class AddressClasses:
         """Whether a client's address is one of ours (``inet_interfaces``)."""
         return parse_address(address) in self._own
 
+    def is_own_or_proxied(self, address: str) -> bool:
+        """Whether an address leads to us (``inet_interfaces``, ``proxy_interfaces``)."""
+        number = parse_address(address)
+        return number in self._own or number in self._proxied
+
     def is_local_domain(self, domain: bytes) -> bool | Awaitable[bool]:
         """Whether mail for ``domain`` is for this host; awaitable where a table has to be asked."""
         name = _name(domain)

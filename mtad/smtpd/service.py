@@ -129,6 +129,7 @@ class SmtpdService(Factory):
             sleep=self._sleep,
             actions=ACTIONS,
             dial=self._dial,
+            resolver=resolver,
         )
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
