@@ -243,6 +243,8 @@ class Session(Content):
 
     async def _mail(self, event: ev.Mail) -> Reply:
         request, service = self.request, self.service
+        if self.transaction is not None:  # one whose BDAT was refused
+            self._end_transaction()
         if not await service.evaluator.acceptable(event.sender, event.smtputf8):
             return Reply(501, b"Bad sender address syntax", b"5.1.7")
         request.sender = event.sender

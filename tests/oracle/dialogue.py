@@ -379,9 +379,10 @@ DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue, list[bytes]], list[Lin
     "3.11: names of discarded keywords": _keywords,
 }
 
-#: Later defaults that the installed Postfix knows by name, the same for both, and what makes runs alike: one
+#: Later defaults, the same for both (the installed Postfix has no REQUIRETLS), and what makes runs alike: one
 #: connection a message keeps what the upstream hears apart.
 SETTINGS = {
+    "requiretls_enable": "no",
     "smtpd_forbid_unauth_pipelining": "yes",
     "smtpd_forbid_bare_newline": "normalize",
     "smtpd_forbid_bare_newline_exclusions": "",
