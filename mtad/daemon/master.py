@@ -24,15 +24,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mtad
+from mtad.daemon.certificates import CertificateWatch, certificate_files
 from mtad.daemon.children import Child, Children
 from mtad.daemon.lock import MasterLock
 from mtad.daemon.logs import close_sink, open_sink, program_log
 from mtad.daemon.notify import Notifier
 from mtad.daemon.paths import Paths, hand_over, make_directories
-from mtad.daemon.plan import Plan, make_plan
+from mtad.daemon.plan import Plan, make_plan, renewed
 from mtad.daemon.sockets import Channels, Listeners
 from mtad.errors import ConfigError, MtadError
 from mtad.maillog import MailLog, Sink
+from mtad.net.tls_sessions import SessionContexts
 
 #: Seconds that a stop waits for the children before it kills them.
 STOP_PATIENCE = 7.0
@@ -53,6 +55,7 @@ class Configuration:
     log: MailLog
     listeners: Listeners
     read: int  # when we began to read it, by the monotonic clock (ns)
+    certificates: CertificateWatch
 
 
 class Master:
@@ -74,14 +77,15 @@ class Master:
         self._reload = False
         self._replace: list[tuple[float, tuple[str, ...]]] = []
         self._failures = 0
+        self._tls_sessions = SessionContexts(float("inf"))
         self._children: Children
         self._paths: Paths
         self._lock: MasterLock
 
     def run(self) -> int:
         """Start, serve, end.  Returns the exit status; raises ConfigError when it cannot start."""
-        read = time.monotonic_ns()
-        plan = make_plan(self._directory)
+        read, begun = time.monotonic_ns(), time.time_ns()
+        plan = make_plan(self._directory, self._tls_sessions)
         self._paths = make_directories(plan.p, plan.owner)
         self._lock = MasterLock(self._paths.lock)
         try:
@@ -106,10 +110,16 @@ class Master:
         log.info(f"daemon started -- version {mtad.POSTFIX_VERSION}, configuration {self._directory}")
         gc.collect()
         gc.freeze()
-        self._try(Configuration(plan, sink, log, listeners, read))
+        self._try(Configuration(plan, sink, log, listeners, read, self._watch(plan, begun)))
         self._loop()
         self._end()
         return self._status
+
+    def _watch(self, plan: Plan, begun: int) -> CertificateWatch:
+        """A watch over the certificates of ``plan``, which we began to read at ``begun``."""
+        self._tls_sessions.lifetime = plan.p.seconds("mtad_tls_ticket_key_lifetime")
+        files = certificate_files(plan.p, plan.smtpd, plan.services)
+        return CertificateWatch(files, begun, plan.p.seconds("mtad_tls_reload_interval"), self._tls_sessions)
 
     def _first_listeners(self, plan: Plan) -> Listeners:
         """The sockets; those of a master that was killed are free as soon as its children have noticed."""
@@ -141,9 +151,12 @@ class Master:
         beat = 0.0
         while not self._stopping and not self._status:
             self._wait(self._patience())
-            if self._reload and self._next is None and not self._stopping:
-                self._reload = False
-                self._reload_now()
+            if self._next is None and not self._stopping:
+                if self._reload:
+                    self._reload = False
+                    self._reload_now()
+                elif self._current is not None and self._current.certificates.stale():
+                    self._renew(self._current)
             self._replace_the_dead()
             now = time.monotonic()
             interval = self._notifier.interval
@@ -154,6 +167,8 @@ class Master:
     def _patience(self) -> float:
         """Seconds until there is something to do of ourselves."""
         patience = self._notifier.interval * 0.5 or 3600.0
+        if self._current is not None and self._next is None:
+            patience = min(patience, self._current.certificates.patience())
         if self._replace:
             patience = min(patience, max(0.0, min(when for when, _ in self._replace) - time.monotonic()))
         return patience
@@ -299,9 +314,22 @@ class Master:
                 current.log.error(line)
             self._refuse(read, f"internal error: {problem!r}")
 
+    def _renew(self, current: Configuration) -> None:
+        """Fresh processes for the configuration that is in use, with its certificates as they are now."""
+        begun = time.time_ns()
+        try:
+            plan = renewed(current.plan, self._tls_sessions, current.log)
+            new = self._opened(current, plan, current.read, begun)
+        except (MtadError, OSError) as problem:
+            current.log.warning(f"certificates are not loaded anew: {problem}; those in use stay")
+            return
+        current.log.info("certificates or ticket keys renewed")
+        self._try(new)
+
     def _read(self, current: Configuration, read: int) -> Configuration:
         """The configuration as it is now in the files, checked, with its sockets."""
-        plan = make_plan(self._directory)
+        begun = time.time_ns()
+        plan = make_plan(self._directory, self._tls_sessions)
         if plan.owner != current.plan.owner:
             path, line = plan.p.where("mail_owner")
             raise ConfigError(
@@ -315,13 +343,18 @@ class Master:
             if plan.p[name] != current.plan.p[name]:
                 current.log.warning(f"ignoring {name} change: stop and start to change it")
         make_directories(current.plan.p, plan.owner)
+        return self._opened(current, plan, read, begun)
+
+    def _opened(self, current: Configuration, plan: Plan, read: int, begun: int) -> Configuration:
+        """``plan`` with its log and its sockets."""
         sink = open_sink(plan.p)
         try:
             listeners = current.listeners.change(plan.smtpd)
         except BaseException:
             close_sink(sink)
             raise
-        return Configuration(plan, sink, program_log(plan.p, sink, "master"), listeners, read)
+        log = program_log(plan.p, sink, "master")
+        return Configuration(plan, sink, log, listeners, read, self._watch(plan, begun))
 
     def _refuse(self, read: int, problem: str) -> None:
         assert self._current is not None

@@ -10,7 +10,7 @@ Postfix counterpart: what ``master(8)`` and each ``smtpd(8)`` do as they start, 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mtad.auth.authenticator import Authenticator
 from mtad.config.lint import ERROR, WARNING, Finding, lint, ordered
@@ -23,6 +23,8 @@ from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
 from mtad.net.interfaces import facts
 from mtad.net.listen import endpoints
+from mtad.net.tls_server import ServerTLS
+from mtad.net.tls_sessions import SessionContexts
 from mtad.policy.evaluator import Evaluator
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -55,16 +57,30 @@ def inspect(directory: str) -> list[Finding]:
     return _examine(directory)[1]
 
 
-def make_plan(directory: str) -> Plan:
-    """Read and check the configuration in ``directory``.  Raises ConfigError."""
-    plan, findings = _examine(directory)
+def make_plan(directory: str, tls_sessions: SessionContexts | None = None) -> Plan:
+    """Read and check the configuration in ``directory``.  Raises ConfigError.
+
+    ``tls_sessions`` are the contexts that outlive it.
+    """
+    plan, findings = _examine(directory, tls_sessions)
     if plan is not None:
         return plan
     bad = findings[0]
     raise ConfigError(bad.text, path=bad.path, line=bad.line, parameter=bad.parameter)
 
 
-def _examine(directory: str) -> tuple[Plan | None, list[Finding]]:
+def renewed(plan: Plan, tls_sessions: SessionContexts, log: MailLog) -> Plan:
+    """``plan`` with certificates as they are in their files now.  Raises ConfigError."""
+    services = [
+        replace(each, tls=ServerTLS(each.p, log.named(each.settings.ident), tls_sessions))
+        for each in plan.smtpd
+    ]
+    return replace(plan, smtpd=services)
+
+
+def _examine(
+    directory: str, tls_sessions: SessionContexts | None = None
+) -> tuple[Plan | None, list[Finding]]:
     """The plan, unless one of the findings is an error; errors come first."""
     warnings: list[str] = []
     try:
@@ -73,7 +89,7 @@ def _examine(directory: str) -> tuple[Plan | None, list[Finding]]:
     except ConfigError as problem:
         return None, [_error(problem)]
     sink = ListSink()
-    trial = _Trial(p, MailLog(sink, "check"))
+    trial = _Trial(p, MailLog(sink, "check"), tls_sessions)
     for service in services:
         if is_listener(service):
             trial.add(service)
@@ -136,9 +152,10 @@ def _logged(sink: ListSink, found: list[Finding]) -> list[Finding]:
 class _Trial:
     """Builds what a worker will build of each service, and lets go of it."""
 
-    def __init__(self, p: Parameters, log: MailLog) -> None:
+    def __init__(self, p: Parameters, log: MailLog, tls_sessions: SessionContexts | None) -> None:
         self.p = p
         self.log = log
+        self._tls_sessions = tls_sessions
         self.plans: list[ServicePlan] = []
         self.findings: list[Finding] = []
 
@@ -146,7 +163,7 @@ class _Trial:
         """Try out one service."""
         own = self.p.for_service(service)
         try:
-            plan = plan_service(service, self.p, self.log)
+            plan = plan_service(service, self.p, self.log, self._tls_sessions)
             self.plans.append(plan)
             self._serve(plan)
         except ConfigError as problem:

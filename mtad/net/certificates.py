@@ -1,7 +1,7 @@
 """Certificates and keys in PEM files: read, matched, given to OpenSSL; and made for a first try.
 
-:func:`load_pairs` puts the pairs that main.cf names into a context.  Whatever makes
-Postfix answer STARTTLS with ``454 4.7.0 TLS not available due to local problem``
+:func:`read_pairs` reads the pairs that main.cf names, :func:`use_pair` puts one into a context.  Whatever
+makes Postfix answer STARTTLS with ``454 4.7.0 TLS not available due to local problem``
 is a :class:`~mtad.errors.ConfigError` here, naming parameter and file; an expired
 certificate is a warning in the log.  Private keys are never part of a message.
 
@@ -70,6 +70,11 @@ def read_pem(path: str, parameter: str) -> list[Block]:
             parameter=parameter,
             remedy="the file must exist and be readable by the user who starts mtad",
         ) from error
+    return pem_blocks(data, path)
+
+
+def pem_blocks(data: bytes, path: str) -> list[Block]:
+    """The certificates and keys in PEM data; ``path`` is for messages."""
     blocks = [Block(match[1], match[0] + b"\n", path) for match in _PEM.finditer(data)]
     return [block for block in blocks if block.label in _CERTIFICATE or block.label in _KEY]
 
@@ -136,7 +141,8 @@ def match_pairs(blocks: Sequence[Block], parameter: str) -> list[Pair]:
     return pairs
 
 
-def _use(context: SSL.Context, pair: Pair, parameter: str) -> None:
+def use_pair(context: SSL.Context, pair: Pair, parameter: str) -> None:
+    """Give a context a key with its certificates; one for each kind of key."""
     # The chain goes in by a file: it is OpenSSL's only way to give each certificate a chain of its own.
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
         file.write(b"".join(pair.chain_pem))
@@ -163,29 +169,46 @@ def _check_dates(pair: Pair, parameter: str, log: MailLog, now: datetime.datetim
             log.warning(f"{parameter}: certificate {name} in {pair.chain_path} is valid from {date} only")
 
 
-def load_pairs(context: SSL.Context, p: Parameters, side: str, log: MailLog) -> list[Pair]:
-    """Load what ``{side}_tls_chain_files``, or else the older parameters, name; ``side``: smtpd or smtp.
+def read_pairs(p: Parameters, side: str, log: MailLog) -> list[tuple[str, Pair]]:
+    """Read what ``{side}_tls_chain_files``, or else the older parameters, name; ``side``: smtpd or smtp.
 
-    Returns the pairs, none where the parameters are empty (or say ``none``).
+    Gives each pair with its parameter, none where the parameters are empty (or say ``none``).
     """
     now = datetime.datetime.now(datetime.UTC)
-    pairs: list[Pair] = []
+    pairs: list[tuple[str, Pair]] = []
     for parameter, paths in pair_files(p, side, log):
         blocks = [block for path in paths for block in read_pem(path, parameter)]
         if not blocks:
             raise ConfigError(f"no PEM data in {', '.join(paths)}", parameter=parameter)
         found = match_pairs(blocks, parameter)
         for pair in found:
-            _use(context, pair, parameter)
             _check_dates(pair, parameter, log, now)
-        pairs += found
+            pairs.append((parameter, pair))
     return pairs
+
+
+def load_pairs(context: SSL.Context, p: Parameters, side: str, log: MailLog) -> list[Pair]:
+    """Give a context what :func:`read_pairs` reads."""
+    pairs = read_pairs(p, side, log)
+    for parameter, pair in pairs:
+        use_pair(context, pair, parameter)
+    return [pair for _, pair in pairs]
+
+
+def files_of(p: Parameters, side: str) -> list[str]:
+    """All files by which ``side`` proves who it is or judges its peers: what to watch for a change."""
+    found = [path for _, paths in pair_files(p, side) for path in paths]
+    found += [p[f"{side}_tls_{name}"] for name in ("CAfile", "CApath")]
+    found += (
+        list(p.words("smtp_tls_trust_anchor_file")) if side == "smtp" else [p["smtpd_tls_dh1024_param_file"]]
+    )
+    return [path for path in dict.fromkeys(found) if path and path != "auto"]
 
 
 def pair_files(p: Parameters, side: str, log: MailLog | None = None) -> list[tuple[str, list[str]]]:
     """Which files hold the certificates and keys: (parameter, paths) for each set of them."""
     legacy = []
-    for kind in ("", "d", "ec"):
+    for kind in ("", "ec"):
         parameter = f"{side}_tls_{kind}cert_file"
         certificate = p[parameter]
         if certificate and not (kind == "" and certificate.lower() == "none"):

@@ -1,17 +1,17 @@
 """Postfix's words for protocols, cipher grades and options, put into OpenSSL's.
 
-Pure translation: :func:`parse_protocols`, :func:`cipher_list`, :func:`ssl_options`,
-:func:`apply_groups`.  What Postfix would disable TLS for raises
+Translation: :func:`parse_protocols`, :func:`cipher_list`, :func:`ssl_options`,
+:func:`group_list`, :func:`apply_dh`.  What Postfix would disable TLS for raises
 :class:`~mtad.errors.ConfigError` naming the parameter; what it only warns of is a warning.
 
-Postfix counterpart: ``tls_proto_mask_lims()``, ``tls_set_ciphers()``,
-``tls_bug_bits()``, ``tls_auto_groups()`` in ``tls_misc.c`` and ``tls_dh.c``.
+RFC 7919 (the built-in Diffie-Hellman group).  Postfix counterpart: ``tls_proto_mask_lims()``,
+``tls_set_ciphers()``, ``tls_bug_bits()``, ``tls_auto_groups()`` in ``tls_misc.c`` and ``tls_dh.c``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from OpenSSL import SSL
@@ -56,6 +56,46 @@ _OPTIONS = {
     "PRIORITIZE_CHACHA": 1 << 21,
     "NO_RENEGOTIATION": 1 << 30,
 }
+#: work-arounds that tls_disable_workarounds can turn off; OpenSSL has no others any more
+_WORKAROUNDS = {
+    "TLSEXT_PADDING": 1 << 4,
+    "DONT_INSERT_EMPTY_FRAGMENTS": 1 << 11,
+    "CRYPTOPRO_TLSEXT_BUG": 1 << 31,
+}
+#: those that OpenSSL had once
+_NO_WORKAROUNDS = frozenset(
+    (
+        "MICROSOFT_SESS_ID_BUG",
+        "NETSCAPE_CHALLENGE_BUG",
+        "LEGACY_SERVER_CONNECT",
+        "NETSCAPE_REUSE_CIPHER_CHANGE_BUG",
+        "CVE-2010-4180",
+        "SSLREF2_REUSE_CERT_TYPE_BUG",
+        "MICROSOFT_BIG_SSLV3_BUFFER",
+        "MSIE_SSLV2_RSA_PADDING",
+        "CVE-2005-2969",
+        "SSLEAY_080_CLIENT_DH_BUG",
+        "TLS_D5_BUG",
+        "TLS_BLOCK_PADDING_BUG",
+        "TLS_ROLLBACK_BUG",
+    )
+)
+_SAFARI_BUG = 1 << 6
+
+#: ffdhe2048 (RFC 7919 appendix A.1), for who names no file
+_FFDHE2048 = b"""\
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+#: Largest file of Diffie-Hellman parameters
+_DH_LIMIT = 64 * 1024
+
 _SEPARATORS = re.compile(r"[\s,:]+")
 
 
@@ -142,29 +182,57 @@ def apply_cipher_list(context: SSL.Context, ciphers: bytes, parameter: str) -> N
 
 
 def ssl_options(p: Parameters, log: MailLog) -> int:
-    """Option bits of both sides: no compression, no renegotiation, and ``tls_ssl_options``."""
-    asked = 0
-    for word in _words(p["tls_ssl_options"]):
-        try:
-            asked |= _OPTIONS.get(word.upper()) or int(word, 16)
-        except ValueError:
-            log.warning(f'unknown tls_ssl_options value "{word}" in "{p["tls_ssl_options"]}"')
+    """Option bits of both sides: no compression, no renegotiation, ``tls_ssl_options``, and work-arounds
+    but those of ``tls_disable_workarounds``."""
+    asked = _bits(p, "tls_ssl_options", _OPTIONS, log)
     managed = SSL.OP_CIPHER_SERVER_PREFERENCE
     for bit in _EXCLUDE.values():
         managed |= bit
-    bits = SSL.OP_ALL | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXPECTED_EOF
-    return int(bits | (asked & ~managed))
+    workarounds = SSL.OP_ALL
+    if p["tls_disable_workarounds"]:
+        named = _WORKAROUNDS | dict.fromkeys(_NO_WORKAROUNDS, 0)
+        workarounds &= ~(_bits(p, "tls_disable_workarounds", named, log) | _SAFARI_BUG)
+    bits = workarounds | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXPECTED_EOF
+    return int(bits | (asked & ~managed & ~SSL.OP_ALL))
 
 
-def apply_groups(context: SSL.Context, p: Parameters, log: MailLog) -> None:
-    """Set the key-exchange groups that main.cf names, skipping those that OpenSSL does not know.
+def _bits(p: Parameters, parameter: str, named: Mapping[str, int], log: MailLog) -> int:
+    """The sum of a list of names and numbers (``0x...``)."""
+    found = 0
+    for word in _words(p[parameter]):
+        bit = named.get(word.upper())
+        try:
+            found |= int(word, 16) if bit is None else bit
+        except ValueError:
+            log.warning(f'unknown {parameter} value "{word}" in "{p[parameter]}"')
+    return found
 
-    Where main.cf names none, OpenSSL's own list stays: the post-quantum hybrid first where it has it.
+
+def group_list(p: Parameters, log: MailLog) -> bytes:
+    """The key-exchange groups that main.cf names, without those that OpenSSL does not know.
+
+    Empty where main.cf names none: OpenSSL's own list stays, the post-quantum hybrid first where it has it.
     """
     if not (p.explicit("tls_eecdh_auto_curves") or p.explicit("tls_ffdhe_auto_groups")):
-        return
+        return b""
     names = list(dict.fromkeys(_words(p["tls_eecdh_auto_curves"]) + _words(p["tls_ffdhe_auto_groups"])))
     trial = SSL.Context(SSL.TLS_METHOD)
-    known = [name.encode() for name in names if openssl.set_groups(trial, name.encode())]
-    if names and not (known and openssl.set_groups(context, b":".join(known))):
+    known = b":".join([name.encode() for name in names if openssl.set_groups(trial, name.encode())])
+    if names and not (known and openssl.set_groups(trial, known)):
         log.warning("using OpenSSL default key exchange groups instead")
+        return b""
+    return known
+
+
+def apply_dh(context: SSL.Context, path: str, log: MailLog) -> None:
+    """Set the parameters of ephemeral Diffie-Hellman: of a file, or the built-in ones."""
+    if path and path.lower() != "auto":
+        try:
+            with open(path, "rb") as file:
+                if openssl.set_dh(context, file.read(_DH_LIMIT)):
+                    return
+            log.warning(f'error decoding DH parameters from file "{path}" -- using compiled-in defaults')
+        except OSError as error:
+            text = f'error opening DH parameter file "{path}": {error.strerror}'
+            log.warning(f"{text} -- using compiled-in defaults")
+    openssl.set_dh(context, _FFDHE2048)

@@ -11,6 +11,7 @@ Postfix counterpart: the direct OpenSSL calls in ``tls_misc.c``, ``tls_verify.c`
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
@@ -28,6 +29,9 @@ VERIFY_NO_ISSUER = 20
 VERIFY_NO_LEAF_ISSUER = 21
 VERIFY_CHAIN_TOO_LONG = 22
 VERIFY_WRONG_PURPOSE = 26
+
+#: What becomes of a client's server name: accepted; the handshake fails; as if none had been sent.
+NAME_ACCEPTED, NAME_FATAL, NAME_IGNORED = 0, 2, 3
 
 _HANDSHAKE = 22  # content type of handshake messages (RFC 8446 section 5.1)
 _CERTIFICATE_VERIFY = 15  # RFC 8446 section 4.4.3
@@ -47,6 +51,10 @@ class Connection(SSL.Connection):
     #: digest names of the signature that we made and of the one that the peer made (TLS 1.3)
     local_digest = ""
     peer_digest = ""
+    #: called with the name that a client asks for (see :func:`hear_names`); gives one of ``NAME_*``
+    on_name: Callable[[Connection, bytes], int] | None = None
+    #: the name for which there are certificates, if the client has asked for one
+    accepted_name = ""
 
 
 def cipher_bits(connection: SSL.Connection) -> tuple[int, int]:
@@ -84,6 +92,34 @@ def set_groups(context: SSL.Context, names: bytes) -> bool:
     if not done:
         clear_errors()
     return done
+
+
+def set_dh(context: SSL.Context, pem: bytes) -> bool:
+    """Set the parameters of ephemeral Diffie-Hellman (up to TLS 1.2); False: OpenSSL does not take them."""
+    buffer = _ffi.new("char[]", pem)
+    bio = _ffi.gc(_lib.BIO_new_mem_buf(buffer, len(pem)), _lib.BIO_free)
+    dh = _lib.PEM_read_bio_DHparams(bio, _ffi.NULL, _ffi.NULL, _ffi.NULL)
+    done = dh != _ffi.NULL and _lib.SSL_CTX_set_tmp_dh(context._context, _ffi.gc(dh, _lib.DH_free)) == 1
+    if not done:
+        clear_errors()
+    return bool(done)
+
+
+@_ffi.callback("int (*)(SSL *, int *, void *)", error=NAME_FATAL)  # type: ignore[untyped-decorator]
+def _named(ssl: Any, _alert: Any, _: Any) -> int:
+    connection: Any = SSL.Connection._reverse_mapping.get(ssl)
+    name = None if connection is None else connection.get_servername()
+    if not name or not isinstance(connection, Connection) or connection.on_name is None:
+        return NAME_IGNORED
+    return connection.on_name(connection, name)
+
+
+def hear_names(context: SSL.Context) -> None:
+    """Have connections of this context called back by the client's server name (``on_name``).
+
+    pyOpenSSL's own callback cannot say that a name is unknown.
+    """
+    _lib.SSL_CTX_set_tlsext_servername_callback(context._context, _named)
 
 
 def clear_errors() -> None:

@@ -1,7 +1,8 @@
 """What the contexts of both sides have in common, and the TLS log levels.
 
-:func:`new_context` gives a context with protocols, options, key-exchange groups and trusted
-authorities set; :class:`Logging` is a parsed ``smtpd_tls_loglevel`` or ``smtp_tls_loglevel``.
+:func:`new_context` gives a context with protocols, options, key-exchange groups and trusted authorities set,
+:func:`trust` sets the last of these alone; :class:`Logging` is a parsed ``smtpd_tls_loglevel`` or
+``smtp_tls_loglevel``.
 Raises :class:`~mtad.errors.ConfigError`.
 
 Postfix counterpart: ``tls_set_ca_certificate_info()`` in ``tls_certkey.c``, ``tls_log_mask()`` in
@@ -24,25 +25,39 @@ from mtad.net.tls_info import TLSInfo
 
 _DEBUG = frozenset({"2", "3", "4", "5", "6", "7", "8", "9", "debug", "ssl-expert", "ssl-developer"})
 _SUMMARY = _DEBUG | {"1", "routine", "summary"}
-_VERBOSE = _DEBUG | {"verbose", "peercert"}
-_OTHER = {"0", "none", "untrusted", "certmatch", "cache", "dane", "ssl-debug"}
+_OTHER = {"0", "none", "untrusted", "peercert", "certmatch", "verbose", "cache", "dane", "ssl-debug"}
 _PACKETS = {"ssl-handshake-packet-dump", "ssl-session-packet-dump"}
 
 
 @dataclass(frozen=True, slots=True)
 class Logging:
-    """What a TLS log level asks for: the summary line, certificates' details, trust failures."""
+    """What a TLS log level asks for: the summary line, trust failures, certificates' details, what they
+    matched, TLSA records, the use of sessions, and how a handshake begins (``verbose``)."""
 
     summary: bool
-    peercert: bool
     untrusted: bool
+    peercert: bool
+    certmatch: bool
+    dane: bool
+    cache: bool
+    verbose: bool
 
     @classmethod
     def parse(cls, p: Parameters, parameter: str, log: MailLog) -> Logging:
         words = {word.lower() for word in re.split(r"[\s,|]+", p[parameter]) if word}
-        for word in sorted(words - _SUMMARY - _VERBOSE - _OTHER - _PACKETS):
+        for word in sorted(words - _SUMMARY - _OTHER - _PACKETS):
             log.warning(f'unknown {parameter} value "{word}" in "{p[parameter]}"')
-        return cls(bool(words & _SUMMARY), bool(words & _VERBOSE), "untrusted" in words)
+        debug = bool(words & _DEBUG)
+        verbose = debug or "verbose" in words
+        return cls(
+            summary=bool(words & _SUMMARY),
+            untrusted="untrusted" in words,
+            peercert=verbose or "peercert" in words,
+            certmatch=verbose or not words.isdisjoint(("certmatch", "peercert")),
+            dane=verbose or "dane" in words,
+            cache=debug or "cache" in words,
+            verbose=verbose,
+        )
 
     def log_untrusted(self, log: MailLog, info: TLSInfo, peer: str, purpose: str) -> None:
         """Say why the peer's certificate is not trusted; ``purpose`` is the peer's role."""
@@ -80,12 +95,15 @@ def new_context(
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_options(ciphers.ssl_options(p, log))
     ciphers.parse_protocols(protocols, protocol_parameter).apply(context)
-    ciphers.apply_groups(context, p, log)
-    _trust(context, p, side)
+    groups = ciphers.group_list(p, log)
+    if groups:
+        openssl.set_groups(context, groups)
+    trust(context, p, side)
     return context
 
 
-def _trust(context: SSL.Context, p: Parameters, side: str) -> None:
+def trust(context: SSL.Context, p: Parameters, side: str) -> None:
+    """Load the authorities of ``{side}_tls_CAfile`` and ``_CApath``."""
     file, path = p[f"{side}_tls_CAfile"], p[f"{side}_tls_CApath"]
     if not (file or path):
         return

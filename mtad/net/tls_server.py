@@ -1,19 +1,24 @@
-"""TLS of the SMTP server: one OpenSSL context for each service, made before the fork.
+"""TLS of the SMTP server: the contexts of each service, made before the fork.
 
 :class:`ServerTLS` reads ``smtpd_tls_*`` and ``tls_*`` of one master.cf service and refuses
 with :class:`~mtad.errors.ConfigError` what Postfix would answer ``454 4.7.0 TLS not available
 due to local problem`` for, except that no certificate is configured at all: then it warns as
 Postfix does, and ``available`` is false.
 
-Session tickets are sealed with the context's own keys.  Workers forked from the process that
-made the context share them, so that a session begun in one worker is resumed in another; the
-keys live as long as the context, that is until the next reload.
+A connection begins in a session context, which workers and later configurations share
+(:mod:`mtad.net.tls_sessions`), and gets its certificates from another: the service's own, or those for
+the name that the client asks for (``tls_server_sni_maps``), which are made at first use and kept.
 
-RFC 3207, RFC 8446.  Postfix counterpart: ``tls_server.c`` and the TLS part of ``pre_jail_init()``
-in ``smtpd.c``.
+RFC 3207, RFC 6066 section 3, RFC 8446.  Postfix counterpart: ``tls_server.c``, ``server_sni_callback()`` in
+``tls_misc.c`` and the TLS part of ``pre_jail_init()`` in ``smtpd.c``.
 """
 
 from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -21,17 +26,20 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from mtad.config.parameters import Parameters
-from mtad.errors import ConfigError
-from mtad.maillog import MailLog
+from mtad.errors import ConfigError, MtadError
+from mtad.maillog import MailLog, printable
 from mtad.net import ciphers, openssl
-from mtad.net.certificates import load_pairs, pair_files
-from mtad.net.tls_context import Logging, new_context
+from mtad.net.certificates import match_pairs, pair_files, pem_blocks, read_pairs, use_pair
+from mtad.net.dns import valid_hostname
+from mtad.net.tls_context import Logging, trust
 from mtad.net.tls_info import Signature, TLSInfo, describe, log_summary, own_signature, received_lines
-
-_SESSION_CONTEXT = b"mtad/TLS"
+from mtad.net.tls_sessions import SessionContexts, Shape, certificate_context
 
 #: A session that nobody wants to know more of.
 _UNSEEN = TLSInfo(protocol="", cipher="", secret_bits=0, bits=0)
+#: Names of ``tls_server_sni_maps`` whose certificates are kept ready
+_NAMES_LIMIT = 256
+_SNI_MAPS = "tls_server_sni_maps"
 
 
 def server_level(p: Parameters, log: MailLog | None = None) -> str:
@@ -46,7 +54,7 @@ def server_level(p: Parameters, log: MailLog | None = None) -> str:
             return "may" if p.flag("smtpd_use_tls") else "none"
         case "none" | "may" | "encrypt":
             return level.lower()
-        case "fingerprint" | "verify" | "secure":
+        case "fingerprint" | "verify" | "secure" | "dane" | "dane-only":
             if log is not None:
                 log.warning(f'smtpd_tls_security_level: unsupported TLS level "{level}", using "encrypt"')
             return "encrypt"
@@ -57,12 +65,8 @@ def server_level(p: Parameters, log: MailLog | None = None) -> str:
     )
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
-    """The TLS side of one smtpd service.
-
-    It is itself the object that ``transport.startTLS()`` takes.
-    """
+    """The TLS side of one smtpd service.  :meth:`creator` gives what ``transport.startTLS()`` takes."""
 
     #: ``none``, ``may`` or ``encrypt``
     level: str
@@ -77,34 +81,39 @@ class ServerTLS:
     #: digest of fingerprints
     digest: str
 
-    def __init__(self, p: Parameters, log: MailLog) -> None:
+    def __init__(self, p: Parameters, log: MailLog, sessions: SessionContexts | None = None) -> None:
+        """``sessions`` keeps the contexts that are to outlive this."""
         #: whom :meth:`log_established` writes to; the process that serves puts its own here
         self.log = log
+        self._p = p
         self.level = server_level(p, log)
         self.wrapper = p.flag("smtpd_tls_wrappermode")
-        enforced = self.level == "encrypt"
+        self._enforced = self.level == "encrypt"
         require = p.flag("smtpd_tls_req_ccert")
-        self.asks_certificate = p.flag("smtpd_tls_ask_ccert") or (enforced and require)
-        self.requires_certificate = enforced and require
+        self.asks_certificate = p.flag("smtpd_tls_ask_ccert") or (self._enforced and require)
+        self.requires_certificate = self._enforced and require
         self._ask_ccert = p.flag("smtpd_tls_ask_ccert")
         self.digest = p["smtpd_tls_fingerprint_digest"]
         self.logging = Logging.parse(p, "smtpd_tls_loglevel", log)
         self.available = False
-        self._context: SSL.Context | None = None
+        self._sessions: SSL.Context | None = None
+        self._certificates: SSL.Context | None = None
         self._own: Signature | None = None
-        self._watching = False
+        self._watching = self.logging.summary or p.flag("smtpd_tls_received_header")
+        self._find: Callable[[str], bytes | None] | None = None
+        self._by_name: OrderedDict[bytes, SSL.Context] = OrderedDict()
         if self.level == "none":
             return
         anonymous = p["smtpd_tls_cert_file"].lower() == "none" and not self.asks_certificate
         has_certificate = bool(pair_files(p, "smtpd"))
         if not has_certificate and self.asks_certificate:
             log.warning("Need a server cert to request client certs")
-        if require and not enforced:
+        if require and not self._enforced:
             log.warning("Can't require client certs unless TLS is required")
         if not (has_certificate or anonymous):
             log.warning("No server certs available. TLS won't be enabled")
             return
-        self._context = self._build(p, log)
+        self._prepare(sessions or SessionContexts(float("inf")))
         self.available = True
 
     @property
@@ -112,63 +121,116 @@ class ServerTLS:
         """STARTTLS is announced to clients that speak in the clear."""
         return self.level != "none" and not self.wrapper
 
-    def _build(self, p: Parameters, log: MailLog) -> SSL.Context:
-        enforced = self.level == "encrypt"
-        kind = "mandatory_" if enforced else ""
-        context = new_context(
-            p,
-            SSL.TLS_SERVER_METHOD,
-            "smtpd",
-            f"smtpd_tls_{kind}protocols",
-            p[f"smtpd_tls_{kind}protocols"],
-            log,
-        )
-        pairs = load_pairs(context, p, "smtpd", log)
-        self._own = own_signature([pair.chain[0] for pair in pairs])
+    # -- contexts
+
+    def _prepare(self, sessions: SessionContexts) -> None:
+        p, log = self._p, self.log
+        kind = "mandatory_" if self._enforced else ""
         exclude = [p["smtpd_tls_exclude_ciphers"]]
-        if enforced:
+        if self._enforced:
             exclude.append(p["smtpd_tls_mandatory_exclude_ciphers"])
         if self.asks_certificate:
             exclude.append("aNULL")
         grade = f"smtpd_tls_{kind}ciphers"
         security_level = 1 if self.requires_certificate else 0
-        wanted = ciphers.cipher_list(p, grade, p[grade], exclude, security_level)
-        ciphers.apply_cipher_list(context, wanted, grade)
+        self._cipher_list = ciphers.cipher_list(p, grade, p[grade], exclude, security_level)
+        self._sessions = sessions.get(self._shape(f"smtpd_tls_{kind}protocols"))
+        context = self._dressed(log)
+        pairs = read_pairs(p, "smtpd", log)
+        for parameter, pair in pairs:
+            use_pair(context, pair, parameter)
+        self._own = own_signature([pair.chain[0] for _, pair in pairs]) if not p[_SNI_MAPS] else None
+        self._certificates = context
+
+    def _shape(self, protocols: str) -> Shape:
+        p = self._p
+        options = ciphers.ssl_options(p, self.log)
         if p.flag("tls_preempt_cipherlist"):
-            context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-        if self.asks_certificate:
-            context.set_verify_depth(p.number("smtpd_tls_ccert_verifydepth") + 1)
-            openssl.ask_certificate(context)
-            if p["smtpd_tls_CAfile"]:
-                context.load_client_ca(p["smtpd_tls_CAfile"].encode())
-        self._sessions(context, p)
-        self._watching = self.logging.summary or p.flag("smtpd_tls_received_header")
-        if self._watching:
-            openssl.watch_signatures(context)
-        SSL.Connection(
-            context, None
-        )  # the first connection of a context pays for its tables: here, not later
+            options |= SSL.OP_CIPHER_SERVER_PREFERENCE
+        tickets = bool(p["tls_session_ticket_cipher"])
+        return Shape(
+            protocols=ciphers.parse_protocols(p[protocols], protocols),
+            options=int(options),
+            groups=ciphers.group_list(p, self.log),
+            timeout=2 * p.seconds("smtpd_tls_session_cache_timeout") if tickets else 0,
+            ask_certificate=self.asks_certificate,
+            depth=p.number("smtpd_tls_ccert_verifydepth") if self.asks_certificate else 0,
+            authorities=_state(p["smtpd_tls_CAfile"], p["smtpd_tls_CApath"]) if self.asks_certificate else "",
+            watch=self._watching,
+            names=bool(p[_SNI_MAPS]),
+        )
+
+    def _dressed(self, log: MailLog) -> SSL.Context:
+        """A context for certificates, with all the rest."""
+        p = self._p
+        context = certificate_context()
+        trust(context, p, "smtpd")
+        ciphers.apply_cipher_list(context, self._cipher_list, "smtpd_tls_ciphers")
+        ciphers.apply_dh(context, p["smtpd_tls_dh1024_param_file"], log)
+        if self.asks_certificate and p["smtpd_tls_CAfile"]:
+            context.load_client_ca(p["smtpd_tls_CAfile"].encode())
         return context
 
-    def _sessions(self, context: SSL.Context, p: Parameters) -> None:
-        timeout = p.seconds("smtpd_tls_session_cache_timeout")
-        context.set_session_id(_SESSION_CONTEXT)
-        context.set_session_cache_mode(
-            SSL.SESS_CACHE_SERVER | SSL.SESS_CACHE_NO_INTERNAL | SSL.SESS_CACHE_NO_AUTO_CLEAR
-        )
-        if timeout > 0 and p["tls_session_ticket_cipher"]:
-            context.set_timeout(2 * timeout)
-        else:
-            context.set_options(SSL.OP_NO_TICKET)
+    # -- a connection
 
-    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection for Twisted (IOpenSSLServerConnectionCreator)."""
-        if self._context is None:
+    def serve(self, log: MailLog, find: Callable[[str], bytes | None] | None = None) -> None:
+        """We are in the process that serves: write to ``log``; ``find`` gives the PEM data for a name."""
+        self.log = log
+        self._find = find
+
+    def creator(self, peer: str) -> _Creator:
+        """What ``startTLS()`` takes for a connection with ``peer``, which is ``name[addr]``."""
+        return _Creator(self, peer)
+
+    def connection(self, peer: str = "") -> openssl.Connection:
+        """A connection whose handshake is to come."""
+        if self._sessions is None or self._certificates is None:
             raise RuntimeError("there is no certificate: ask .available first")
-        connection = openssl.Connection(self._context, None)
+        connection = openssl.Connection(self._sessions, None)
+        connection.set_context(self._certificates)
+        if self._find is not None:
+            connection.on_name = lambda connection, name: self._named(connection, name, peer)
         if self._watching:
             openssl.watch(connection)
+        if self.logging.verbose:
+            self.log.info(f"setting up TLS connection from {peer}")
+            self.log.info(f'{peer}: TLS cipher list "{self._cipher_list.decode("ascii", "replace")}"')
         return connection
+
+    def _named(self, connection: openssl.Connection, name: bytes, peer: str) -> int:
+        """The client asks for a name; called by OpenSSL, so nothing may be raised."""
+        text = name.decode("ascii", "replace")
+        if not valid_hostname(text):
+            self.log.warning(f"TLS SNI from {peer} is invalid: {printable(text[:255])}")
+            return openssl.NAME_IGNORED
+        if connection.accepted_name:  # once more, after a HelloRetryRequest
+            return openssl.NAME_ACCEPTED if connection.accepted_name == text else openssl.NAME_IGNORED
+        assert self._find is not None
+        try:
+            pem = self._find(text)
+            if pem is None:
+                self.log.info(f"TLS SNI {text} from {peer} not matched, using default chain")
+                return openssl.NAME_IGNORED
+            connection.set_context(self._context_of(pem, text))
+        except MtadError as error:
+            self.log.warning(f"{_SNI_MAPS}: {text} map lookup problem: {error}")
+            return openssl.NAME_FATAL
+        connection.accepted_name = text
+        return openssl.NAME_ACCEPTED
+
+    def _context_of(self, pem: bytes, name: str) -> SSL.Context:
+        key = hashlib.sha256(pem).digest()
+        found = self._by_name.get(key)
+        if found is not None:
+            self._by_name.move_to_end(key)
+            return found
+        context = self._dressed(self.log)
+        for pair in match_pairs(pem_blocks(pem, f"SNI data for {name}"), _SNI_MAPS):
+            use_pair(context, pair, _SNI_MAPS)
+        self._by_name[key] = context
+        if len(self._by_name) > _NAMES_LIMIT:
+            self._by_name.popitem(last=False)
+        return context
 
     def describe(self, connection: SSL.Connection) -> TLSInfo:
         """The session of a finished handshake; what neither log nor header nor policy wants is left out."""
@@ -178,6 +240,10 @@ class ServerTLS:
 
     def log_established(self, info: TLSInfo, peer: str) -> None:
         """Write what ``smtpd_tls_loglevel`` asks for about a new session; ``peer`` is ``name[addr]``."""
+        if info.reused and self.logging.cache:
+            self.log.info(f"{peer}: Reusing old session (RFC 5077 session ticket)")
+        if info.peer_present and self.logging.peercert:
+            self.log.info(f"{peer}: {info.certificate_text}")
         if info.peer_present and not info.trusted and (self.logging.untrusted or self.requires_certificate):
             self.logging.log_untrusted(self.log, info, peer, "client")
         if self.logging.summary:
@@ -193,3 +259,29 @@ class ServerTLS:
         if not self.requires_certificate or info.trusted:
             return ""
         return "Client certificate not trusted" if info.peer_present else "No client certificate presented"
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Creator:
+    """Makes the connection of one handshake (IOpenSSLServerConnectionCreator)."""
+
+    __slots__ = ("_peer", "_tls")
+
+    def __init__(self, tls: ServerTLS, peer: str) -> None:
+        self._tls = tls
+        self._peer = peer
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return self._tls.connection(self._peer)
+
+
+def _state(*paths: str) -> str:
+    """What tells one state of files from another."""
+    states = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        states.append(f"{path} {status.st_mtime_ns} {status.st_size} {status.st_ino}")
+    return "\n".join(states)

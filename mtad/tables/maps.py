@@ -54,8 +54,9 @@ class Maps:
         *,
         title: str = "",
         warn: Callable[[str], None] = no_warning,
+        value_is_file: bool = False,
     ) -> None:
-        options = Options(directory=config_directory, warn=warn)
+        options = Options(directory=config_directory, warn=warn, value_is_file=value_is_file)
         self.title = title
         self.problems: list[MtadError] = []
         self.tables: tuple[Table, ...] = tuple(

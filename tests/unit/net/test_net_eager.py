@@ -151,7 +151,7 @@ class Scene:
         self.tls = tls
         self.server = Recorder()
         if tls is not None:
-            self.server.on_connect = lambda: self.transport.startTLS(tls)
+            self.server.on_connect = lambda: self.transport.startTLS(tls.creator("client"))
         factory = Factory()
         factory.noisy = False
         factory.buildProtocol = lambda addr: self.server  # type: ignore[method-assign]
@@ -304,7 +304,7 @@ def test_a_producer_survives_start_tls(reactor: Turned, server_tls: ServerTLS) -
     scene.transport.registerProducer(producer, True)
     scene.client.tls = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
     scene.client.tls.set_connect_state()
-    scene.transport.startTLS(server_tls)
+    scene.transport.startTLS(server_tls.creator("client"))
     scene.client.start_tls()
     reactor.until(lambda: "handshake" in scene.server.events)
     scene.transport.write(b"x" * BIG)

@@ -55,7 +55,7 @@ def meet(server: ServerTLS, client: ClientTLS, policy: Policy | None = None) -> 
     hand = client.start(
         policy or client.policy, nexthop="example.com", host="mail.example.com", address="192.0.2.1", port=25
     )
-    ours = server.connection()
+    ours = server.connection("c[192.0.2.9]")
     theirs = hand.clientConnectionForTLS(None)  # type: ignore[arg-type]
     handshake(ours, theirs)
     info = hand.finish(theirs)
@@ -305,7 +305,12 @@ def test_unknown_client_level(pki: Path) -> None:
 def test_server_name_is_sent_where_asked(pki: Path) -> None:
     for servername, wanted in (("", ""), ("hostname", "mail.example.com"), ("nexthop", "example.com")):
         client, _ = client_tls(pki, smtp_tls_servername=servername)
-        assert meet(server_tls(pki), client)[0].sni == wanted
+        server = server_tls(pki, tls_server_sni_maps="inline:{x=y}")
+        maillog, lines = log()
+        server.serve(maillog, lambda _: None)
+        meet(server, client)
+        text = f"TLS SNI {wanted} from c[192.0.2.9] not matched, using default chain"
+        assert texts(lines) == [text] * bool(wanted)
 
 
 def test_what_nobody_wants_to_know_is_not_asked(pki: Path) -> None:
