@@ -45,6 +45,9 @@ _LAST_RESORT = "451 4.3.5 Server configuration problem"
 #: Failures that are logged only when no more attempts follow.
 _COMMON = (0, errno.EPIPE, errno.ENOENT, errno.ECONNRESET)
 
+#: What Postfix says of error number 0.
+_NO_ERROR = "Application error"
+
 #: Bytes that would end a line of the request.
 _LINE_ENDS = bytes.maketrans(b"\n\r\0", b"???")
 
@@ -76,7 +79,7 @@ class ExchangeFailed(Exception):
         self.code = code
         self.connecting = connecting
         self.partial = partial
-        self.reason = reason or (os.strerror(code) if code else "Success")
+        self.reason = reason or (os.strerror(code) if code else _NO_ERROR)
 
 
 class Channel(Protocol):
@@ -265,7 +268,7 @@ class PolicyServices:
             question = encode(request, instance, options.policy_context, self._p)
             action = await self._ask(options, channel, question, sleep)
             if action is not None and self._utf8 and not _is_utf8(action):
-                shown = printable(action)
+                shown = printable(action).replace("\ufffd", "?")
                 self._warn(f'malformed UTF-8 in policy server {options.name} response: "{shown}"')
                 action = None
             if action is not None:
@@ -297,7 +300,7 @@ class PolicyServices:
         """The action that the server gives, None where it gives none."""
         endpoint = options.endpoint
         for left in reversed(range(options.try_limit)):
-            code, reason = 0, "Success"
+            code, reason = 0, _NO_ERROR
             try:
                 answer = await channel.exchange(question, lambda said: read_action(said, "")[0] is not None)
             except ExchangeFailed as failure:
