@@ -5,23 +5,31 @@ envelope addresses, and the headers of clients that ``local_header_rewrite_clien
 *remote* one (``remote_header_rewrite_domain`` takes the place of ``$myorigin`` and ``$mydomain``; while it is
 empty, headers of remote clients are left alone).  It raises nothing and looks nothing up.
 
-An address is taken apart into local part and domain (None: no ``@``).  Operators (``!``, ``%``) count only
-in a local part that needs no quotes.
+An envelope address is taken apart into local part and domain (None: no ``@``); operators (``!``, ``%``)
+count only in a local part that needs no quotes.  An address of a header may have odder forms, so
+:meth:`Rewriter.rewrite_external` goes by its tokens.
 
 Postfix counterpart: ``rewrite_tree()`` in ``trivial-rewrite(8)``.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from mtad.wire.address import from_text, quote
+from mtad.wire.address import from_text
 from mtad.wire.events import Address
+from mtad.wire.tokens import LITERAL, QUOTED, Token, internal_parts, quote, scan, unquote
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
 
 Parts = tuple[bytes, bytes | None]
+
+#: What is complete in any case: no quotes, and a dot in the domain.
+_COMPLETE = re.compile(
+    rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]@[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+"
+)
 
 
 def split(text: bytes) -> Parts:
@@ -54,6 +62,46 @@ class Rewriter:
         before = split(text)
         after = self.rewrite_parts(*before, remote)
         return address if after == before else from_text(_join(*after))
+
+    def rewrite_internal(self, text: bytes, remote: bool = False) -> bytes:
+        """The same on an internal form, by its tokens."""
+        if not text or (_COMPLETE.fullmatch(text) and b".." not in text and text[:1] != b"."):
+            return text
+        return unquote(self.rewrite_external(quote(text), remote))
+
+    def rewrite_external(self, text: bytes, remote: bool = False) -> bytes:
+        """The same on an external form."""
+        if not text or (_COMPLETE.fullmatch(text) and b".." not in text and text[:1] != b"."):
+            return text
+        parts = scan(text)
+        self._rewrite_tokens(parts, remote)
+        return quote(internal_parts(parts))
+
+    def _rewrite_tokens(self, parts: list[Token], remote: bool) -> None:
+        origin, mydomain = self._remote if remote else self._local
+        kinds = [token.kind for token in parts]
+        if kinds == ["@"]:
+            parts[:] = [Token(QUOTED)]
+        if not parts or (kinds == [QUOTED] and not parts[0].text):
+            return
+        if kinds[0] == "@" and ":" in kinds[:-1]:  # source route
+            del parts[: kinds.index(":") + 1]
+        kinds = [token.kind for token in parts]
+        if "@" not in kinds:
+            if self.swap_bangpath and "!" in kinds:
+                bang = kinds.index("!")
+                parts[:] = [*parts[bang + 1 :], Token("@"), *parts[:bang]]
+            elif self.percent_hack and "%" in kinds:
+                parts[_last(kinds, "%")] = Token("@")
+            elif self._at_myorigin and origin:
+                parts += [Token("@"), *scan(origin)]
+        kinds = [token.kind for token in parts]
+        if self._dot_mydomain and mydomain and "@" in kinds[:-1]:
+            domain = kinds[_last(kinds, "@") :]
+            if len(domain) > 1 and LITERAL not in domain and "." not in domain:
+                parts += [Token("."), *scan(mydomain)]
+        if len(parts) > 1 and parts[-1].kind == "." and parts[-2].kind not in (".", "@"):
+            del parts[-1]
 
     def rewrite_parts(self, local: bytes, domain: bytes | None, remote: bool = False) -> Parts:
         """The same on an address in parts."""
@@ -90,6 +138,10 @@ class Rewriter:
 def needs_quotes(local: bytes) -> bool:
     """Whether this local part is written as a quoted string (RFC 5322 section 3.2.4)."""
     return quote(local + b"@") != local + b"@"
+
+
+def _last(kinds: list[str], kind: str) -> int:
+    return len(kinds) - 1 - kinds[::-1].index(kind)
 
 
 def _join(local: bytes, domain: bytes | None) -> bytes:

@@ -1,0 +1,451 @@
+"""A message's content taken apart into headers and bodies, as it arrives.
+
+:class:`MimeState` is fed content with CRLF line ends in pieces and gives events; however it is cut, the
+headers are the same and the bodies the same in sum.  It follows parts and attached messages as far as
+boundaries lead, but between boundaries it looks at no line: a body comes out in slabs.  It can report what
+is improper, and turn parts with 8 bits into quoted-printable.  Nothing is raised.
+
+Lines of ``line_length_limit`` bytes and more are taken as several, as Postfix's records are.
+
+RFC 2045, RFC 2046, RFC 5322.  Postfix counterpart: ``mime_state(3)``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntFlag
+
+from mtad.mime.names import HEADERS
+from mtad.mime.parameters import WORD, fields, first
+from mtad.mime.quoted import QuotedPrintable
+
+#: Where a header stands: at the top, in a part of a multipart, at the top of an attached message.
+PRIMARY, MULTIPART, NESTED = "primary", "mime", "nested"
+_BODY = "body"
+
+_OTHER, _TEXT, _MESSAGE, _MULTI = "", "text", "message", "multipart"
+_SEVEN, _EIGHT, _BINARY = "7bit", "8bit", "binary"
+_DOMAINS = {
+    b"7bit": _SEVEN,
+    b"8bit": _EIGHT,
+    b"binary": _BINARY,
+    b"base64": _SEVEN,
+    b"quoted-printable": _SEVEN,
+}
+
+#: A whole header with the lines that continue it, and its name alone.
+_HEADER = re.compile(rb"([!-9;-~]+)[ \t]*(:[^\r\n\0]*(?:\r\n[ \t][^\r\n\0]*)*)\r\n(?![ \t])")
+_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_BLANKS = (b" ", b"\t")
+_LONGEST_SHOWN = 100
+
+
+class Wants(IntFlag):
+    """What is to be done beside taking apart."""
+
+    NO_MIME = 1  # all behind the first headers is one body
+    CONVERT = 2  # 8 bits to quoted-printable
+    EIGHT_BIT_HEADERS = 4  # report them
+    EIGHT_BIT_BODY = 8  # in a body that does not say so
+    ENCODING = 16  # of a multipart or message, other than 7bit, 8bit or binary
+    NESTING = 32
+    END_OF_HEADERS = 64  # that is no empty line
+
+
+class Fault(IntFlag):
+    """What can be wrong, the worst first."""
+
+    NESTING = 1
+    EIGHT_BIT_HEADER = 2
+    EIGHT_BIT_BODY = 4
+    ENCODING = 8
+    END_OF_HEADERS = 16
+
+
+#: The status and the words for each.
+FAULTS: dict[Fault, tuple[str, str]] = {
+    Fault.NESTING: ("5.6.0", "MIME nesting exceeds safety limit"),
+    Fault.EIGHT_BIT_HEADER: ("5.6.0", "improper use of 8-bit data in message header"),
+    Fault.EIGHT_BIT_BODY: ("5.6.0", "improper use of 8-bit data in message body"),
+    Fault.ENCODING: ("5.6.0", "invalid message/* or multipart/* encoding domain"),
+    Fault.END_OF_HEADERS: ("5.6.0", "primary header was terminated with non-empty line"),
+}
+
+
+def worst(faults: Fault) -> Fault:
+    """The one to name."""
+    return next(fault for fault in Fault if faults & fault)
+
+
+@dataclass(slots=True)
+class Header:
+    """``text`` is the whole header with LF between its lines and none at the end, ``name`` in lower case."""
+
+    kind: str
+    name: bytes
+    text: bytes
+
+
+@dataclass(slots=True)
+class HeadersEnd:
+    """The first headers are over.  What is appended here comes behind them."""
+
+
+@dataclass(slots=True)
+class Body:
+    """A piece of a body, whole lines or the beginning of a long one.  ``restart``: count its size anew."""
+
+    data: bytes
+    restart: bool
+
+
+@dataclass(slots=True)
+class Report:
+    """Something improper, each kind once; ``text`` is where."""
+
+    fault: Fault
+    text: bytes
+
+
+Event = Header | HeadersEnd | Body | Report
+
+
+@dataclass(frozen=True, slots=True)
+class MimeLimits:
+    """Postfix's parameters of these names."""
+
+    header_size: int = 102400
+    line_length: int = 2048
+    boundary_length: int = 2048
+    nesting: int = 100
+
+
+class MimeState:
+    """See the module.
+
+    ``flat`` turns true when all that follows is body, whatever it is: it need not be fed in any more.
+    """
+
+    __slots__ = (
+        "_at_offset_0", "_boundaries", "_buffer", "_converter", "_domain", "_encoding", "_events", "_head",
+        "_head_name", "_limits", "_mid_line", "_place", "_scan_at", "_subtype", "_type", "_wants", "faults",
+        "flat",
+    )  # fmt: skip
+
+    def __init__(self, wants: Wants, limits: MimeLimits) -> None:
+        self._wants = wants
+        self._limits = limits
+        self._buffer = b""
+        self._scan_at = 0  # the buffer was searched for a line end up to here
+        self._events: list[Event] = []
+        self._head = b""  # a header that may go on
+        self._head_name = b""
+        self._mid_line = False  # the last record was the beginning of a long line
+        self._boundaries: list[tuple[bytes, str, str]] = []  # the innermost last; default type of its parts
+        self._converter = QuotedPrintable()
+        self._at_offset_0 = True
+        self.faults = Fault(0)
+        self.flat = False
+        self._begin(PRIMARY, _TEXT, "plain")
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take a piece; gives what it makes known."""
+        self._buffer = self._buffer + data if self._buffer else data
+        return self._take(final=False)
+
+    def finish(self) -> list[Event]:
+        """The content is complete; it ends with a line."""
+        events = self._take(final=True)
+        if self._mid_line:
+            self._record(b"", False)
+        if self._place != _BODY:
+            self._flush_header()
+            self._end_headers(b"")
+            self._body_begins()
+        events += self._events
+        self._events = []
+        return events
+
+    def _begin(self, place: str, content_type: str, subtype: str) -> None:
+        """A new entity, or what is between two."""
+        self._place = place
+        self._type, self._subtype = content_type, subtype
+        self._encoding = self._domain = _SEVEN
+        if place == _BODY:
+            self._at_offset_0 = True
+
+    # -- cutting
+
+    def _take(self, final: bool) -> list[Event]:
+        at = 0
+        while at >= 0:
+            start = at
+            at = self._body(start, final) if self._place == _BODY else self._headers(start, final)
+        self._buffer = self._buffer[start:] if start else self._buffer
+        events, self._events = self._events, []
+        return events
+
+    def _headers(self, at: int, final: bool) -> int:
+        """Take one header, or one record.  Gives where to go on, -1: more input is needed."""
+        buffer, limits = self._buffer, self._limits
+        if not self._head and not self._mid_line:
+            found = _HEADER.match(buffer, at)
+            if found is not None:
+                end = found.end()
+                if end - at < min(limits.line_length, limits.header_size) and (final or end < len(buffer)):
+                    self._head_name = name = found[1]
+                    self._head = name + found[2].replace(b"\r\n", b"\n")
+                    self._flush_header()
+                    return end
+        record = self._cut(at, final)
+        if record is None:
+            return -1
+        text, partial, end = record
+        self._record(text, partial)
+        return end
+
+    def _cut(self, at: int, final: bool) -> tuple[bytes, bool, int] | None:
+        """The record at ``at``, whether the line goes on behind it, and where the next one begins."""
+        buffer, limit = self._buffer, self._limits.line_length
+        newline = buffer.find(b"\n", at, at + limit + 2)
+        if newline >= 0:
+            end = newline - 1 if buffer[newline - 1 : newline] == b"\r" and newline > at else newline
+            if end - at < limit:
+                return buffer[at:end], False, newline + 1
+        if len(buffer) - at > limit:
+            return buffer[at : at + limit], True, at + limit
+        if final and at < len(buffer):
+            return buffer[at:], False, len(buffer)
+        return None
+
+    # -- headers
+
+    def _record(self, text: bytes, partial: bool) -> None:
+        """A record where headers are."""
+        if self._head:
+            if self._mid_line or text[:1] in _BLANKS:
+                if len(self._head) < self._limits.header_size:
+                    more = text.partition(b"\0")[0]
+                    self._head += more if self._mid_line else b"\n" + more
+                self._mid_line = partial
+                return
+            self._flush_header()
+        name = _NAME.match(text)
+        if name is not None:
+            self._head_name = name[1]
+            self._head = name[1] + text[name.end() - 1 :].partition(b"\0")[0]
+            self._mid_line = partial
+            return
+        primary = self._place == PRIMARY
+        self._end_headers(text)
+        if text:
+            if primary:
+                self._out(b"\r\n")
+            self._body_begins()
+        else:
+            self._at_offset_0 = True
+            self._descend()
+        self._body_record(text, partial)
+
+    def _flush_header(self) -> None:
+        """The header that was put together is complete."""
+        text, self._head = self._head, b""
+        self._mid_line = False
+        if not text:
+            return
+        name = self._head_name.lower()
+        if not self._wants & Wants.NO_MIME:
+            if name == b"content-type":
+                self._content_type(text)
+            elif name == b"content-transfer-encoding":
+                self._transfer_encoding(text)
+                if self._wants & Wants.CONVERT and self._domain != _SEVEN:
+                    self._check_header(text)
+                    return  # another one is written where the headers end
+        self._check_header(text)
+        self._events.append(Header(self._place, name if name in HEADERS else b"", text))
+
+    def _check_header(self, text: bytes) -> None:
+        if self._wants & Wants.EIGHT_BIT_HEADERS and not text.isascii():
+            self._report(Fault.EIGHT_BIT_HEADER, text)
+
+    def _content_type(self, text: bytes) -> None:
+        parts = fields(text[len("content-type:") :])
+        tokens = next(parts, [])
+        words = [value.lower() if kind == WORD else b"" for kind, value in tokens]
+        if not tokens:
+            self._type = _OTHER
+            return
+        slash = len(tokens) >= 3 and tokens[1][0] == "/"
+        subtype = words[2].decode("latin-1") if slash else ""
+        if words[0] == b"text":
+            self._type, self._subtype = _TEXT, subtype
+        elif words[0] == b"message":
+            self._type, self._subtype = _MESSAGE, subtype
+        elif words[0] == b"multipart":
+            self._type = _MULTI
+            inner = (_MESSAGE, "rfc822") if subtype == "digest" else (_TEXT, "plain")
+            for tokens in parts:
+                self._boundary(tokens, inner, text)
+
+    def _boundary(self, tokens: list[tuple[str, bytes]], inner: tuple[str, str], text: bytes) -> None:
+        if len(tokens) < 3 or tokens[0][0] != WORD or tokens[0][1].lower() != b"boundary":
+            return
+        if tokens[1][0] != "=":
+            return
+        if len(self._boundaries) - 1 > self._limits.nesting:
+            if self._wants & Wants.NESTING:
+                self._report(Fault.NESTING, text)
+            return
+        boundary = tokens[2][1][: self._limits.boundary_length]
+        self._boundaries.append((boundary, *inner))
+
+    def _transfer_encoding(self, text: bytes) -> None:
+        token = first(text.partition(b":")[2])
+        if token is not None and token[0] == WORD:
+            domain = _DOMAINS.get(token[1].lower())
+            if domain is not None:
+                self._encoding, self._domain = token[1].lower().decode(), domain
+
+    def _end_headers(self, text: bytes) -> None:
+        """The headers of an entity are over, by a line ``text``."""
+        wants, kind, subtype = self._wants, self._type, self._subtype
+        if wants & Wants.CONVERT and self._domain != _SEVEN:
+            whole = kind == _MULTI or (kind == _MESSAGE and subtype != "global")
+            encoding = b"7bit" if whole else b"quoted-printable"
+            self._events.append(Header(self._place, b"", b"Content-Transfer-Encoding: " + encoding))
+        if self._place == PRIMARY:
+            if text and wants & Wants.END_OF_HEADERS:
+                self._report(Fault.END_OF_HEADERS, text)
+            self._events.append(HeadersEnd())
+        if wants & Wants.ENCODING:
+            if kind == _MESSAGE and subtype in ("partial", "external-body"):
+                bad = self._domain != _SEVEN
+            else:
+                bad = kind == _MULTI or (kind == _MESSAGE and subtype == "rfc822")
+                bad = bad and self._encoding != self._domain
+            if bad:
+                self._report(Fault.ENCODING, self._encoding.encode())
+
+    def _descend(self) -> None:
+        """Behind an empty line: into an attached message, or to the body."""
+        if self._type == _MULTI:
+            self._begin(_BODY, _OTHER, "")
+        elif self._type == _MESSAGE and (
+            self._subtype == "rfc822"
+            or (self._subtype == "global" and not (self._wants & Wants.CONVERT and self._domain != _SEVEN))
+        ):
+            self._begin(NESTED, _TEXT, "plain")
+        else:
+            self._body_begins()
+
+    # -- bodies
+
+    def _body_begins(self) -> None:
+        self._place = _BODY
+        self._at_offset_0 = True
+
+    def _body_record(self, text: bytes, partial: bool) -> None:
+        """One record of body, which may be a boundary."""
+        self._check_body(text)
+        if self._boundaries and not self._mid_line and text[:2] == b"--":
+            self._cross(text)
+        self._mid_line = partial
+        self._out(text if partial else text + b"\r\n", partial)
+
+    def _cross(self, text: bytes) -> None:
+        """Is this line the boundary of what we are in, or of what is around that?"""
+        for depth in range(len(self._boundaries), 0, -1):
+            boundary, kind, subtype = self._boundaries[depth - 1]
+            if text.startswith(boundary, 2):
+                del self._boundaries[depth:]
+                if text.startswith(b"--", 2 + len(boundary)):
+                    self._boundaries.pop()
+                    self._begin(_BODY, _OTHER, "")
+                else:
+                    self._begin(MULTIPART, kind, subtype)
+                return
+
+    def _body(self, at: int, final: bool) -> int:
+        """Take as much body as there is, up to a boundary.  As :meth:`_headers`."""
+        buffer = self._buffer
+        end = len(buffer)
+        if at == end:
+            return -1
+        checking = self._wants & Wants.EIGHT_BIT_BODY and not self.faults & Fault.EIGHT_BIT_BODY
+        converting = self._wants & Wants.CONVERT and self._domain != _SEVEN
+        if not self._boundaries and not checking and not converting:
+            self.flat = not self._mid_line  # the rest of a long line decides where its pieces begin
+            if self.flat:
+                self._out(buffer[at:])
+                return end
+        stop = self._whole(at, final)
+        if stop <= at:
+            return -1
+        found = self._next_dashes(at, stop)
+        if found == at and not self._mid_line:
+            record = self._cut(at, final)
+            if record is None:
+                return -1
+            self._body_record(record[0], record[1])
+            return record[2]
+        stop = min(stop, found)
+        self._slab(buffer[at:stop])
+        return stop
+
+    def _whole(self, at: int, final: bool) -> int:
+        """Up to where the buffer holds whole records."""
+        buffer, limit = self._buffer, self._limits.line_length
+        end = len(buffer)
+        if final:
+            return end
+        newline = buffer.rfind(b"\n", at)
+        start = newline + 1 if newline >= 0 else at
+        long = (end - start - 1) // limit * limit
+        return start + max(0, long)
+
+    def _next_dashes(self, at: int, stop: int) -> int:
+        """Where the next line begins that may be a boundary; ``stop``: none does."""
+        if not self._boundaries:
+            return stop
+        buffer = self._buffer
+        if not self._mid_line and buffer.startswith(b"--", at) and self._may_cross(at):
+            return at
+        while True:
+            at = buffer.find(b"\n--", at, stop + 2) + 1
+            if at <= 0 or at >= stop:
+                return stop
+            if self._may_cross(at):
+                return at
+
+    def _may_cross(self, at: int) -> bool:
+        return any(self._buffer.startswith(each[0], at + 2) for each in self._boundaries)
+
+    def _slab(self, data: bytes) -> None:
+        """Records without a boundary."""
+        if self._wants & Wants.EIGHT_BIT_BODY and self._encoding == _SEVEN and not data.isascii():
+            for line in data.split(b"\r\n"):
+                limit = self._limits.line_length
+                for start in range(0, max(len(line), 1), limit):
+                    self._check_body(line[start : start + limit])
+        partial = not data.endswith(b"\n")
+        self._mid_line = partial
+        self._out(data, partial)
+
+    def _check_body(self, text: bytes) -> None:
+        if self._wants & Wants.EIGHT_BIT_BODY and self._encoding == _SEVEN and not text.isascii():
+            self._report(Fault.EIGHT_BIT_BODY, text)
+
+    def _out(self, data: bytes, partial: bool = False) -> None:
+        if self._wants & Wants.CONVERT and self._domain != _SEVEN:
+            data = self._converter.feed(data, partial)
+            if not data:
+                return
+        self._events.append(Body(data, self._at_offset_0))
+        self._at_offset_0 = False
+
+    def _report(self, fault: Fault, text: bytes) -> None:
+        if not self.faults & fault:
+            self.faults |= fault
+            self._events.append(Report(fault, text[:_LONGEST_SHOWN]))
