@@ -55,8 +55,12 @@ class Maps:
         title: str = "",
         warn: Callable[[str], None] = no_warning,
         value_is_file: bool = False,
+        raw: bool = False,
     ) -> None:
-        options = Options(directory=config_directory, warn=warn, value_is_file=value_is_file)
+        """``raw``: keys are content, whose case matters and which may be no UTF-8."""
+        options = Options(
+            directory=config_directory, warn=warn, value_is_file=value_is_file, fold=not raw, utf8=not raw
+        )
         self.title = title
         self.problems: list[MtadError] = []
         self.tables: tuple[Table, ...] = tuple(
