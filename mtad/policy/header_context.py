@@ -47,7 +47,7 @@ class HeaderContext:
                 if await test(check):
                     return OK
             except MtadError as error:
-                check.setup.log.warning(str(error))
+                check.log_failure(error)
                 check.reply = Reply(451, b"Temporary lookup error", b"4.3.0")
                 line = report.reject_line(check.request, check.request.state, check.reply)
                 check.setup.log.info(line)
@@ -56,7 +56,7 @@ class HeaderContext:
 
 
 async def _own_address(check: Check) -> bool:
-    return check.setup.classes.is_own_address(check.request.client_address)
+    return check.setup.classes.is_own_address(check.request.peer_address or check.request.client_address)
 
 
 async def _logged_in(check: Check) -> bool:

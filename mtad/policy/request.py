@@ -58,6 +58,7 @@ class Request:
     client_name: str = "unknown"  # verified host name
     client_address: str = "unknown"
     client_port: str = "unknown"
+    peer_address: str = ""  # of the connection itself, whatever XCLIENT says; empty: as client_address
     reverse_name: str = "unknown"  # unverified host name
     name_temporary: bool = False  # client_name is unknown because a lookup failed for now
     reverse_temporary: bool = False

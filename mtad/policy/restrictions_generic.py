@@ -7,6 +7,7 @@ Postfix counterpart: ``generic_checks()``, ``permit_mynetworks()``, ``permit_tls
 
 from __future__ import annotations
 
+from mtad.errors import MtadError
 from mtad.policy.check import DUNNO, Check, Scope
 from mtad.policy.request import RCPT
 
@@ -56,7 +57,7 @@ async def reject_multi_recipient_bounce(check: Check, scope: Scope) -> int:
 
 
 async def permit_inet_interfaces(check: Check, scope: Scope) -> int:
-    if check.setup.classes.is_own_address(check.request.client_address):
+    if check.setup.classes.is_own_address(check.request.peer_address or check.request.client_address):
         return await check.permit_client("permit_inet_interfaces")
     return DUNNO
 
@@ -86,8 +87,15 @@ async def has_listed_certificate(check: Check, any_trusted: bool) -> bool:
         return True
     prints = [print_ for print_ in (request.pubkey_fingerprint, request.cert_fingerprint) if print_]
     for print_ in prints:
-        if await setup.relay_certs.lookup(print_.encode()) is not None:
-            return True
+        try:
+            if await setup.relay_certs.lookup(print_.encode()) is not None:
+                return True
+        except MtadError as error:
+            error.add_note(
+                f"relay_clientcerts: lookup error for fingerprint '{request.cert_fingerprint}', "
+                f"pkey fingerprint {request.pubkey_fingerprint}"
+            )
+            raise
     if not prints and not setup.ask_cert:
         name = "permit_tls_all_clientcerts" if any_trusted else "permit_tls_clientcerts"
         setup.log.warning(f'{name} is requested, but "smtpd_tls_ask_ccert = no"')

@@ -40,6 +40,7 @@ def become(request: Request, values: Values) -> Request:
         client_name=name,
         client_address=_kept(values, "ADDR", request.client_address),
         client_port=_kept(values, "PORT", request.client_port),
+        peer_address=request.peer_address or request.client_address,
         reverse_name=reverse,
         name_temporary=temporary,
         reverse_temporary=reverse_temporary,
@@ -84,9 +85,9 @@ class Forwarded:
     @property
     def local(self) -> bool | None:
         """Is the mail from a local client?  None: not said."""
-        if "DOMAIN" not in self._values:
+        if "SOURCE" not in self._values:
             return None
-        return self._values["DOMAIN"] != "remote"
+        return self._values["SOURCE"] != "remote"
 
     def log_text(self, port_too: bool) -> str:
         """What the line ``client=...`` ends with."""

@@ -23,7 +23,7 @@ from mtad.wire.settings import ServerSettings
 
 #: What is announced behind the keywords, in this order.
 XCLIENT = b"NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT"
-XFORWARD = b"NAME ADDR PROTO HELO DOMAIN PORT IDENT"
+XFORWARD = b"NAME ADDR PROTO HELO SOURCE PORT IDENT"
 
 #: What stands for a name that a lookup did not give for now.
 TEMPORARY = "[TEMPUNAVAIL]"
@@ -134,7 +134,7 @@ def _protocol(settings: ServerSettings, text: str) -> Value:
     return text.translate(_NEUTER)
 
 
-def _domain(settings: ServerSettings, text: str) -> Value:
+def _source(settings: ServerSettings, text: str) -> Value:
     if text.upper() not in ("LOCAL", "REMOTE"):
         raise _Bad(text)
     return text.lower()
@@ -190,5 +190,5 @@ _XFORWARD: dict[bytes, _Reader] = {
     b"HELO": _available(_neutral),
     b"PROTO": _available(_protocol),
     b"IDENT": _available(_neutral),
-    b"DOMAIN": _available(_domain),
+    b"SOURCE": _available(_source),
 }
