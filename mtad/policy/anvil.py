@@ -82,7 +82,8 @@ class Anvil:
         self._blocks = sessions // _BLOCK
         self._key = os.urandom(16)
         self._peaks_at = self._sets * _WAYS * _PAIR.size
-        self._owners_at = self._peaks_at + _PEAKS * _PEAK.size
+        self._made_at = self._peaks_at + _PEAKS * _PEAK.size
+        self._owners_at = self._made_at + _ROW.size
         self._rows_at = self._owners_at + self._blocks * _ROW.size
         self._fd = os.memfd_create("anvil", os.MFD_CLOEXEC)
         size = self._rows_at + self._blocks * _BLOCK * _ROW.size
@@ -119,7 +120,13 @@ class Anvil:
                 best, oldest = place, start
         if best is not None:
             _PAIR.pack_into(memory, best, digest, 0, now, 0, 0, 0, 0, 0)
+            _ROW.pack_into(memory, self._made_at, (self.made + 1) & _MOST)
         return best
+
+    @property
+    def made(self) -> int:
+        """How many pairs there have been."""
+        return int(_ROW.unpack_from(self._memory, self._made_at)[0])
 
     def connect(self, ident: str, unit: int) -> Session | None:
         """A session begins: count it until :meth:`disconnect`."""

@@ -74,8 +74,7 @@ def _alternatives(reader: _Reader) -> frozenset[int]:
             raise reader.error("need decimal number 0..255")
         token = reader.next()
         if token == ".":
-            dot, high = reader.next(), reader.next()
-            if dot != "." or not _octet(high) or int(low) > int(high):
+            if reader.next() != "." or not _octet(high := reader.next()) or int(low) > int(high):
                 raise reader.error("numeric range error")
             token = reader.next()
         values.update(range(int(low), int(high) + 1))
