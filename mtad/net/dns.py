@@ -16,7 +16,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
@@ -112,12 +112,15 @@ class ResolvConf:
     timeout: float = 5.0
     attempts: int = 2
     rotate: bool = False
+    search: tuple[str, ...] = ()  # the domains that complete a name, for who wants that
+    trust_ad: bool = False  # the name servers' word on DNSSEC is to be believed
 
     @classmethod
     def parse(cls, text: str) -> ResolvConf:
         servers: list[Server] = []
+        search: tuple[str, ...] = ()
         numbers = {"timeout": 5, "attempts": 2}
-        rotate = False
+        rotate = trust_ad = False
         for line in text.splitlines():
             words = line.split()
             if len(words) < 2 or words[0][0] in "#;":
@@ -127,16 +130,21 @@ class ResolvConf:
                     servers.append((str(ip_address(words[1])), 53))
                 except ValueError:
                     continue
+            elif words[0] in ("search", "domain"):
+                search = tuple(words[1:])
             elif words[0] == "options":
                 for option, _, value in (word.partition(":") for word in words[1:]):
                     if option in numbers and value.isdecimal() and len(value) < 6:
                         numbers[option] = int(value)
                     rotate = rotate or option == "rotate"
+                    trust_ad = trust_ad or option == "trust-ad"
         return cls(
             tuple(servers) or (("127.0.0.1", 53),),
             float(min(max(numbers["timeout"], 1), _TIMEOUT_LIMIT)),
             min(max(numbers["attempts"], 1), _ATTEMPT_LIMIT),
             rotate,
+            search,
+            trust_ad,
         )
 
 
@@ -184,7 +192,11 @@ class Resolver:
         assert IReactorUDP.providedBy(reactor) and IReactorTCP.providedBy(reactor)
         assert IReactorTime.providedBy(reactor)
         self._reactor = reactor
-        self._fixed = None if servers is None else ResolvConf(tuple(servers), timeout, attempts)
+        self._fixed = (
+            None if servers is None else ResolvConf(tuple(servers), timeout, attempts, trust_ad=True)
+        )
+        #: ask for DNSSEC: answers that the name server has validated are ``secure``
+        self.dnssec = False
         self._path = resolv_conf
         self._stamp: tuple[int, int, int] | None = None
         self._conf = ResolvConf.parse("")
@@ -201,6 +213,11 @@ class Resolver:
         disabled = p.flag("disable_dns_lookups") or p["smtp_dns_support_level"] == "disabled"
         return cls(reactor, host_lookup=("native",) if disabled else p.words("smtp_host_lookup"))
 
+    @property
+    def search(self) -> tuple[str, ...]:
+        """The domains of resolv.conf that complete a name; nothing here does so."""
+        return self._configuration().search
+
     # -- what is asked
 
     async def mx(self, domain: str) -> list[tuple[int, str]]:
@@ -214,13 +231,33 @@ class Resolver:
             if error.status is DnsStatus.NOT_FOUND:
                 return []
             raise
-        pairs = [record.data for record in records if isinstance(record.data, tuple)]
+        found = [record.data for record in records]
+        pairs = [data for data in found if isinstance(data, tuple) and len(data) == 2]
         if all(name == "" for _, name in pairs):
             raise DnsError(DnsStatus.NULL_MX, f"Domain {domain} does not accept mail (nullMX)")
         hosts = [(int(pref), name) for pref, name in pairs if isinstance(name, str) and valid_hostname(name)]
         if not hosts:
             raise _malformed(domain, "MX")
         return sorted(hosts, key=lambda pair: pair[0])
+
+    async def srv(self, name: str) -> list[tuple[int, int, int, str]]:
+        """The hosts of a service ``_service._tcp.domain``: priority, weight, port and name, in no order.
+
+        DnsError where there are none, or where the domain has no such service (RFC 2782).
+        """
+        found: list[tuple[int, int, int, str]] = []
+        for record in await self.query(name, "SRV"):
+            data = record.data
+            if not isinstance(data, tuple) or len(data) != 4 or not isinstance(data[0], int):
+                continue
+            priority, weight, port, target = data
+            if target == "":
+                raise DnsError(DnsStatus.NULL_MX, f"Domain {name} does not support SRV requests")
+            if isinstance(target, str) and valid_hostname(target):
+                found.append((priority, weight, port, target))
+        if not found:
+            raise _malformed(name, "SRV")
+        return found
 
     async def addresses(self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6")) -> list[str]:
         """The addresses of a host, by ``smtp_host_lookup``; never none, DnsError instead."""
@@ -336,12 +373,16 @@ class Resolver:
 
     async def _resolve(self, host: str, type_: str) -> tuple[Record, ...]:
         name, ttl = host, TTL_LIMIT
+        secure = True
         for _ in range(_CNAME_LIMIT):
             message = await self._exchange(name, type_)
+            secure = secure and message.authentic and self._configuration().trust_ad
             if message.rcode not in (NOERROR, NXDOMAIN):
                 raise _failure(name, type_)
             owner, records, ttl = _answers(message, name, type_, ttl)
             if records:
+                if secure:
+                    records = tuple([replace(record, secure=True) for record in records])
                 self._keep(host, type_, ttl, records)
                 return records
             if owner == name or message.rcode == NXDOMAIN:
@@ -369,7 +410,7 @@ class Resolver:
     async def _ask(self, server: Server, name: str, type_: str, timeout: float) -> Message | None:
         identifier = self._randbelow(1 << 16)
         try:
-            query = encode_query(identifier, name, type_)
+            query = encode_query(identifier, name, type_, self.dnssec and self._configuration().trust_ad)
         except MessageError:
             text = f"Name service error for {name}: invalid host or domain name"
             raise DnsError(DnsStatus.NOT_FOUND, text) from None

@@ -15,7 +15,18 @@ import struct
 from dataclasses import dataclass
 
 #: record types (RFC 1035 section 3.2.2, RFC 3596)
-TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28}
+TYPES = {
+    "A": 1,
+    "NS": 2,
+    "CNAME": 5,
+    "SOA": 6,
+    "PTR": 12,
+    "MX": 15,
+    "TXT": 16,
+    "AAAA": 28,
+    "SRV": 33,
+    "TLSA": 52,
+}
 _TYPE_NAMES = {number: name for name, number in TYPES.items()}
 _IN = 1
 
@@ -34,13 +45,18 @@ _LABEL_LIMIT = 63
 _RESPONSE = 0x8000
 _TRUNCATED = 0x0200
 _RECURSION_DESIRED = 0x0100
+_AUTHENTIC = 0x0020
+
+#: an OPT record (RFC 6891) that asks for DNSSEC (RFC 3225) and takes answers of up to 1232 bytes by UDP
+_DNSSEC_OPT = b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0)
 
 _HEADER = struct.Struct("!6H")
 _QUESTION = struct.Struct("!2H")
 _RECORD = struct.Struct("!2HIH")
 
-#: what a record holds: an address, a name, (preference, name) of MX, strings of TXT, (negative TTL) of SOA
-Data = str | tuple[int, str] | tuple[bytes, ...] | int | bytes
+#: what a record holds: an address, a name, (preference, name) of MX, strings of TXT, (negative TTL) of SOA,
+#: (priority, weight, port, name) of SRV
+Data = str | tuple[int, str] | tuple[int, int, int, str] | tuple[bytes, ...] | int | bytes
 
 
 class MessageError(ValueError):
@@ -55,6 +71,7 @@ class Record:
     type: str
     ttl: int
     data: Data
+    secure: bool = False  # the name server has found it so (see Message.authentic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +94,11 @@ class Message:
         return bool(self.flags & _RESPONSE)
 
     @property
+    def authentic(self) -> bool:
+        """The name server says that it has validated the answer (RFC 4035 section 3.2.3)."""
+        return bool(self.flags & _AUTHENTIC)
+
+    @property
     def truncated(self) -> bool:
         return bool(self.flags & _TRUNCATED)
 
@@ -94,10 +116,12 @@ def encode_name(name: str) -> bytes:
     return out + b"\0"
 
 
-def encode_query(identifier: int, name: str, type_: str) -> bytes:
-    """A recursive query for one name and type."""
-    header = _HEADER.pack(identifier, _RECURSION_DESIRED, 1, 0, 0, 0)
-    return header + encode_name(name) + _QUESTION.pack(TYPES[type_], _IN)
+def encode_query(identifier: int, name: str, type_: str, dnssec: bool = False) -> bytes:
+    """A recursive query for one name and type; ``dnssec``: and whether the answer is authentic."""
+    flags = _RECURSION_DESIRED | (_AUTHENTIC if dnssec else 0)
+    header = _HEADER.pack(identifier, flags, 1, 0, 0, int(dnssec))
+    question = encode_name(name) + _QUESTION.pack(TYPES[type_], _IN)
+    return header + question + (_DNSSEC_OPT if dnssec else b"")
 
 
 def _label(data: bytes) -> str:
@@ -147,6 +171,9 @@ def _data(message: bytes, type_: str, start: int, end: int) -> Data:
             return _inner_name(message, start, end)
         case "MX":
             return int.from_bytes(data[:2], "big"), _inner_name(message, start + 2, end)
+        case "SRV":
+            priority, weight, port = struct.unpack("!3H", data[:6])
+            return priority, weight, port, _inner_name(message, start + 6, end)
         case "TXT":
             return _strings(data)
         case "SOA":
