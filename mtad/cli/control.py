@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from mtad.errors import MtadError
@@ -36,6 +37,28 @@ def ask(path: str, request: dict[str, Any], timeout: float) -> dict[str, Any]:
             line = _read_line(connection)
     except OSError as error:
         raise ControlError(f"{path}: {error.strerror or error}") from error
+    return _answer(path, line)
+
+
+def stream(path: str, request: dict[str, Any], timeout: float) -> Iterator[bytes]:
+    """What follows the answer to ``request``, in pieces.  Raises as :func:`ask` does, and ControlError where
+    the answer is not ``ok``."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            _connect(connection, path)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as reader:
+                answer = _answer(path, reader.readline(_CHUNK))
+                if not answer.get("ok"):
+                    raise ControlError(str(answer.get("error")))
+                while piece := reader.read1(_CHUNK):
+                    yield piece
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror or error}") from error
+
+
+def _answer(path: str, line: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(line)
     except ValueError as error:

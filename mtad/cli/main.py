@@ -1,13 +1,15 @@
 """``mtad``: one program, the commands of Postfix as its subcommands.
 
 ``mtad [-c DIR] [-Dv] COMMAND`` with the commands of ``postfix(1)``, and ``mtad TOOL ...`` with the other
-tools under their own names and options.  Exit status as there: 0 done, 1 failed, 64 usage.
+tools under their own names and options.  Called by the name of one of Postfix's commands (a link that
+``mtad install-commands`` lays), the program is that command.  Exit status as there: 0 done, 1 failed.
 
 Postfix counterpart: ``postfix(1)``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,6 +20,13 @@ import mtad
 TOOLS = (
     "newaliases", "oauth", "postalias", "postconf", "postmap", "postqueue", "saslpasswd", "sasldblistusers",
     "saslauthd", "testsaslauthd", "pluginviewer", "auth-test", "sink", "demo",
+    "postsuper", "postcat", "postlog", "sendmail", "mailq", "qshape", "queue", "install-commands",
+)  # fmt: skip
+
+#: Names by which the program may be called to be that tool.
+NAMES = (
+    "sendmail", "mailq", "newaliases", "postqueue", "postsuper", "postcat", "postmap", "postalias",
+    "postconf", "postlog", "qshape",
 )  # fmt: skip
 
 #: Commands of postfix(1).
@@ -35,7 +44,9 @@ usage: mtad [-c config_dir] [-Dv] command
   check [--json]  check the configuration
   status          is it running?
 
-tools: mtad postconf | postmap | postalias | newaliases | postqueue | sink | demo
+tools: mtad postconf | postmap | postalias | newaliases | sink | demo
+       mtad sendmail | mailq | postqueue | postsuper | postcat | postlog | qshape
+       mtad queue check | repair | import | export; mtad install-commands
        mtad auth-test | saslpasswd | sasldblistusers | saslauthd | testsaslauthd | pluginviewer | oauth
        (try them with --help)
 """
@@ -44,6 +55,9 @@ tools: mtad postconf | postmap | postalias | newaliases | postqueue | sink | dem
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    name = os.path.basename(sys.argv[0])
+    if argv is None and name in NAMES:
+        return _tool(name, words)
     directory = ""
     verbose = 0
     while words and words[0].startswith("-"):
@@ -67,14 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name in TOOLS:
         if directory:
-            rest = ["-c", directory, *rest]
-        tool: Callable[[list[str]], int] = import_module(f"mtad.cli.{name.replace('-', '_')}").main
-        return tool(rest)
+            rest = ["-C" if name in ("sendmail", "mailq") else "-c", directory, *rest]
+        return _tool(name, rest)
     if name in COMMANDS:
         from mtad.cli import lifecycle
 
         return lifecycle.run(name, directory or None, rest, verbose)
     return _usage(f"unknown command {name}")
+
+
+def _tool(name: str, arguments: list[str]) -> int:
+    tool: Callable[[list[str]], int] = import_module(f"mtad.cli.{name.replace('-', '_')}").main
+    return tool(arguments)
 
 
 def _usage(problem: str) -> int:

@@ -1,11 +1,12 @@
 """The control socket: commands of the operator to the running queue manager.
 
 A UNIX stream socket, ``control`` in ``mtad_queue_directory``.  A request is one line of JSON, so is the
-answer; requests longer than a few kilobytes are cut off.  Commands::
+answer; requests longer than a few kilobytes are cut off.  Anybody may connect; the system tells us who they
+are, and ``authorized_mailq_users`` and ``authorized_flush_users`` what they may.  Commands::
 
     {"command": "showq"}                          -> {"ok": true, "active": ["QID", ...]}
-    {"command": "showq", "listing": true}         -> {"ok": true, "active": [...], "lines": [...]}
-    {"command": "showq", "listing": true, "json": true}   the same, with lines of JSON
+    {"command": "listing", "json": false}         -> {"ok": true}, then the listing to the end of the stream
+    {"command": "scan"}                           -> {"ok": true}: look at the queue, it was changed
     {"command": "flush"}                          -> {"ok": true, "count": N}
     {"command": "flush-id", "id": "QID"}          -> {"ok": true, "count": N}
     {"command": "flush-site", "site": "DOMAIN"}   -> {"ok": true, "count": N}
@@ -16,27 +17,81 @@ Postfix counterpart: the services ``showq``, ``flush`` and ``qmgr`` below ``publ
 from __future__ import annotations
 
 import json
+import os
+import socket
+import struct
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mtad.config.parameters import Parameters
+from mtad.daemon.authorized import refused
 from mtad.deliver.qmgr import QueueManager
 from mtad.errors import MtadError
 from mtad.queue.listing import json_listing, text_listing
 from mtad.queue.message import DEFERRED
+from mtad.queue.postfix.waiting import waiting
 from mtad.queue.sqlite import SQLiteStore
 
+#: struct ucred of unix(7): pid, uid, gid.
+_PEER = struct.Struct("3i")
+#: Connections of users other than root and the mail system's that are served at a time.
+_MOST_GUESTS = 64
+#: Lines of a listing that are made at a time.
+_LINES = 500
 
+
+@implementer(IPullProducer)
 class _Conversation(LineOnlyReceiver):
     delimiter = b"\n"
     MAX_LENGTH = 4096
+    transport: Any
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
+        self._lines: Iterator[str] = iter(())
+        self.uid = -1
+
+    @property
+    def trusted(self) -> bool:
+        """Root, or who the mail system runs as."""
+        return self.uid in (0, os.getuid())
+
+    def connectionMade(self) -> None:
+        handle: socket.socket = self.transport.getHandle()
+        _, self.uid, _ = _PEER.unpack(handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if not self._server.admit(self):
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: object = None) -> None:
+        self._lines = iter(())
+        self._server.dismiss(self)
+
+    def stream(self, lines: Iterator[str]) -> None:
+        """Send these lines at the speed at which they are read, and hang up."""
+        self._lines = lines
+        self.transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        try:
+            some = list(islice(self._lines, _LINES))
+        except MtadError:
+            self.transport.abortConnection()
+            return
+        if some:
+            self.transport.write("".join([f"{line}\n" for line in some]).encode("utf-8", "replace"))
+        else:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def stopProducing(self) -> None:
+        self._lines = iter(())
 
     def lineReceived(self, line: bytes) -> None:
         try:
@@ -46,7 +101,7 @@ class _Conversation(LineOnlyReceiver):
         if not isinstance(request, dict):
             self._answer({"ok": False, "error": "not a JSON object"})
             return
-        self._server.handle(request, self._answer)
+        self._server.handle(request, self._answer, self)
 
     def _answer(self, answer: dict[str, Any]) -> None:
         if self.transport is not None:
@@ -59,19 +114,39 @@ class ControlServer(Factory):
     noisy = False
 
     def __init__(self, p: Parameters, manager: QueueManager, store: SQLiteStore) -> None:
+        self._p = p
         self._long_ids = p.flag("enable_long_queue_ids")
         self._manager = manager
         self._store = store
+        self._guests: set[_Conversation] = set()
 
     def buildProtocol(self, addr: object) -> _Conversation:
         return _Conversation(self)
 
-    def handle(self, request: dict[str, Any], answer: Any) -> None:
+    def admit(self, conversation: _Conversation) -> bool:
+        """Whether there is room for one more."""
+        if not conversation.trusted:
+            self._guests.add(conversation)
+        return len(self._guests) <= _MOST_GUESTS
+
+    def dismiss(self, conversation: _Conversation) -> None:
+        self._guests.discard(conversation)
+
+    def handle(self, request: dict[str, Any], answer: Any, conversation: _Conversation) -> None:
         """Carry out ``request`` and call ``answer`` with what came of it."""
         command = request.get("command")
         try:
-            if command == "showq":
-                answer(self._show(bool(request.get("listing")), bool(request.get("json"))))
+            name = "" if conversation.trusted else self._refused(command, conversation.uid)
+            if name:
+                answer({"ok": False, "error": f"User {name}({conversation.uid}) is not allowed to do this"})
+            elif command == "showq":
+                answer({"ok": True, "active": sorted(self._manager.snapshot())})
+            elif command == "listing":
+                answer({"ok": True})
+                conversation.stream(self._listing(bool(request.get("json"))))
+            elif command == "scan":
+                self._manager.scan()
+                answer({"ok": True})
             elif command == "flush":
                 self._flush(None, answer)
             elif command == "flush-id":
@@ -83,14 +158,16 @@ class ControlServer(Factory):
         except MtadError as problem:
             answer({"ok": False, "error": str(problem)})
 
-    def _show(self, listing: bool, as_json: bool) -> dict[str, Any]:
-        active = sorted(self._manager.snapshot())
-        result: dict[str, Any] = {"ok": True, "active": active}
-        if listing and as_json:
-            result["lines"] = list(json_listing(self._store.listing(), frozenset(active)))
-        elif listing:
-            result["lines"] = list(text_listing(self._store.listing(), frozenset(active), self._long_ids))
-        return result
+    def _refused(self, command: object, uid: int) -> str:
+        looks = command in ("showq", "listing")
+        return refused(self._p, "authorized_mailq_users" if looks else "authorized_flush_users", uid)
+
+    def _listing(self, as_json: bool) -> Iterator[str]:
+        active = frozenset(self._manager.snapshot())
+        messages = chain(waiting(self._p), self._store.listing())
+        if as_json:
+            return json_listing(messages, active)
+        return text_listing(messages, active, self._long_ids)
 
     def _bound_for(self, site: str) -> Iterator[str]:
         """The ids of deferred messages with a recipient at ``site``."""

@@ -1,12 +1,15 @@
 """The directories that mtad keeps its own things in, made with the right owner and mode.
 
 ``$queue_directory/pid`` holds the lock that Postfix has too; ``mtad_queue_directory`` (default
-``$queue_directory/mtad``) holds the queue's database, the spool and the control socket, for ``mail_owner``
-alone.  Postfix counterpart: ``post-install create-missing``, ``set-permissions``.
+``$queue_directory/mtad``) holds the queue's database and the spool, for ``mail_owner`` alone, and the control
+socket, to which anybody may connect; ``$queue_directory/maildrop`` is where the host's programs leave mail.
+
+Postfix counterpart: ``post-install create-missing``, ``set-permissions``.
 """
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -85,6 +88,7 @@ class Paths:
     tokens: str  # of OAuth accounts
     wakeup: str  # datagrams that tell qmgr of new mail
     outcome: str  # what became of the last reload
+    maildrop: str
 
 
 def paths(p: Parameters) -> Paths:
@@ -97,6 +101,7 @@ def paths(p: Parameters) -> Paths:
         tokens=state_directory(p),
         wakeup=os.path.join(queue, "wakeup"),
         outcome=os.path.join(p["queue_directory"], "pid", "mtad.reload"),
+        maildrop=os.path.join(p["queue_directory"], "maildrop"),
     )
 
 
@@ -105,8 +110,23 @@ def make_directories(p: Parameters, who: Owner) -> Paths:
     found = paths(p)
     _directory(p, "queue_directory", p["queue_directory"], 0o755, None)
     _directory(p, "queue_directory", os.path.dirname(found.lock), 0o755, None)
-    _directory(p, "mtad_queue_directory", found.queue, 0o700, who)
+    _directory(p, "mtad_queue_directory", found.queue, 0o711, who)
+    _maildrop(p, found.maildrop, who)
     return found
+
+
+def _maildrop(p: Parameters, path: str, who: Owner) -> None:
+    """Make the maildrop where there is none, as Postfix would: for the group ``setgid_group``."""
+    if os.path.isdir(path):
+        return
+    _directory(p, "queue_directory", path, 0o1730, None)
+    if os.geteuid() == 0:
+        try:
+            group = grp.getgrnam(p["setgid_group"]).gr_gid
+        except KeyError:
+            group = who.gid
+        os.chown(path, who.uid, group)
+        os.chmod(path, 0o1730)
 
 
 def hand_over(found: Paths, who: Owner) -> None:

@@ -79,9 +79,11 @@ class Channels:
     """``wakeup``: datagrams that say that there is new mail; ``control``: the operator's commands."""
 
     def __init__(self, paths: Paths, owner: Owner) -> None:
-        """Make both, for ``owner`` alone; whoever had them before is gone.  Raises ConfigError."""
-        self.wakeup = _unix(paths.wakeup, socket.SOCK_DGRAM, owner)
-        self.control = _unix(paths.control, socket.SOCK_STREAM, owner)
+        """Make both; whoever had them before is gone.  Raises ConfigError.
+
+        Anybody may connect to ``control``: who serves it looks who they are."""
+        self.wakeup = _unix(paths.wakeup, socket.SOCK_DGRAM, owner, 0o600)
+        self.control = _unix(paths.control, socket.SOCK_STREAM, owner, 0o666)
         self.control.listen(64)
 
     def close(self) -> None:
@@ -90,14 +92,14 @@ class Channels:
         self.control.close()
 
 
-def _unix(path: str, kind: socket.SocketKind, owner: Owner) -> socket.socket:
+def _unix(path: str, kind: socket.SocketKind, owner: Owner, mode: int) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     try:
         with owner.acting():
             if os.path.lexists(path):
                 os.unlink(path)
             made.bind(path)
-            os.chmod(path, 0o600)
+            os.chmod(path, mode)
     except OSError as problem:
         made.close()
         reason = problem.strerror or str(problem)

@@ -134,6 +134,11 @@ class QueueManager:
         self._incoming = True
         self._fill()
 
+    def scan(self) -> None:
+        """Somebody has changed the queue: look for what is due."""
+        self._incoming = self._due = True
+        self._fill()
+
     def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
         """Try all deferred messages now, or those named; how many there are."""
         self._dispatcher.revive()

@@ -32,6 +32,17 @@ def in_base(number: int, base: int, width: int = 1) -> str:
     return digits.rjust(width, "0")
 
 
+def from_base(digits: str, base: int) -> int:
+    """The number that :func:`in_base` wrote, 0 for what it would not write."""
+    number = 0
+    for digit in digits:
+        value = _ALPHABET.find(digit)
+        if not 0 <= value < base:
+            return 0
+        number = number * base + value
+    return number
+
+
 class QueueIds:
     """Makes queue ids for one process: ``long`` or short, ``slot`` by default from the process id."""
 

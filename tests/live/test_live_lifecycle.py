@@ -344,7 +344,7 @@ def test_workers_are_the_mail_owner_and_files_are_theirs(mtad: Mtad) -> None:
     for path in (mtad.queue / "mtad").iterdir():
         assert path.stat().st_uid == owner.st_uid
         assert path.stat().st_mode & 0o077 == 0, path
-    assert (mtad.queue / "mtad").stat().st_mode & 0o777 == 0o700
+    assert (mtad.queue / "mtad").stat().st_mode & 0o777 == 0o711
 
 
 @needs_root

@@ -64,7 +64,11 @@ def server(path: Path, answer: bytes) -> Iterator[list[dict[str, Any]]]:
 def etc(tmp_path: Path) -> Path:
     """A configuration with an empty queue directory."""
     (tmp_path / "q").mkdir()
-    (tmp_path / "main.cf").write_text(f"mtad_queue_directory = {tmp_path}/q\n")
+    (tmp_path / "main.cf").write_text(
+        f"queue_directory = {tmp_path}\nmtad_queue_directory = {tmp_path}/q\nmaillog_file = /dev/null\n"
+        "maillog_file_prefixes = /dev\nfast_flush_domains = example.com, [192.0.2.1]\n"
+    )
+    (tmp_path / "maildrop").mkdir()
     return tmp_path
 
 
@@ -131,9 +135,9 @@ def test_list_as_json(etc: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_list_that_the_daemon_made(etc: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Where the database cannot be read."""
-    with server(etc / "q/control", b'{"ok": true, "active": [], "lines": ["one", "two"]}\n') as asked:
+    with server(etc / "q/control", b'{"ok": true}\none\ntwo\n') as asked:
         assert run(etc, "-p") == 0
-    assert asked[0]["listing"] is True
+    assert asked == [{"command": "listing", "json": False}]
     assert capfd.readouterr().out == "one\ntwo\n"
 
 
@@ -164,6 +168,12 @@ def test_flush(etc: Path, arguments: list[str], request_: dict[str, str]) -> Non
     with server(etc / "q/control", b'{"ok": true, "count": 1}\n') as asked:
         assert run(etc, *arguments) == 0
     assert asked == [request_]
+
+
+def test_flush_of_others(etc: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(etc, "-s", "example.org") == DOWN
+    said = 'postqueue: fatal: Flush service is not configured for destination "example.org"\n'
+    assert capfd.readouterr().err == said
 
 
 def test_flush_refused(etc: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,232 @@
+"""``mtad postcat``: show queue files, and messages of mtad's queue as if they were such.
+
+``postcat [-bdefhoqrv] [-c DIR] [-s OFFSET] [FILE...]``; with ``-q`` the arguments are queue ids, which are
+looked for in mtad's queue and in the maildrop.  The output is that of the original, byte for byte.
+
+Postfix counterpart: ``postcat(1)``.
+"""
+
+from __future__ import annotations
+
+import getopt
+import io
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
+
+from mtad.cli.control import ControlError, ask
+from mtad.cli.directory import load_parameters
+from mtad.cli.voice import Fatal, Voice
+from mtad.config.parameters import Parameters
+from mtad.daemon.paths import paths
+from mtad.errors import MtadError
+from mtad.queue.message import Message
+from mtad.queue.postfix import records as rec
+from mtad.queue.postfix.envelope import write_message
+from mtad.queue.postfix.files import MAILDROP, QueueDirectory, open_plain, valid_id
+from mtad.queue.postfix.records import Record, read_records
+from mtad.queue.sqlite import SQLiteStore
+
+USAGE = (
+    "usage: postcat [-b (body text)] [-c config_dir] [-d (decimal record type)] [-e (envelope records)]"
+    " [-h (header text)] [-q (access queue)] [-v] [file(s)...]"
+)
+_TEXT = (rec.LINE, rec.UNENDED)
+_HEADER = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
+_IN_MEMORY = 1024 * 1024
+
+_ENVELOPE, _HEADERS, _BODY = 0, 1, 2
+
+
+class _Printer:
+    """Prints one file.  ``shown`` are the letters of the parts to show, ``ehb``."""
+
+    def __init__(self, out: BinaryIO, voice: Voice, flags: frozenset[str], path: str) -> None:
+        self._out = out
+        self._voice = voice
+        self._path = path
+        shown = flags & set("ehb") or frozenset("ehb")
+        self._show = [part in shown for part in "ehb"]
+        self._verbose, self._raw = "v" in flags, "r" in flags
+        self._with_path, self._offsets, self._decimal = "f" in flags, "o" in flags, "d" in flags
+        self._part = _ENVELOPE
+        self._last = b""
+
+    def run(self, file: BinaryIO, start: int) -> None:
+        """Print ``file`` from the offset ``start``."""
+        if start == 0:
+            first = file.read(1)
+            if first and first not in rec.ENVELOPE_TYPES:
+                self._voice.warning(f"{self._path}: input is not a valid queue file")
+                return
+            if self._show[_ENVELOPE]:
+                self._write(f"*** ENVELOPE RECORDS {self._path} ***\n".encode())
+        for record in self._records(file, start):
+            if not self._take(record):
+                break
+
+    def _records(self, file: BinaryIO, start: int) -> Iterator[Record]:
+        """The records in the order in which they count; with -v pointers and padding, too."""
+        if not self._verbose:
+            yield from read_records(file, start=start)
+            return
+        while True:
+            for record in read_records(file, start=start, raw=True):
+                yield record
+                if record.kind == rec.POINTER and not self._raw and int(record.data) > 0:
+                    start = int(record.data)
+                    break
+            else:
+                return
+
+    def _take(self, record: Record) -> bool:
+        """Print a record; False when it was the last that matters."""
+        kind = record.kind
+        if kind in _TEXT and self._part != _ENVELOPE:
+            ends_header = self._last != rec.UNENDED and not _HEADER.match(record.data)
+            if self._part == _HEADERS and ends_header:
+                self._part = _BODY
+                if not self._show[_BODY] and not self._show[_ENVELOPE]:
+                    return False
+        elif kind == rec.MESSAGE:
+            self._marker(record, "MESSAGE CONTENTS")
+            self._part = _HEADERS
+            return True
+        elif kind == rec.EXTRACTED:
+            if self._show[self._part] and self._last == rec.UNENDED:
+                self._write(b"\n")
+            self._marker(record, "HEADER EXTRACTED")
+            self._part = _ENVELOPE
+            return self._show[_ENVELOPE]
+        elif kind == rec.END:
+            self._marker(record, "MESSAGE FILE END")
+            return self._raw
+        if self._show[self._part]:
+            self._print(record)
+        return True
+
+    def _prefix(self, record: Record) -> bytes:
+        text = f"{self._path}: " if self._with_path else ""
+        if self._offsets:
+            text += f"{record.offset:9d} "
+        if self._decimal:
+            text += f"{record.kind[0]:3d} "
+        return text.encode("utf-8", "surrogateescape")
+
+    def _marker(self, record: Record, text: str) -> None:
+        if self._show[_ENVELOPE]:
+            self._write(self._prefix(record) + f"*** {text} {self._path} ***\n".encode())
+
+    def _print(self, record: Record) -> None:
+        _, kind, data = record
+        if kind in _TEXT and self._part != _ENVELOPE:
+            name = rec.NAMES[rec.LINE] if kind == rec.LINE else "unterminated_text"
+            text = f"{name}: ".encode() if self._verbose else b""
+            ended = kind == rec.LINE or self._verbose or self._offsets
+            self._write(self._prefix(record) + text + data + (b"\n" if ended else b""))
+            self._last = b"" if ended and kind == rec.UNENDED else kind
+            return
+        name = rec.NAMES.get(kind, "unknown_record_type")
+        if kind == rec.UNENDED:
+            name = "unterminated_text"
+        if kind in (rec.TIME, rec.WARN):
+            data = _date(data)
+        elif kind == rec.ATTRIBUTE:
+            attribute, equals, value = data.partition(b"=")
+            if not equals:
+                self._voice.warning(f"{self._path}: malformed attribute: missing '=' after attribute name")
+                return
+            if attribute == b"create_time":
+                name, data = "create_time", _date(value)
+        self._write(self._prefix(record) + f"{name}: ".encode() + data + b"\n")
+        self._last = kind
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+
+
+def _date(data: bytes) -> bytes:
+    first = data.split()[:1]
+    seconds = int(first[0]) if first and first[0].lstrip(b"-").isdigit() else 0
+    return time.asctime(time.localtime(seconds)).encode()
+
+
+def _open_queued(p: Parameters, queue_id: str) -> tuple[BinaryIO, str]:
+    """A message of the queue as a file, and the name that it would have."""
+    where = QueueDirectory.of(p)
+    if not valid_id(queue_id):
+        raise Fatal(f"bad mail queue ID: {queue_id}")
+    try:
+        return open_plain(where.file(MAILDROP, queue_id)), f"{MAILDROP}/{queue_id}"
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    directory = p["mtad_queue_directory"]
+    if os.path.exists(os.path.join(directory, "queue.db")):
+        store = SQLiteStore(directory, None, read_only=True)
+        store.open()
+        message = store.find(queue_id)
+        if message is not None:
+            file = cast(BinaryIO, tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115
+            created, warn_after = message.arrival, p.seconds("delay_warning_time")
+            write_message(file, message, store.read(message), created=created, warn_after=warn_after)
+            return file, where.relative(_queue_of(p, message), queue_id)
+    raise Fatal(f"open queue file {queue_id}: No such file or directory")
+
+
+def _queue_of(p: Parameters, message: Message) -> str:
+    """The queue that the message would be in."""
+    try:
+        answer = ask(paths(p).control, {"command": "showq"}, 10.0)
+    except ControlError:
+        return message.state
+    return "active" if message.queue_id in answer.get("active", ()) else message.state
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run with the arguments behind the command's name; the exit status."""
+    voice = Voice("postcat")
+    try:
+        try:
+            options, names = getopt.getopt(list(argv), "bc:defhoqrs:v")
+        except getopt.GetoptError as error:
+            sys.stderr.write(f"postcat: invalid option -- '{error.opt}'\n")
+            raise Fatal(USAGE) from error
+        values = {option[1]: value for option, value in options}
+        flags = frozenset(values)
+        offset = values.get("s", "0")
+        if not offset.isdigit():
+            raise Fatal(f"bad offset: {offset}")
+        _show(voice, flags, names, int(offset), values.get("c"))
+        sys.stdout.flush()
+    except (MtadError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        sys.stdout.flush()
+        voice.fatal(str(error))
+        return 1
+    return 0
+
+
+def _show(
+    voice: Voice, flags: frozenset[str], names: Sequence[str], start: int, directory: str | None
+) -> None:
+    out = cast(BinaryIO, sys.stdout.buffer)
+    if not names:
+        _Printer(out, voice, flags, "stdin").run(io.BytesIO(sys.stdin.buffer.read()), start)
+        return
+    p = load_parameters(directory)
+    for name in names:
+        if "q" in flags:
+            file, path = _open_queued(p, name)
+        else:
+            try:
+                file, path = open(name, "rb"), name  # noqa: SIM115
+            except OSError as error:
+                raise Fatal(f"open {name}: {error.strerror}") from error
+        with file:
+            _Printer(out, voice, flags, path).run(file, start)

@@ -1,0 +1,144 @@
+"""The maildrop: where programs of this host leave mail, whether or not the mail system runs.
+
+It is the directory ``maildrop`` in ``queue_directory``, as Postfix has it, and its files are as Postfix's:
+what one of the two leaves there the other takes.  :func:`open_drop` begins a file, in the first way that this
+user may:
+
+- by itself, where the user may write to the directory: root, the group ``setgid_group``, or everybody, where
+  ``mtad install-commands`` has made it so (mode 1733: nobody can list it or touch the files of others);
+- through Postfix's set-gid postdrop(1), where that is installed.
+
+A file is whole once its owner may execute it; until then nobody takes it, and it goes away with its writer.
+Raises :class:`~mtad.errors.QueueError`.
+
+Postfix counterpart: ``mail_stream(3)``, ``postdrop(1)``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import subprocess
+import time
+from typing import BinaryIO, Protocol
+
+from mtad.config.parameters import Parameters
+from mtad.errors import QueueError
+from mtad.queue.postfix.files import MAILDROP, READY
+from mtad.queue.postfix.records import TIME, pack
+from mtad.queue.spool import queue_error
+
+_BUFFER = 65536
+
+
+class Drop(Protocol):
+    """A message on its way into the maildrop."""
+
+    def write(self, data: bytes) -> None:
+        """Some records, the one of the time not among them."""
+
+    def commit(self) -> None:
+        """The message is complete: it is durable when this returns."""
+
+    def abandon(self) -> None:
+        """Forget it."""
+
+
+class FileDrop:
+    """A file of our own."""
+
+    def __init__(self, directory: str) -> None:
+        now = time.time()
+        try:
+            fd, temporary = _create(directory)
+            self._path = temporary
+            self._file: BinaryIO = os.fdopen(fd, "wb", _BUFFER)
+            status = os.fstat(fd)
+            name = f"{int(now % 1 * 1_000_000):05X}{status.st_ino:X}"
+            if os.stat(directory).st_mode & stat.S_IXOTH:
+                name += secrets.token_hex(16).upper()  # the file can be read by who knows its name
+            self._path = os.path.join(directory, name)
+            os.rename(temporary, self._path)
+        except OSError as error:
+            raise queue_error(error) from error
+        self.write(pack(TIME, b"%d %d" % (now, now % 1 * 1_000_000)))
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.abandon()
+            raise queue_error(error) from error
+
+    def commit(self) -> None:
+        try:
+            self._file.flush()
+            fd = self._file.fileno()
+            os.fchmod(fd, READY | 0o044)
+            os.fsync(fd)
+            self._file.close()
+        except OSError as error:
+            self.abandon()
+            raise queue_error(error) from error
+
+    def abandon(self) -> None:
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass
+        try:
+            self._file.close()
+        except OSError:
+            pass
+
+
+def _create(directory: str) -> tuple[int, str]:
+    path = os.path.join(directory, f"new{secrets.token_hex(16)}")
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), path
+
+
+class PostdropDrop:
+    """A file that postdrop(1) makes."""
+
+    def __init__(self, program: str, p: Parameters) -> None:
+        environment = {**os.environ, "MAIL_CONFIG": p.directory}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [program, "-r"], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+        )
+
+    def write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+        except BrokenPipeError:
+            pass  # it says why at the end
+
+    def commit(self) -> None:
+        said, _ = self._process.communicate()
+        words = said.split(b"\0")
+        status = words[words.index(b"status") + 1] if b"status" in words[:-1] else b"1"
+        if self._process.returncode or status != b"0":
+            reason = words[words.index(b"reason") + 1] if b"reason" in words[:-1] else b""
+            raise QueueError(reason.decode("utf-8", "replace") or "mail system configuration error")
+
+    def abandon(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def open_drop(p: Parameters) -> Drop:
+    """Begin a message."""
+    directory = os.path.join(p["queue_directory"], MAILDROP)
+    if os.access(directory, os.W_OK | os.X_OK):
+        return FileDrop(directory)
+    postdrop = os.path.join(p["command_directory"], "postdrop")
+    try:
+        if os.stat(postdrop).st_mode & stat.S_ISGID:
+            return PostdropDrop(postdrop, p)
+    except OSError:
+        pass
+    if not os.path.isdir(directory):
+        raise QueueError(f"{directory}: there is no maildrop; has mtad ever been started?")
+    raise QueueError(f"{directory}: permission denied; root opens it to all by: mtad install-commands")
