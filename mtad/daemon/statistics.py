@@ -2,7 +2,7 @@
 
 :class:`Statistics` logs the peaks of the shared counts each ``anvil_status_update_time``, and once more when
 it stops; then they begin anew.  How many clients are remembered is looked up each time unit, and when the
-lines are written.
+lines are written; it is told where there were new ones.
 
 Postfix counterpart: ``anvil_status_dump()``.
 """
@@ -30,6 +30,7 @@ class Statistics:
         self._unit = p.seconds("anvil_rate_time_unit")
         self._interval = p.seconds("anvil_status_update_time")
         self._calls: dict[str, Any] = {}
+        self._made = 0
         self._size = 0
         self._size_when = 0.0
 
@@ -55,6 +56,10 @@ class Statistics:
         self._look()
 
     def _look(self) -> None:
+        made = self._anvil.made
+        if made == self._made:
+            return
+        self._made = made
         size = self._anvil.size(self._unit)
         if size > self._size:
             self._size, self._size_when = size, time.time()

@@ -20,12 +20,12 @@ from zope.interface import implementer
 from mtad.errors import TableError
 from mtad.net.drive import drive
 from mtad.net.hosts import PeerStatus
-from mtad.net.proxy_protocol import Proxied, ProxyError, ProxyHeader
+from mtad.net.proxy_protocol import ProxyError
 from mtad.net.tls_channel import TLSChannel
 from mtad.policy.request import Request
 from mtad.smtpd.endings import log_end, log_handshake, log_reason
 from mtad.smtpd.session import Session
-from mtad.smtpd.upstream import proxied
+from mtad.smtpd.upstream import UNKNOWN_ENDS, UNKNOWN_PEER, ends_of
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 from mtad.wire.server import SYNCHRONIZATION, ServerSession
@@ -111,13 +111,13 @@ class SubmissionProtocol(Protocol):
         self._handshaking = False
         connection = self.transport.getHandle()
         info = service.tls.describe(connection)
-        session.tls_started(info, TLSChannel(connection, info, server=True))
         service.tls.log_established(info, session.client)
         counts = session.counts
         if counts is not None and not info.reused and (too_many := counts.new_tls()) is not None:
             self._write(too_many.encode())
             self._close()
             return
+        session.tls_started(info, TLSChannel(connection, info, server=True))
         refusal = service.tls.certificate_refusal(info)
         if service.tls.wrapper:
             drive(self._greet(refusal), lambda _: None, self._failed)
@@ -170,12 +170,13 @@ class SubmissionProtocol(Protocol):
 
     async def _arrive(self) -> None:
         service = self.service
+        problem = ""
         try:
-            ends = await self._ends()
-        except ProxyError as problem:
-            self._turn_away(str(problem))
-            return
-        name = await service.peer_name(ends.client_address)
+            ends = await ends_of(self.transport, service)
+            name = await service.peer_name(ends.client_address)
+        except ProxyError as error:
+            problem = str(error)
+            ends, name = UNKNOWN_ENDS, UNKNOWN_PEER
         request = Request(
             client_name=name.name,
             client_address=name.address,
@@ -194,10 +195,13 @@ class SubmissionProtocol(Protocol):
         counts = await service.client_limits.of(request, client)
         session = self.session = Session(service, engine, request, client)
         session.counts = counts
-        if name.warning:
-            service.log.warning(name.warning)
+        for warning in filter(None, (problem, name.warning)):
+            service.log.warning(warning)
         service.log.info(f"connect from {session.client}")
-        if not service.tls.wrapper:
+        if problem:
+            self._reason = ""
+            self._hang_up("Server local error", "4.3.0")
+        elif not service.tls.wrapper:
             await self._greet("")
         elif service.tls.available:
             if counts is not None and counts.begin_tls(True) is not None:
@@ -210,30 +214,6 @@ class SubmissionProtocol(Protocol):
                 " TLS context initialization failed. For details see earlier warnings in your logs."
             )
             self._close()
-
-    async def _ends(self) -> Proxied:
-        """Who is connected with whom."""
-        settings = self.service.settings
-        ends = None
-        if settings.upstream_proxy:
-            known = self.service.engine_settings
-            header = ProxyHeader(known.ipv4, known.ipv6)
-            timeout = settings.upstream_proxy_timeout
-            ends = await proxied(self.transport, self.service.reactor, header, timeout)
-        if ends is None:
-            peer, host = self.transport.getPeer(), self.transport.getHost()
-            ends = Proxied(peer.host, str(peer.port), host.host, str(host.port))
-        return ends
-
-    def _turn_away(self, problem: str) -> None:
-        """The proxy did not say who the client is."""
-        service, request = self.service, Request(client_name="unknown", client_address="unknown")
-        client = service.client_text(request)
-        self._engine = ServerSession(service.engine_settings, client, tls=service.tls.wrapper)
-        self.session = Session(service, self._engine, request, client)
-        service.log.warning(problem)
-        service.log.info(f"connect from {client}")
-        self._hang_up("Server local error", "4.3.0")
 
     async def _greet(self, refusal: str) -> None:
         session, engine = self.session, self._engine
@@ -351,6 +331,8 @@ class SubmissionProtocol(Protocol):
             reply = self.service.refusals.soften(reply)
         session.answered(reply)
         engine.reply(reply)
+        if engine.notes:
+            self._notes()
         if self._timer is not None and self.service.settings.per_request_deadline:
             self._timer.reset(self.service.settings.timeout)
         if type(self._event) is ev.StartTLS and reply.code == 220:

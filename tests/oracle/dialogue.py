@@ -358,6 +358,13 @@ def _keywords(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> li
     return lines
 
 
+def _unknown_behind_proxy(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
+    if any(line.text.startswith("warning: haproxy read: ") for line in lines):
+        for line in lines:
+            line.text = re.sub(r"(connect from )localhost\[127.0.0.1\]", r"\1unknown[unknown]", line.text)
+    return lines
+
+
 def _bad_syntax_counted(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     more = len([r for r in replies if re.match(rb"500 5\.5\.2 Error: bad (?:UTF-8 )?syntax", r)])
     for line in lines:
@@ -374,6 +381,7 @@ DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue, list[bytes]], list[Lin
     "3.10: NOQUEUE or the queue id before 'lost connection after' and the like": _ends_with_id,
     "3.10: cleanup logs 'removed (canceled)' or '(discarded)' for a message that is not to be": _canceled,
     "3.10: sasl_method and sasl_username in reject lines": _login_in_rejects,
+    "3.11: nobody is taken for the client where a proxy does not say who it is": _unknown_behind_proxy,
     "3.11: lines of bad syntax count as unknown commands": _bad_syntax_counted,
     "3.11: tls= in delivery lines": _tls_status,
     "3.11: names of discarded keywords": _keywords,
@@ -406,7 +414,9 @@ MASKS: tuple[tuple[str, str], ...] = (
     (r"\b(size=|SIZE=|message size )\d+", r"\1N"),  # has the length of the queue id in it
     (r"(?<=334 )(?:PD|bm9u|cj|dj|cnNw)[0-9A-Za-z+/=]+", "CHALLENGE"),  # of "<", "non", "r=", "v=", "rsp"
     (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),  # where in OpenSSL
+    (r"localhost\[127\.0\.0\.1\]:\d+", "localhost[127.0.0.1]:PORT"),
     (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
+    (r"(for service 127\.0\.0\.1:)\d+", r"\1PORT"),
 )
 
 
