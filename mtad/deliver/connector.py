@@ -131,7 +131,7 @@ class Connector:
         self._bind_sasl = p.flag("mtad_smtp_sasl_channel_binding")
         self._refused_logins: RefusedLogins | None = None
         if p["smtp_sasl_auth_cache_name"]:
-            self._refused_logins = RefusedLogins(p.seconds("smtp_sasl_auth_cache_time"), clock)
+            self._refused_logins = RefusedLogins(p, log, clock)
         self._client_settings = ClientSettings(
             helo_name=settings.helo_name,
             always_ehlo=settings.always_ehlo,
@@ -326,7 +326,7 @@ class Connector:
                 "mechanisms for this type of connection security"
             )
             raise SessionFailure("4.7.0", text, temporary=True, relay=host.relay)
-        self._check_refused(connection, login)
+        await self._check_refused(connection, login)
         settings = self._settings
         options = settings.sasl_options
         if connection.tls is not None:
@@ -347,7 +347,7 @@ class Connector:
                     if reply.positive:
                         raise self._cannot(connection, SaslFailure(Reason.BADSERV))
                     if self._refused_logins is not None:
-                        self._refused_logins.note(host.name, login, reply)
+                        await self._refused_logins.note(host.name, login, reply)
                     if isinstance(client, bearer.BearerClient) and client.told:
                         told = printable(client.told)
                         self._log.warning(f"{host.relay} refused the token of {login.account}: {told}")
@@ -386,12 +386,12 @@ class Connector:
         binding = TLSChannel(handle, connection.tls, server=False).binding if self._bind_sasl else None
         return ClientContext(host, handle.get_certificate() is not None, binding)
 
-    def _check_refused(self, connection: Connection, login: Login) -> None:
+    async def _check_refused(self, connection: Connection, login: Login) -> None:
         """Raise what the server has said of this login before."""
         if self._refused_logins is None:
             return
         host = connection.host
-        reply = self._refused_logins.find(host.name, login)
+        reply = await self._refused_logins.find(host.name, login)
         if reply is not None:
             text = f"SASL [CACHED] authentication failed; server {host.name} said: {reply}"
             raise _failure(connection, reply, text, self._settings.sasl_soft_bounce)
