@@ -59,6 +59,7 @@ class Request:
     client_address: str = "unknown"
     client_port: str = "unknown"
     peer_address: str = ""  # of the connection itself, whatever XCLIENT says; empty: as client_address
+    port_logged: bool = False  # smtpd_client_port_logging
     reverse_name: str = "unknown"  # unverified host name
     name_temporary: bool = False  # client_name is unknown because a lookup failed for now
     reverse_temporary: bool = False
@@ -102,8 +103,9 @@ class Request:
 
     @property
     def client(self) -> str:
-        """``name[address]`` as log lines and replies show it."""
-        return f"{self.client_name}[{self.client_address}]"
+        """``name[address]``, perhaps with the port, as log lines and replies show it."""
+        text = f"{self.client_name}[{self.client_address}]"
+        return f"{text}:{self.client_port}" if self.port_logged else text
 
     @property
     def logged_in(self) -> bool:

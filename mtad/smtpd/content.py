@@ -281,7 +281,7 @@ class Content:
         if request.sasl_sender:
             attributes["sasl_sender"] = request.sasl_sender
         if self.forwarded:
-            attributes |= self.forwarded.attributes(request, self.service.settings.client_port_logging)
+            attributes |= self.forwarded.attributes(request)
         transaction = self.transaction
         if transaction is not None and (wishes := transaction.mail.wishes) is not None:
             attributes |= attributes_of(wishes, request, transaction.arrival)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def log_reason(session: Session, reason: str) -> None:
-    """``lost connection after DATA (N bytes) from ...`` and the like."""
+    """``lost connection after DATA (N bytes) from ...`` and the like; nothing without a reason."""
     engine = session.engine
     where = engine.where.decode()
-    if where == "END-OF-MESSAGE" and reason == "lost connection":
+    if not reason or (where == "END-OF-MESSAGE" and reason == "lost connection"):
         return
     queue_id = session.request.queue_id or "NOQUEUE"
     size = ""

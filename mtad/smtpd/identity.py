@@ -40,6 +40,7 @@ def become(request: Request, values: Values) -> Request:
         client_name=name,
         client_address=_kept(values, "ADDR", request.client_address),
         client_port=_kept(values, "PORT", request.client_port),
+        port_logged=request.port_logged,
         peer_address=request.peer_address or request.client_address,
         reverse_name=reverse,
         name_temporary=temporary,
@@ -89,14 +90,14 @@ class Forwarded:
             return None
         return self._values["SOURCE"] != "remote"
 
-    def log_text(self, port_too: bool) -> str:
+    def log_text(self, request: Request) -> str:
         """What the line ``client=...`` ends with."""
         text = ""
         ident = self._values.get("IDENT")
         if ident:
             text += f", orig_queue_id={ident}"
         if self._client_known:
-            text += f", orig_client={self._client(port_too)}"
+            text += f", orig_client={self._client(request.port_logged)}"
         return text
 
     @property
@@ -114,7 +115,7 @@ class Forwarded:
     def _get(self, key: str) -> str:
         return self._values.get(key) or UNKNOWN
 
-    def attributes(self, request: Request, port_too: bool) -> dict[str, str]:
+    def attributes(self, request: Request) -> dict[str, str]:
         """What later logging and the next XFORWARD go by: what was forwarded, else the client itself."""
         address = self._get("ADDR") if self._client_known else request.client_address
         found = {"log_client_address": f"IPv6:{address}" if ":" in address else address}
@@ -122,7 +123,7 @@ class Forwarded:
             found |= {
                 "log_client_name": self._get("NAME"),
                 "log_client_port": self._get("PORT"),
-                "log_message_origin": self._client(port_too),
+                "log_message_origin": self._client(request.port_logged),
                 "log_protocol_name": self._get("PROTO"),
             }
             helo = self._values.get("HELO") or ""
@@ -130,7 +131,7 @@ class Forwarded:
             found |= {
                 "log_client_name": request.client_name,
                 "log_client_port": request.client_port,
-                "log_message_origin": request.client + (f":{request.client_port}" if port_too else ""),
+                "log_message_origin": request.client,
                 "log_protocol_name": request.protocol,
             }
             helo = request.helo.decode("utf-8", "replace")

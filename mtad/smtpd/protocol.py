@@ -181,6 +181,7 @@ class SubmissionProtocol(Protocol):
             client_name=name.name,
             client_address=name.address,
             client_port=ends.client_port,
+            port_logged=service.settings.client_port_logging,
             reverse_name=name.reverse_name,
             name_temporary=name.status == PeerStatus.TEMPORARY,
             reverse_temporary=name.reverse_status == PeerStatus.TEMPORARY,
@@ -190,7 +191,7 @@ class SubmissionProtocol(Protocol):
         if self._closing or self._timer is None:
             return
         settings = await service.clients.settings(request.client_address, request.client_name)
-        client = service.client_text(request)
+        client = request.client
         engine = self._engine = ServerSession(settings, client, tls=service.tls.wrapper)
         counts = await service.client_limits.of(request, client)
         session = self.session = Session(service, engine, request, client)

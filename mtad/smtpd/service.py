@@ -168,12 +168,6 @@ class SmtpdService(Factory):
             self._names[address] = (now + _NAME_LIFETIME, name)
         return name
 
-    def client_text(self, request: Request) -> str:
-        """The client as the log names it."""
-        return (
-            f"{request.client}:{request.client_port}" if self.settings.client_port_logging else request.client
-        )
-
     async def mechanisms(self, request: Request, certificate: bool) -> tuple[bytes, ...]:
         """What EHLO announces to this client; ``certificate``: it has shown one that is trusted."""
         if self.authenticator is None:

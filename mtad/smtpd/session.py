@@ -329,7 +329,7 @@ class Session(Content):
         if request.sasl_sender:
             text += f", sasl_sender={request.sasl_sender}"
         if self.forwarded:
-            text += self.forwarded.log_text(self.service.settings.client_port_logging)
+            text += self.forwarded.log_text(request)
         self.log.info(text)
 
     async def _vrfy(self, event: ev.Vrfy) -> Reply:
@@ -364,7 +364,7 @@ class Session(Content):
         self.auth = None
         engine, service = self.engine, self.service
         request = self.request = become(self.request, event.values)
-        self.client = service.client_text(request)
+        self.client = request.client
         settings = await service.clients.settings(
             request.client_address, request.client_name, engine.settings
         )
@@ -374,7 +374,11 @@ class Session(Content):
         ):  # fmt: skip
             return SYNCHRONIZATION
         self.verb, self._error = b"", False  # a beginning, and no success or failure
-        return await self.begin()
+        request.command = "XCLIENT"
+        try:
+            return await self.begin()
+        finally:
+            request.command = ""
 
     def _xforward(self, event: ev.Xforward) -> Reply:
         self.forwarded.add(event.values)

@@ -1,7 +1,8 @@
 """Reading the PROXY header from a connection before anything else reads from it.
 
-:func:`proxied` looks at what has arrived and takes the header alone, so that TLS can begin right behind it.
-It gives who is really connecting (None: the proxy itself), or raises
+:func:`ends_of` tells who is connected with whom.  :func:`proxied` looks at what has arrived and takes the
+header alone, so that TLS can begin right behind it; it gives None for a connection of the proxy itself.  Both
+raise
 :class:`~mtad.net.proxy_protocol.ProxyError` for a bad header, a time-out or a connection that ends.
 
 Postfix counterpart: ``smtpd_haproxy.c``.
@@ -10,14 +11,36 @@ Postfix counterpart: ``smtpd_haproxy.c``.
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
+from mtad.net.hosts import PeerName
 from mtad.net.proxy_protocol import LONGEST, Proxied, ProxyError, ProxyHeader
 from mtad.wire.logtext import escaped
+
+if TYPE_CHECKING:
+    from mtad.smtpd.service import SmtpdService
+
+
+#: Where it cannot be known.
+UNKNOWN_ENDS = Proxied("unknown", "unknown", "unknown", "unknown")
+UNKNOWN_PEER = PeerName("unknown")
+
+
+async def ends_of(transport: Any, service: SmtpdService) -> Proxied:
+    """Who is connected with whom.  Raises ProxyError."""
+    ends = None
+    if service.settings.upstream_proxy:
+        known = service.engine_settings
+        header = ProxyHeader(known.ipv4, known.ipv6)
+        ends = await proxied(transport, service.reactor, header, service.settings.upstream_proxy_timeout)
+    if ends is None:
+        peer, host = transport.getPeer(), transport.getHost()
+        ends = Proxied(peer.host, str(peer.port), host.host, str(host.port))
+    return ends
 
 
 async def proxied(transport: Any, reactor: Any, header: ProxyHeader, timeout: float) -> Proxied | None:
