@@ -1,28 +1,14 @@
-"""The installed Postfix's smtpd(8) and our evaluator, asked the same questions.
-
-Each case is a service with restriction lists of its own; the client is made up by XCLIENT.  Compared are the
-replies to MAIL, RCPT and DATA and the lines about them in the log (without what only later versions write).
-"""
+"""The installed Postfix's smtpd(8) and our evaluator, asked the same questions (see ``policy_cases.py``)."""
 
 from __future__ import annotations
 
 import re
-import socket
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from postfix import AVAILABLE, WHY_NOT, Postfix
-
-from mtad.config.parameters import Parameters
-from mtad.maillog import ListSink, MailLog
-from mtad.policy.evaluator import Evaluator
-from mtad.policy.request import Request
-from mtad.rewrite.address import Rewriter
-from mtad.rewrite.classes import AddressClasses
-from mtad.wire.address import parse_path
+from oracle.policy_cases import Case, compare, running
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
@@ -63,20 +49,6 @@ ACCESS = (
     "{u.example=REJECT domain}, {x512.example=550 5.1.2 a}, "
     "{wdip.example=warn_if_reject defer_if_permit}, {deep.example=check}, {<>=REJECT null}}"
 )
-
-
-@dataclass(frozen=True)
-class Case:
-    """A service and what is said to it."""
-
-    name: str
-    settings: Mapping[str, str]
-    sender: str = "<a@s.example>"
-    recipients: tuple[str, ...] = ("<r@remote.example>",)
-    helo: str = "client.example.net"
-    client: Mapping[str, str] = field(
-        default_factory=lambda: {"NAME": "client.example.net", "ADDR": "192.0.2.9"}
-    )
 
 
 def rcpt(name: str, text: str, *recipients: str, **more: Any) -> Case:
@@ -197,116 +169,15 @@ CASES = [
 ]  # fmt: skip
 
 
-class Dialogue:
-    """One SMTP session with the real thing."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._file = self._socket.makefile("rb")
-        self.read()
-
-    def read(self) -> str:
-        while True:
-            line = self._file.readline().decode("utf-8", "replace").rstrip("\r\n")
-            if line[3:4] != "-":
-                return line
-
-    def say(self, line: str) -> str:
-        self._socket.sendall(line.encode() + b"\r\n")
-        return self.read()
-
-    def close(self) -> None:
-        self._socket.close()
+WORTH = re.compile(r"NOQUEUE: |warning: (unknown|restriction|access|do not|define|SMTP|DSN|specify)|mapping")
 
 
 @pytest.fixture(scope="module")
 def postfix() -> Iterator[Postfix]:
-    services = [(case.name, {**case.settings, "syslog_name": f"postfix/{case.name}"}) for case in CASES]
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in CASES]  # all at once, so that none is double
-    ports = {case.name: probe.getsockname()[1] for case, probe in zip(CASES, probes, strict=True)}
-    for probe in probes:
-        probe.close()
-    with Postfix(MAIN, services=services, ports=ports) as running:
-        yield running
-
-
-def theirs(postfix: Postfix, case: Case) -> list[str]:
-    talk = Dialogue(postfix.ports[case.name])
-    replies = []
-    try:
-        talk.say("XCLIENT " + " ".join(f"{name}={value}" for name, value in case.client.items()))
-        talk.say(f"EHLO {case.helo}")
-        replies.append(talk.say(f"MAIL FROM:{case.sender}"))
-        if replies[-1].startswith("2"):
-            replies += [talk.say(f"RCPT TO:{recipient}") for recipient in case.recipients]
-            if any(reply.startswith("2") for reply in replies[1:]):
-                replies.append(talk.say("DATA"))
-    except OSError:
-        pass
-    finally:
-        talk.close()
-    return [reply for reply in replies if reply and not reply.startswith(("2", "3"))]
-
-
-def ours(case: Case, sink: ListSink) -> list[str]:
-    p = Parameters.from_mapping({**MAIN, **case.settings})
-    log = MailLog(sink, "x")
-    main = Parameters.from_mapping(MAIN)
-    evaluator = Evaluator(p, log, Rewriter(main), AddressClasses(main, own=["127.0.0.1"]))
-    sink.lines.clear()
-    request = Request(case.client["NAME"], case.client["ADDR"], protocol="ESMTP")
-    request.sasl_username = case.client.get("LOGIN", "")
-    request.sasl_method = "PLAIN" if request.sasl_username else ""
-    replies = []
-
-    def ask(question: Any) -> Any:
-        try:
-            question.send(None)
-        except StopIteration as stop:
-            if stop.value is not None:
-                replies.append(stop.value.reply.encode().decode().rstrip("\r\n"))
-            return stop.value
-        raise AssertionError("it waits")
-
-    ask(evaluator.connect(request))
-    request.helo = re.sub(r'[ <>()\\";@]', "?", case.helo).encode()
-    ask(evaluator.helo(request))
-    request.sender = parse_path(case.sender.encode(), allow_empty=True)
-    if ask(evaluator.mail(request)):
-        return replies
-    for recipient in case.recipients:
-        request.recipient = parse_path(recipient.encode())
-        assert request.recipient is not None
-        verdict = ask(evaluator.rcpt(request))
-        if verdict is None:
-            request.recipient_count += 1
-            request.queue_id = "NOQUEUE"
-        elif verdict.reply.hangs_up:
-            return replies
-    if request.recipient_count:
-        ask(evaluator.data(request))
-    return replies
-
-
-def about(text: str) -> str:
-    text = re.sub(r"^[0-9A-F]{8,}(?=: [a-z_]+:)", "NOQUEUE", text)
-    return re.sub(r" sasl_(method|username)=\S+", "", text)
-
-
-WORTH = re.compile(r"NOQUEUE: |warning: (unknown|restriction|access|do not|define|SMTP|DSN|specify)|mapping")
+    with running(MAIN, CASES) as postfix:
+        yield postfix
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_same(postfix: Postfix, case: Case) -> None:
-    sink = ListSink()
-    said = ours(case, sink)
-    assert theirs(postfix, case) == said
-    mark = f"postfix/{case.name}/smtpd["
-    lines: list[str] = []
-    for _ in range(500):  # until the log has the end of the session
-        lines = [line.split("]: ", 1)[1] for line in postfix.log().splitlines() if mark in line]
-        if lines and lines[-1].startswith(f"disconnect from {case.client['NAME']}"):
-            break
-        time.sleep(0.01)
-    logged = [text for text in map(about, lines) if WORTH.match(text) and "client=" not in text]
-    assert logged == [about(text) for _, _, text in sink.lines if WORTH.match(about(text))]
+    compare(postfix, MAIN, case, WORTH)

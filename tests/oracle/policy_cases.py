@@ -1,0 +1,152 @@
+"""A service's restriction lists, asked about the same in the installed Postfix and in our evaluator.
+
+A :class:`Case` is a service and what is said to it; the client is made up by XCLIENT.  :func:`compare`
+looks at the replies to MAIL, RCPT and DATA and at the lines about them in the log (without what only later
+versions write)."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from oracle.postfix import Postfix
+
+from mtad.config.parameters import Parameters
+from mtad.maillog import ListSink, MailLog
+from mtad.policy.evaluator import Evaluator
+from mtad.policy.request import Request
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
+from mtad.wire.address import parse_path
+
+
+@dataclass(frozen=True)
+class Case:
+    """A service and what is said to it."""
+
+    name: str
+    settings: Mapping[str, str]
+    sender: str = "<a@s.example>"
+    recipients: tuple[str, ...] = ("<r@remote.example>",)
+    helo: str = "client.example.net"
+    client: Mapping[str, str] = field(
+        default_factory=lambda: {"NAME": "client.example.net", "ADDR": "192.0.2.9"}
+    )
+
+
+class Dialogue:
+    """One SMTP session with the real thing."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._file = self._socket.makefile("rb")
+        self.read()
+
+    def read(self) -> str:
+        while True:
+            line = self._file.readline().decode("utf-8", "replace").rstrip("\r\n")
+            if line[3:4] != "-":
+                return line
+
+    def say(self, line: str) -> str:
+        self._socket.sendall(line.encode() + b"\r\n")
+        return self.read()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def running(main: Mapping[str, str], cases: Sequence[Case]) -> Postfix:
+    """Postfix with a service for each case, not yet started."""
+    services = [(case.name, {**case.settings, "syslog_name": f"postfix/{case.name}"}) for case in cases]
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in cases]  # all at once, so that none is double
+    ports = {case.name: probe.getsockname()[1] for case, probe in zip(cases, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    return Postfix(main, services=services, ports=ports)
+
+
+def theirs(postfix: Postfix, case: Case) -> list[str]:
+    talk = Dialogue(postfix.ports[case.name])
+    replies = []
+    try:
+        talk.say("XCLIENT " + " ".join(f"{name}={value}" for name, value in case.client.items()))
+        talk.say(f"EHLO {case.helo}")
+        replies.append(talk.say(f"MAIL FROM:{case.sender}"))
+        if replies[-1].startswith("2"):
+            replies += [talk.say(f"RCPT TO:{recipient}") for recipient in case.recipients]
+            if any(reply.startswith("2") for reply in replies[1:]):
+                replies.append(talk.say("DATA"))
+    except OSError:
+        pass
+    finally:
+        talk.close()
+    return [reply for reply in replies if reply and not reply.startswith(("2", "3"))]
+
+
+def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = None) -> list[str]:
+    p = Parameters.from_mapping({**main, **case.settings})
+    log = MailLog(sink, "x")
+    plain = Parameters.from_mapping(main)
+    classes = AddressClasses(plain, own=["127.0.0.1"])
+    evaluator = Evaluator(p, log, Rewriter(plain), classes, resolver=resolver)
+    sink.lines.clear()
+    request = Request(case.client["NAME"], case.client["ADDR"], protocol="ESMTP")
+    request.sasl_username = case.client.get("LOGIN", "")
+    request.sasl_method = "PLAIN" if request.sasl_username else ""
+    replies = []
+
+    def ask(question: Any) -> Any:
+        try:
+            question.send(None)
+        except StopIteration as stop:
+            if stop.value is not None:
+                replies.append(stop.value.reply.encode().decode().rstrip("\r\n"))
+            return stop.value
+        raise AssertionError("it waits")
+
+    ask(evaluator.connect(request))
+    request.helo = re.sub(r'[ <>()\\";@]', "?", case.helo).encode()
+    ask(evaluator.helo(request))
+    request.sender = parse_path(case.sender.encode(), allow_empty=True)
+    if ask(evaluator.mail(request)):
+        return replies
+    for recipient in case.recipients:
+        request.recipient = parse_path(recipient.encode())
+        assert request.recipient is not None
+        verdict = ask(evaluator.rcpt(request))
+        if verdict is None:
+            request.recipient_count += 1
+            request.queue_id = "NOQUEUE"
+        elif verdict.reply.hangs_up:
+            return replies
+    if request.recipient_count:
+        ask(evaluator.data(request))
+    return replies
+
+
+def about(text: str) -> str:
+    text = re.sub(r"^[0-9A-F]{8,}(?=: [a-z_]+:)", "NOQUEUE", text)
+    return re.sub(r" sasl_(method|username)=\S+", "", text)
+
+
+def compare(
+    postfix: Postfix, main: Mapping[str, str], case: Case, worth: re.Pattern[str], resolver: Any = None
+) -> None:
+    """Fail where replies, or the lines of the log that match ``worth``, differ."""
+    sink = ListSink()
+    said = ours(main, case, sink, resolver)
+    assert theirs(postfix, case) == said
+    mark = f"postfix/{case.name}/smtpd["
+    lines: list[str] = []
+    for _ in range(500):  # until the log has the end of the session
+        lines = [line.split("]: ", 1)[1] for line in postfix.log().splitlines() if mark in line]
+        if lines and lines[-1].startswith(f"disconnect from {case.client['NAME']}"):
+            break
+        time.sleep(0.01)
+    logged = [text for text in map(about, lines) if worth.match(text) and "client=" not in text]
+    assert logged == [about(text) for _, _, text in sink.lines if worth.match(about(text))]
