@@ -1,7 +1,7 @@
 """What each thing that a client says comes to.
 
-A :class:`Session` turns the engine's events into replies: it asks the authenticator and the evaluator, and
-fills the transaction (its content: :mod:`mtad.smtpd.content`).  ``handle(event)`` gives a :class:`Reply`
+A :class:`Session` turns the engine's events into replies.  Logins are in :mod:`mtad.smtpd.login`, envelopes
+in :mod:`mtad.smtpd.mail`, content in :mod:`mtad.smtpd.content`.  ``handle(event)`` gives a :class:`Reply`
 at once, or a coroutine that gives one (None: ``begin_chunk``); ``chunk`` takes the pieces of a body.
 Sockets, time-outs and TLS handshakes are the protocol's.
 
@@ -10,18 +10,15 @@ Postfix counterpart: the ``*_cmd`` functions of ``smtpd(8)``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mtad.auth.authenticator import AuthSession, Challenge, Denied
-from mtad.errors import TableError
 from mtad.maillog import printable
-from mtad.policy.report import line, reject_line
+from mtad.policy.report import line
 from mtad.smtpd import wishes
-from mtad.smtpd.content import Content
 from mtad.smtpd.identity import become
-from mtad.smtpd.transaction import Transaction
+from mtad.smtpd.login import LoginCommands
+from mtad.smtpd.mail import MailCommands
 from mtad.wire import events as ev
 from mtad.wire.ehlo import discarding, ehlo_reply, helo_reply
 from mtad.wire.reply import Reply
@@ -35,21 +32,15 @@ if TYPE_CHECKING:
 Answer = Reply | Coroutine[Any, Any, Reply | None]
 
 OK = Reply(250, b"Ok", b"2.0.0")
-MAIL_OK = Reply(250, b"Ok", b"2.1.0")
-RCPT_OK = Reply(250, b"Ok", b"2.1.5")
 BYE = Reply(221, b"Bye", b"2.0.0")
 TLS_READY = Reply(220, b"Ready to start TLS", b"2.0.0")
 TLS_UNAVAILABLE = Reply(454, b"TLS not available due to local problem", b"4.7.0")
-AUTHENTICATED = Reply(235, b"Authentication successful", b"2.7.0")
-ABORTED = Reply(501, b"Authentication aborted", b"5.7.0")
-TOO_BIG = Reply(552, b"Message size exceeds fixed limit", b"5.3.4")
-NO_ROOM = Reply(452, b"Insufficient system storage", b"4.3.1")
 
 #: Commands that count against smtpd_junk_command_limit.
 _JUNK = frozenset((b"HELO", b"EHLO", b"RSET", b"NOOP", b"VRFY", b"ETRN"))
 
 
-class Session(Content):
+class Session(LoginCommands, MailCommands):
     """One client's session, from its connection to its end."""
 
     __slots__ = ()
@@ -191,10 +182,6 @@ class Session(Content):
         mechanisms = await self.service.mechanisms(request, self.channel is not None and self.channel.trusted)
         return ehlo_reply(settings, request.tls, mechanisms, wishes.latest(settings, self.service.now()))
 
-    def _refused_by_milters(self) -> Reply | None:
-        """What milters have said about the connection, for a command that they are not asked about."""
-        return self.milters.other(self.verb) if self.milters is not None else None
-
     def _starttls(self, event: ev.StartTLS) -> Reply:
         refusal = self._refused_by_milters()
         if refusal is not None:
@@ -202,135 +189,6 @@ class Session(Content):
         if not self.service.tls.available:
             return TLS_UNAVAILABLE
         return (self.counts.begin_tls(False) if self.counts is not None else None) or TLS_READY
-
-    async def _auth(self, event: ev.Auth) -> Reply:
-        request = self.request
-        refusal = self._refused_by_milters()
-        if refusal is not None:
-            return refusal
-        session = AuthSession(
-            request.client_name, request.client_address, request.client_port, request.server_address,
-            request.server_port, request.tls, self.channel,
-        )  # fmt: skip
-        authenticator = self.service.authenticator
-        assert authenticator is not None  # the engine refuses AUTH where there is none
-        self.auth = authenticator.begin(event.mechanism, session)
-        return await self._auth_step(event.initial)
-
-    async def _auth_response(self, event: ev.AuthResponse) -> Reply:
-        return await self._auth_step(event.data)
-
-    async def _auth_step(self, data: bytes | None) -> Reply:
-        exchange = self.auth
-        assert exchange is not None
-        outcome = await exchange.step(data)
-        if isinstance(outcome, Challenge):
-            return Reply(334, outcome.data)
-        self.auth = None
-        if isinstance(outcome, Denied):
-            self.log.warning(f"{self.client}: {outcome.log}")
-            return outcome.reply
-        request = self.request
-        request.sasl_method = outcome.avatar.mechanism
-        request.sasl_username = outcome.avatar.username
-        return AUTHENTICATED
-
-    def _auth_aborted(self, event: ev.AuthAborted) -> Reply:
-        exchange, self.auth = self.auth, None
-        mechanism = printable(exchange.mechanism) if exchange is not None else ""
-        self.log.warning(f"{self.client}: SASL {mechanism} authentication aborted")
-        return ABORTED
-
-    async def _mail(self, event: ev.Mail) -> Reply:
-        request, service = self.request, self.service
-        if self.transaction is not None:  # one whose BDAT was refused
-            self._end_transaction()
-        if not await service.evaluator.acceptable(event.sender, event.smtputf8):
-            return Reply(501, b"Bad sender address syntax", b"5.1.7")
-        request.sender = event.sender
-        request.smtputf8 = event.smtputf8
-        request.size = event.size
-        if event.auth is not None:
-            request.sasl_sender = printable(event.auth)
-        verdict = await service.evaluator.mail(request)
-        refusal = verdict.reply if verdict is not None else None
-        if refusal is None and self.milters is not None:
-            refusal = await self.milters.mail(event)
-        if refusal is not None:
-            self._end_transaction()
-            return refusal
-        refusal = self._no_room(event.size)
-        if refusal is not None:
-            if refusal is NO_ROOM:
-                request.sender = None
-            self.log.info(reject_line(request, "MAIL", refusal))
-            self._end_transaction()
-            return refusal
-        if event.wishes is not None:
-            refusal = wishes.refusal(event.wishes, self.engine.settings, service.now())
-            if refusal is not None:
-                self._end_transaction()
-                return refusal
-        self.transaction = Transaction(event, service.now())
-        if not service.settings.delay_open:
-            self._open()
-        return (event.wishes and wishes.mail_reply(event.wishes, request)) or MAIL_OK
-
-    def _no_room(self, size: int) -> Reply | None:
-        """Why a message of ``size`` bytes (0: not said) has no room, or None."""
-        settings = self.service.settings
-        limit = settings.intake.message_size_limit
-        if limit and size > limit:
-            return TOO_BIG
-        space = os.statvfs(self.service.spool_directory)
-        free = space.f_bavail * space.f_frsize
-        if free < settings.queue_minfree or free < 1.5 * limit:
-            return NO_ROOM
-        return None
-
-    async def _rcpt(self, event: ev.Rcpt) -> Reply:
-        request, service = self.request, self.service
-        transaction = self.transaction
-        assert transaction is not None
-        request.recipient = event.recipient
-        try:
-            if not await service.evaluator.acceptable(event.recipient, transaction.mail.smtputf8):
-                return Reply(501, b"Bad recipient address syntax", b"5.1.3")
-            verdict = await service.evaluator.rcpt(request)
-            refusal = verdict.reply if verdict is not None else None
-            if self.milters is not None:
-                refusal = await self.milters.rcpt(event, refusal) or refusal
-            if refusal is not None:
-                return refusal
-            address = await service.evaluator.destination(event.recipient)
-        except TableError as problem:
-            self.log.warning(str(problem))
-            return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
-        finally:
-            request.recipient = None
-        if not transaction.queue_id:
-            self._open()
-        transaction.recipients.append(event)
-        transaction.addresses.append(address)
-        request.recipient_count = len(transaction.recipients)
-        return RCPT_OK
-
-    def _open(self) -> None:
-        """The transaction gets its queue id."""
-        transaction, request = self.transaction, self.request
-        assert transaction is not None
-        transaction.created = self.service.now()
-        transaction.queue_id = request.queue_id = self.service.ids.next()
-        text = f"{transaction.queue_id}: client={self.client}"
-        if request.sasl_method:
-            text += f", sasl_method={request.sasl_method}"
-        if request.sasl_username:
-            text += f", sasl_username={printable(request.sasl_username)}"
-        if request.sasl_sender:
-            text += f", sasl_sender={request.sasl_sender}"
-        if self.forwarded:
-            text += self.forwarded.log_text(request)
-        self.log.info(text)
 
     async def _vrfy(self, event: ev.Vrfy) -> Reply:
         request = self.request

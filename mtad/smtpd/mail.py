@@ -1,0 +1,122 @@
+"""MAIL and RCPT: a transaction begins and gets its recipients.
+
+:class:`MailCommands` is the part of a session that asks whether an envelope is acceptable.
+
+RFC 5321 section 3.3.  Postfix counterpart: ``mail_cmd()``, ``rcpt_cmd()`` and ``mail_open_stream()`` in
+``smtpd.c``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mtad.errors import TableError
+from mtad.maillog import printable
+from mtad.policy.report import reject_line
+from mtad.smtpd import wishes
+from mtad.smtpd.content import Content
+from mtad.smtpd.transaction import Transaction
+from mtad.wire import events as ev
+from mtad.wire.reply import Reply
+
+MAIL_OK = Reply(250, b"Ok", b"2.1.0")
+RCPT_OK = Reply(250, b"Ok", b"2.1.5")
+TOO_BIG = Reply(552, b"Message size exceeds fixed limit", b"5.3.4")
+NO_ROOM = Reply(452, b"Insufficient system storage", b"4.3.1")
+
+
+class MailCommands(Content):
+    """A session's answers to MAIL and RCPT."""
+
+    __slots__ = ()
+
+    async def _mail(self, event: ev.Mail) -> Reply:
+        request, service = self.request, self.service
+        if self.transaction is not None:  # one whose BDAT was refused
+            self._end_transaction()
+        if not await service.evaluator.acceptable(event.sender, event.smtputf8):
+            return Reply(501, b"Bad sender address syntax", b"5.1.7")
+        request.sender = event.sender
+        request.smtputf8 = event.smtputf8
+        request.size = event.size
+        if event.auth is not None:
+            request.sasl_sender = printable(event.auth)
+        verdict = await service.evaluator.mail(request)
+        refusal = verdict.reply if verdict is not None else None
+        if refusal is None and self.milters is not None:
+            refusal = await self.milters.mail(event)
+        if refusal is not None:
+            self._end_transaction()
+            return refusal
+        refusal = self._no_room(event.size)
+        if refusal is not None:
+            if refusal is NO_ROOM:
+                request.sender = None
+            self.log.info(reject_line(request, "MAIL", refusal))
+            self._end_transaction()
+            return refusal
+        if event.wishes is not None:
+            refusal = wishes.refusal(event.wishes, self.engine.settings, service.now())
+            if refusal is not None:
+                self._end_transaction()
+                return refusal
+        self.transaction = Transaction(event, service.now())
+        if not service.settings.delay_open:
+            self._open()
+        return (event.wishes and wishes.mail_reply(event.wishes, request)) or MAIL_OK
+
+    def _no_room(self, size: int) -> Reply | None:
+        """Why a message of ``size`` bytes (0: not said) has no room, or None."""
+        settings = self.service.settings
+        limit = settings.intake.message_size_limit
+        if limit and size > limit:
+            return TOO_BIG
+        space = os.statvfs(self.service.spool_directory)
+        free = space.f_bavail * space.f_frsize
+        if free < settings.queue_minfree or free < 1.5 * limit:
+            return NO_ROOM
+        return None
+
+    async def _rcpt(self, event: ev.Rcpt) -> Reply:
+        request, service = self.request, self.service
+        transaction = self.transaction
+        assert transaction is not None
+        request.recipient = event.recipient
+        try:
+            if not await service.evaluator.acceptable(event.recipient, transaction.mail.smtputf8):
+                return Reply(501, b"Bad recipient address syntax", b"5.1.3")
+            verdict = await service.evaluator.rcpt(request)
+            refusal = verdict.reply if verdict is not None else None
+            if self.milters is not None:
+                refusal = await self.milters.rcpt(event, refusal) or refusal
+            if refusal is not None:
+                return refusal
+            address = await service.evaluator.destination(event.recipient)
+        except TableError as problem:
+            self.log.warning(str(problem))
+            return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
+        finally:
+            request.recipient = None
+        if not transaction.queue_id:
+            self._open()
+        transaction.recipients.append(event)
+        transaction.addresses.append(address)
+        request.recipient_count = len(transaction.recipients)
+        return RCPT_OK
+
+    def _open(self) -> None:
+        """The transaction gets its queue id."""
+        transaction, request = self.transaction, self.request
+        assert transaction is not None
+        transaction.created = self.service.now()
+        transaction.queue_id = request.queue_id = self.service.ids.next()
+        text = f"{transaction.queue_id}: client={self.client}"
+        if request.sasl_method:
+            text += f", sasl_method={request.sasl_method}"
+        if request.sasl_username:
+            text += f", sasl_username={printable(request.sasl_username)}"
+        if request.sasl_sender:
+            text += f", sasl_sender={request.sasl_sender}"
+        if self.forwarded:
+            text += self.forwarded.log_text(request)
+        self.log.info(text)
