@@ -16,6 +16,7 @@ import ipaddress
 import os
 import re
 import tempfile
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -77,6 +78,18 @@ def pem_blocks(data: bytes, path: str) -> list[Block]:
     """The certificates and keys in PEM data; ``path`` is for messages."""
     blocks = [Block(match[1], match[0] + b"\n", path) for match in _PEM.finditer(data)]
     return [block for block in blocks if block.label in _CERTIFICATE or block.label in _KEY]
+
+
+def pem_objects(data: bytes) -> list[tuple[bytes, bytes]]:
+    """All objects in PEM data, each with its label; what can not be decoded is left out."""
+    found = []
+    for match in _PEM.finditer(data):
+        try:
+            body = b"".join(match[0].splitlines()[1:-1])
+            found.append((match[1], b64decode(body, validate=True)))
+        except ValueError:
+            continue
+    return found
 
 
 def _load_key(block: Block, parameter: str) -> PrivateKeyTypes:

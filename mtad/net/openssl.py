@@ -11,16 +11,18 @@ Postfix counterpart: the direct OpenSSL calls in ``tls_misc.c``, ``tls_verify.c`
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from OpenSSL import SSL
+from cryptography import x509
+from OpenSSL import SSL, crypto
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]
 _ffi: Any = SSL._ffi  # type: ignore[attr-defined]
 
 #: ``X509_V_OK`` and the results with a log text of their own
 VERIFY_OK = 0
+VERIFY_UNSPECIFIED = 1
 VERIFY_NOT_YET_VALID = 9
 VERIFY_EXPIRED = 10
 VERIFY_SELF_SIGNED = 18
@@ -29,6 +31,11 @@ VERIFY_NO_ISSUER = 20
 VERIFY_NO_LEAF_ISSUER = 21
 VERIFY_CHAIN_TOO_LONG = 22
 VERIFY_WRONG_PURPOSE = 26
+VERIFY_UNTRUSTED = 27
+VERIFY_HOSTNAME_MISMATCH = 62
+VERIFY_DANE_NO_MATCH = 65
+
+_PURPOSE_SERVER = 2  # X509_PURPOSE_SSL_SERVER
 
 #: What becomes of a client's server name: accepted; the handshake fails; as if none had been sent.
 NAME_ACCEPTED, NAME_FATAL, NAME_IGNORED = 0, 2, 3
@@ -74,6 +81,21 @@ def verify_result(connection: SSL.Connection) -> int:
 def verify_text(code: int) -> str:
     """OpenSSL's words for a verification result."""
     return str(_ffi.string(_lib.X509_verify_cert_error_string(code)).decode("ascii", "replace"))
+
+
+def verify_path(leaf: x509.Certificate, others: Sequence[x509.Certificate], anchor: x509.Certificate) -> int:
+    """The result of looking for a valid path from a server's certificate to ``anchor``, which is trusted
+    whether or not it is a root; 0 when there is one."""
+    store = crypto.X509Store()
+    store.add_cert(crypto.X509.from_cryptography(anchor))
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    _lib.X509_STORE_set_purpose(store._store, _PURPOSE_SERVER)
+    chain = [crypto.X509.from_cryptography(each) for each in others]
+    try:
+        crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), chain).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        return int(error.errors[0])
+    return VERIFY_OK
 
 
 def session_reused(connection: SSL.Connection) -> bool:

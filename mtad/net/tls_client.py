@@ -1,29 +1,28 @@
-"""TLS of the SMTP client: policies, contexts, certificates' names, resumed sessions.
+"""TLS of the SMTP client: contexts, handshakes, who the server is, resumed sessions.
 
-:class:`ClientTLS` reads ``smtp_tls_*`` and ``tls_*``.  A :class:`Policy` says what one destination
-gets; ``ClientTLS.policy`` is the one of main.cf.  For each connection :meth:`ClientTLS.start`
-gives a :class:`Handshake`, which ``transport.startTLS()`` takes and whose :meth:`Handshake.finish`
-tells, once the handshake is done, whether the server is who it should be.
+:class:`ClientTLS` reads ``smtp_tls_*`` and ``tls_*``.  A :class:`~mtad.net.tls_policy.Policy` says what one
+destination gets.  For each connection :meth:`ClientTLS.start` gives a :class:`Handshake`, which
+``transport.startTLS()`` takes and whose :meth:`Handshake.finish` tells, once the handshake is done, whether
+the server is who it should be.
 
-OpenSSL judges the chain of certificates and always goes on; names are matched here, by Postfix's
-rules.  Sessions are kept in memory for resumption, for the same server and policy only, since a
-session carries the verdict on its chain.  Contexts are made at first use; :class:`ClientTLS` makes
-main.cf's at once, so that a broken setting raises :class:`~mtad.errors.ConfigError` at start.
+OpenSSL judges the chain of certificates and always goes on; names are matched here, by Postfix's rules
+(:mod:`mtad.net.tls_names`), and so are TLSA records and local trust anchors (:mod:`mtad.net.tls_trust`).
+Sessions are kept in memory for resumption, for the same server and policy only, since a session carries the
+verdict on its chain.  Keys and certificates are read once, while we may; contexts are made at first use;
+:class:`ClientTLS` makes main.cf's at once, so that a broken setting raises
+:class:`~mtad.errors.ConfigError` at start.
 
-RFC 3207, RFC 6125 section 6.4, RFC 8314.  Postfix counterpart: ``tls_client.c``,
-``smtp_tls_policy.c``.
+RFC 3207, RFC 6125 section 6.4, RFC 7672, RFC 8314.  Postfix counterpart: ``tls_client.c``, ``tls_verify.c``.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -33,117 +32,20 @@ from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import MailLog
 from mtad.net import ciphers, openssl
-from mtad.net.certificates import load_pairs
+from mtad.net.certificates import Pair, read_pairs, use_pair
 from mtad.net.dns import to_ascii
 from mtad.net.tls_context import Logging, new_context
 from mtad.net.tls_info import TLSInfo, describe, log_summary
-
-#: Levels in rising order; from ``fingerprint`` on the server's certificate must match.
-LEVELS = ("none", "may", "encrypt", "fingerprint", "verify", "secure")
-_MUST_MATCH = LEVELS[3:]
+from mtad.net.tls_names import certificate_names, name_matches
+from mtad.net.tls_policy import PKIX_LEVELS, Policy, main_policy, must_match
+from mtad.net.tls_trust import Verdict, digests_of, judge, usable
 
 #: Bounds of the memory for sessions and contexts
 SESSION_LIMIT = 256
 CONTEXT_LIMIT = 64
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How to speak TLS with one destination.  ``ciphers`` is a grade, ``exclude`` a list of words."""
-
-    level: str
-    protocols: str = ""
-    ciphers: str = ""
-    exclude: str = ""
-    match: tuple[str, ...] = ()
-    servername: str = ""
-
-    @property
-    def required(self) -> bool:
-        """No mail without TLS."""
-        return self.level not in ("none", "may")
-
-    @property
-    def must_match(self) -> bool:
-        """No mail unless the server's certificate matches."""
-        return self.level in _MUST_MATCH
-
-
-def client_level(p: Parameters) -> str:
-    """The level that main.cf asks of all destinations."""
-    level = p["smtp_tls_security_level"].lower()
-    if not level:
-        if p.flag("smtp_enforce_tls"):
-            return "verify" if p.flag("smtp_tls_enforce_peername") else "encrypt"
-        return "may" if p.flag("smtp_use_tls") else "none"
-    if level not in LEVELS:
-        raise ConfigError(
-            f'invalid TLS level "{level}"',
-            parameter="smtp_tls_security_level",
-            remedy=f"use one of {', '.join(LEVELS)}",
-        )
-    return level
-
-
-def main_policy(p: Parameters, level: str | None = None) -> Policy:
-    """The policy of main.cf, or what main.cf says for another ``level``."""
-    level = level or client_level(p)
-    kind = "" if level in ("none", "may") else "mandatory_"
-    exclude = [p["smtp_tls_exclude_ciphers"]]
-    if kind:
-        exclude.append(p["smtp_tls_mandatory_exclude_ciphers"])
-    match level:
-        case "fingerprint":
-            names = p.words("smtp_tls_fingerprint_cert_match")
-        case "verify" | "secure":
-            text = p[f"smtp_tls_{level}_cert_match"]
-            names = tuple(word for word in re.split(r"[\s,:]+", text) if word)
-        case _:
-            names = ()
-    return Policy(
-        level,
-        p[f"smtp_tls_{kind}protocols"],
-        p[f"smtp_tls_{kind}ciphers"],
-        " ".join(filter(None, exclude)),
-        names,
-        p["smtp_tls_servername"],
-    )
-
-
-def certificate_names(certificate: x509.Certificate) -> list[str]:
-    """What a certificate is for: its subjectAltNames, with common names where it has no DNS name."""
-    names: list[str] = []
-    addresses: list[str] = []
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        names = extension.value.get_values_for_type(x509.DNSName)
-        addresses = [str(address) for address in extension.value.get_values_for_type(x509.IPAddress)]
-    except (x509.ExtensionNotFound, ValueError):
-        pass
-    if not names:
-        found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        names = [attribute.value for attribute in found if isinstance(attribute.value, str)]
-    return names + addresses
-
-
-def name_matches(presented: str, wanted: str) -> bool:
-    """Does a certificate's name fit ``wanted``?  RFC 6125 section 6.4.
-
-    ``.example.com`` wants any name below it.  ``*`` may be the whole leftmost label of a presented name with
-    two more labels at least, and stands for one label.
-    """
-    presented, wanted = presented.lower().rstrip("."), wanted.lower().rstrip(".")
-    if not presented or "\0" in presented:
-        return False
-    if wanted.startswith("."):
-        return presented.endswith(wanted) and len(presented) > len(wanted)
-    if not presented.startswith("*."):
-        return presented == wanted
-    suffix = presented[1:]
-    if "*" in suffix or suffix.count(".") < 2 or not wanted.endswith(suffix):
-        return False
-    stands_for = wanted[: -len(suffix)]
-    return bool(stands_for) and "." not in stands_for
+#: Bytes of a digest that are logged from either end
+_HEAD = 32
 
 
 class ClientTLS:
@@ -154,15 +56,19 @@ class ClientTLS:
 
     def __init__(self, p: Parameters, log: MailLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._p = p
-        self._log = log
+        self.log = log
         self._clock = clock
-        self._contexts: OrderedDict[tuple[str, str, str, str], SSL.Context] = OrderedDict()
+        self._contexts: OrderedDict[tuple[str, str, str, str, bool], SSL.Context] = OrderedDict()
         self._sessions: OrderedDict[tuple[object, ...], tuple[float, SSL.Session]] = OrderedDict()
         self._session_life = p.seconds("smtp_tls_session_cache_timeout")
         self.logging = Logging.parse(p, "smtp_tls_loglevel", log)
         self.digest = p["smtp_tls_fingerprint_digest"]
+        self.digests = digests_of(p, log)
+        self.depth = p.number("smtp_tls_scert_verifydepth")
         self.policy = main_policy(p)
-        if self.policy.must_match and not self.policy.match:
+        used = bool(self.policy.level != "none" or p["smtp_tls_policy_maps"] or p["smtp_tls_per_site"])
+        self._pairs: list[tuple[str, Pair]] = read_pairs(p, "smtp", log) if used else []
+        if self.policy.must_match and not (self.policy.match or self.policy.dane):
             raise ConfigError(
                 f'level "{self.policy.level}" needs names or fingerprints to match',
                 parameter=f"smtp_tls_{self.policy.level}_cert_match",
@@ -172,33 +78,44 @@ class ClientTLS:
 
     def context(self, policy: Policy) -> SSL.Context:
         """The context of a policy, made at its first use; raises ConfigError."""
-        key = (policy.protocols, policy.ciphers, policy.exclude, policy.level)
+        p = self._p
+        public = policy.external is not None and policy.external.kind == "sts"
+        authorities = public and not (p["smtp_tls_CAfile"] or p["smtp_tls_CApath"])
+        key = (policy.protocols, policy.ciphers, policy.exclude, policy.level, authorities)
         found = self._contexts.get(key)
         if found is None:
-            found = self._contexts[key] = self._build(policy)
+            found = self._contexts[key] = self._build(policy, authorities)
             if len(self._contexts) > CONTEXT_LIMIT:
                 self._contexts.popitem(last=False)
         return found
 
-    def _build(self, policy: Policy) -> SSL.Context:
+    def _build(self, policy: Policy, authorities: bool) -> SSL.Context:
+        """``authorities``: trust those of the system, for a policy that means them."""
         kind = "mandatory_" if policy.required else ""
         parameter = f"smtp_tls_{kind}protocols"
-        context = new_context(self._p, SSL.TLS_CLIENT_METHOD, "smtp", parameter, policy.protocols, self._log)
-        load_pairs(context, self._p, "smtp", self._log)
+        context = new_context(self._p, SSL.TLS_CLIENT_METHOD, "smtp", parameter, policy.protocols, self.log)
+        if authorities:
+            context.set_default_verify_paths()
+        for pair_parameter, pair in self._pairs:
+            use_pair(context, pair, pair_parameter)
         parameter = f"smtp_tls_{kind}ciphers"
-        exclude = [policy.exclude]
-        if policy.required:
-            exclude.append("aNULL" if policy.must_match else "eNULL")
-        security_level = 1 if policy.must_match else 0
-        wanted = ciphers.cipher_list(self._p, parameter, policy.ciphers, exclude, security_level)
+        wanted = self.cipher_list(policy, parameter)
         ciphers.apply_cipher_list(context, wanted, parameter)
         context.set_verify(SSL.VERIFY_NONE)
-        context.set_verify_depth(self._p.number("smtp_tls_scert_verifydepth") + 1)
+        context.set_verify_depth(self.depth + 1)
         context.set_session_cache_mode(SSL.SESS_CACHE_CLIENT | SSL.SESS_CACHE_NO_INTERNAL)
         context.set_timeout(max(2 * self._session_life, 1))
         if self.logging.summary:
             openssl.watch_signatures(context)
         return context
+
+    def cipher_list(self, policy: Policy, parameter: str = "smtp_tls_ciphers") -> bytes:
+        """OpenSSL's cipher list of a policy; raises ConfigError."""
+        exclude = [policy.exclude]
+        if policy.required:
+            exclude.append("aNULL" if policy.must_match else "eNULL")
+        security_level = 1 if policy.must_match else 0
+        return ciphers.cipher_list(self._p, parameter, policy.ciphers, exclude, security_level)
 
     def start(self, policy: Policy, *, nexthop: str, host: str, address: str, port: int) -> Handshake:
         """Prepare one handshake with ``host[address]:port``; ``nexthop`` is the destination's bare domain.
@@ -220,23 +137,26 @@ class ClientTLS:
             if len(self._sessions) > SESSION_LIMIT:
                 self._sessions.popitem(last=False)
 
-    def log_finished(self, policy: Policy, info: TLSInfo, peer: str) -> None:
-        if self.logging.peercert and info.peer_present:
-            self._log.info(
-                f"{peer}: subject_CN={info.peer_cn}, issuer={info.issuer_cn}, "
-                f"cert fingerprint={info.fingerprint}, pkey fingerprint={info.key_fingerprint}"
-            )
-        if info.peer_present and not info.verified and (self.logging.untrusted or policy.must_match):
-            self.logging.log_untrusted(self._log, info, peer, "server")
-        if self.logging.summary:
-            self._log.info(log_summary(info, False, peer))
-
 
 @implementer(IOpenSSLClientConnectionCreator)
 class Handshake:
-    """One TLS session with a server, before and after its handshake."""
+    """One TLS session with a server, before and after its handshake.
 
-    __slots__ = ("_context", "_host", "_key", "_nexthop", "_peer", "_policy", "_sni", "_tls")
+    ``level`` is that of the policy, or ``encrypt`` where none of its TLSA records can be used.
+    """
+
+    __slots__ = (
+        "_anchors",
+        "_context",
+        "_host",
+        "_key",
+        "_nexthop",
+        "_peer",
+        "_policy",
+        "_sni",
+        "_tls",
+        "level",
+    )
 
     def __init__(
         self, tls: ClientTLS, policy: Policy, nexthop: str, host: str, address: str, port: int
@@ -246,9 +166,35 @@ class Handshake:
         self._nexthop = nexthop
         self._host = host
         self._peer = f"{host}[{address}]:{port}"
-        self._sni = {"hostname": host, "nexthop": nexthop}.get(policy.servername, policy.servername)
+        self.level = policy.level
+        self._anchors = tuple([record for record in policy.anchors if usable(record, tls.digests)])
+        if policy.anchors:
+            self._tell_unusable()
+        if policy.dane:
+            self._sni = policy.base_domain
+        else:
+            self._sni = {"hostname": host, "nexthop": nexthop}.get(policy.servername, policy.servername)
         self._context = tls.context(policy)
         self._key = (policy, address, port, host, nexthop)
+        if tls.logging.verbose:
+            tls.log.info(f"setting up TLS connection to {self._peer}")
+            wanted = tls.cipher_list(policy).decode("ascii", "replace")
+            tls.log.info(f'{self._peer}: TLS cipher list "{wanted}"')
+
+    def _tell_unusable(self) -> None:
+        log, peer = self._tls.log, self._peer
+        for record in set(self._policy.anchors) - set(self._anchors):
+            log.warning(f"{peer}: unusable TLSA RR: {_shown(str(record))}")
+        if self._anchors:
+            return
+        match self.level:
+            case "dane" | "halfdane":
+                log.warning(f"{peer}: all TLSA records unusable, fallback to unauthenticated TLS")
+                self.level = "encrypt"
+            case "dane-only":
+                log.warning(f"{peer}: all TLSA records unusable")
+            case _:
+                log.warning(f"{peer}: all trust anchors unusable")
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection for Twisted (IOpenSSLClientConnectionCreator)."""
@@ -262,39 +208,78 @@ class Handshake:
             connection.set_tlsext_host_name(to_ascii(self._sni).encode("ascii", "replace")[:255])
         session = self._tls.session(self._key)
         if session is not None:
+            if self._tls.logging.cache:
+                self._tls.log.info(f"reloaded session {self._peer} from smtp cache")
             connection.set_session(session)
         return connection
+
+    # -- after the handshake
 
     def finish(self, connection: SSL.Connection) -> TLSInfo:
         """Judge the server after the handshake and write the log's lines.
 
-        ``info.verified`` says that its certificate matched; where ``policy.must_match`` asks for it and it
-        is false, the mail must not go there (:meth:`refusal`).
+        ``info.verified`` says that its certificate matched; where the level asks for that and it is false,
+        the mail must not go there (:meth:`refusal`).
         """
         info = describe(connection, False, self._tls.digest)
-        if self._policy.must_match and info.peer_present:
-            info = replace(info, verified=self._matches(connection, info))
-            if self._policy.level == "fingerprint":
-                info = replace(info, trusted=info.verified)
-        self._tls.log_finished(self._policy, info, self._peer)
+        if info.peer_present:
+            info = self._judged(connection, info)
+        self._log(info)
         return info
 
     def refusal(self, info: TLSInfo) -> str:
         """The text of the 4.7.5 that a server gets which is not who it should be, or nothing."""
-        return "Server certificate not verified" if self._policy.must_match and not info.verified else ""
+        return "Server certificate not verified" if must_match(self.level) and not info.verified else ""
 
-    def _matches(self, connection: SSL.Connection, info: TLSInfo) -> bool:
-        if self._policy.level == "fingerprint":
-            wanted = {word.upper() for text in self._policy.match for word in text.split("|") if word}
-            return not wanted.isdisjoint((info.fingerprint, info.key_fingerprint))
-        if not info.trusted:
-            return False
+    def _judged(self, connection: SSL.Connection, info: TLSInfo) -> TLSInfo:
+        policy = self._policy
+        external = policy.external
+        if external is not None and external.failure and must_match(self.level):
+            return replace(info, trusted=False, verify_error=openssl.VERIFY_UNSPECIFIED)
+        if self.level == "fingerprint":
+            return self._by_fingerprint(info)
         certificate = connection.get_peer_certificate(as_cryptography=True)
-        if not isinstance(certificate, x509.Certificate):
-            return False
+        assert isinstance(certificate, x509.Certificate)
+        verdict: Verdict | None = None
+        if policy.anchors and must_match(self.level):
+            chain = connection.get_peer_cert_chain(as_cryptography=True) or [certificate]
+            found = [each for each in chain if isinstance(each, x509.Certificate)]
+            verdict = judge(found, self._anchors, self._tls.digests, self._tls.depth)
+            trusted = verdict.error == openssl.VERIFY_OK
+            info = replace(info, trusted=trusted, verify_error=verdict.error)
+        testing = external is not None and external.testing
+        if not info.trusted or not (must_match(self.level) or testing):
+            return info
+        own = verdict is not None and verdict.depth == 0 and not verdict.by_key
+        if own and self.level not in PKIX_LEVELS:
+            name = ""  # DANE-EE(3) is about no name
+        else:
+            name = self._matched_name(certificate)
+            if not name:
+                return replace(info, verify_error=openssl.VERIFY_HOSTNAME_MISMATCH)
+        if self._tls.logging.certmatch and not testing:
+            self._log_match(name, verdict)
+        insecure = self.level == "halfdane" or testing
+        return replace(info, verified=True, insecure=insecure, peer_cn=info.peer_cn or name)
+
+    def _by_fingerprint(self, info: TLSInfo) -> TLSInfo:
+        digests = (info.fingerprint.replace(":", ""), info.key_fingerprint.replace(":", ""))
+        found = [digest for digest in digests if digest and digest in self._policy.match]
+        if not found:
+            return replace(info, trusted=False, verify_error=openssl.VERIFY_DANE_NO_MATCH)
+        if self._tls.logging.certmatch:
+            self._tls.log.info(f"{self._peer}: Matched fingerprint: {_shown(found[0])}")
+        return replace(info, trusted=True, verified=True, verify_error=openssl.VERIFY_OK)
+
+    def _matched_name(self, certificate: x509.Certificate) -> str:
+        """The certificate's name that is one of those we want; empty: none is."""
         presented = certificate_names(certificate)
         names = [to_ascii(name) for name in self._wanted_names()]
-        return any(name_matches(name, wanted) for wanted in names for name in presented)
+        for wanted in names:
+            for name in presented:
+                if name_matches(name, wanted):
+                    return name
+        return ""
 
     def _wanted_names(self) -> Iterable[str]:
         special = {"nexthop": self._nexthop, "dot-nexthop": f".{self._nexthop}", "hostname": self._host}
@@ -302,6 +287,44 @@ class Handshake:
             wanted = special.get(name.lower(), name)
             if wanted.strip("."):
                 yield wanted
+
+    def _log_match(self, name: str, verdict: Verdict | None) -> None:
+        log, peer = self._tls.log, self._peer
+        if name:
+            log.info(f"{peer}: matched peername: {name}")
+        if verdict is None or verdict.matched is None:
+            return
+        if self.level in PKIX_LEVELS:
+            log.info(f"{peer}: Matched trust anchor at depth {verdict.depth}")
+            return
+        what = "TA certificate" if verdict.depth else "EE certificate"
+        if verdict.by_key:
+            what = "TA public key verified certificate"
+        record = verdict.matched
+        head = f"{record.usage} {record.selector} {record.matching}"
+        digest = _shown(record.data.hex().upper())
+        log.info(f"{peer}: Matched DANE {what} at depth {verdict.depth}: {head} {digest}")
+
+    def _log(self, info: TLSInfo) -> None:
+        logging, log = self._tls.logging, self._tls.log
+        if info.reused and logging.cache:
+            log.info(f"{self._peer}: Reusing old session")
+        if info.peer_present and not info.verified and (logging.untrusted or must_match(self.level)):
+            external = self._policy.external
+            if external is not None and external.failure:
+                text = f"external policy failure ({external.failure})"
+                log.info(f"certificate verification failed for {self._peer}: {text}")
+            else:
+                logging.log_untrusted(log, info, self._peer, "server")
+        if logging.peercert and info.peer_present:
+            log.info(f"{self._peer}: {info.certificate_text}")
+        if logging.summary:
+            log.info(log_summary(info, False, self._peer))
+
+    def log_reused(self, info: TLSInfo) -> None:
+        """Say that the session serves once more."""
+        if self._tls.logging.summary:
+            self._tls.log.info(log_summary(info, False, self._peer, "reused"))
 
     def keep(self, connection: SSL.Connection) -> None:
         """Keep the session for the next connection.
@@ -312,3 +335,8 @@ class Handshake:
         session = connection.get_session()
         if session is not None:
             self._tls.keep_session(self._key, session)
+
+
+def _shown(text: str) -> str:
+    """A record for the log, its middle left out where it is long."""
+    return text if len(text) <= 4 * _HEAD else f"{text[: 2 * _HEAD]}...{text[-2 * _HEAD :]}"

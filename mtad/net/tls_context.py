@@ -70,6 +70,8 @@ class Logging:
         match info.verify_error:
             case openssl.VERIFY_OK:
                 return
+            case openssl.VERIFY_UNTRUSTED:
+                text = f"{head}: not trusted by local or TLSA policy"
             case openssl.VERIFY_SELF_SIGNED:
                 text = f"{head}: self-signed certificate"
             case (

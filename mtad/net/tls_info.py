@@ -73,6 +73,7 @@ class TLSInfo:
     peer_present: bool = False
     trusted: bool = False
     verified: bool = False
+    insecure: bool = False  # verified, but for a name that is not certain
     verify_error: int = 0
     peer_cn: str = ""
     issuer_cn: str = ""
@@ -95,7 +96,7 @@ class TLSInfo:
         """``Anonymous``, ``Untrusted``, ``Trusted`` or ``Verified``."""
         if not self.peer_present:
             return "Anonymous"
-        if self.verified:
+        if self.verified and not self.insecure:
             return "Verified"
         return "Trusted" if self.trusted else "Untrusted"
 
@@ -249,14 +250,14 @@ def describe(
     )
 
 
-def log_summary(info: TLSInfo, server: bool, peer: str) -> str:
+def log_summary(info: TLSInfo, server: bool, peer: str, verb: str = "established") -> str:
     """``Anonymous TLS connection established from name[addr]: TLSv1.3 with cipher ...``.
 
-    ``peer`` is ``name[addr]`` of a client, ``host[addr]:port`` of a server.
+    ``peer`` is ``name[addr]`` of a client, ``host[addr]:port`` of a server; ``verb`` may be ``reused``.
     """
     key_exchange = f" key-exchange {info.key_exchange}" if info.key_exchange else ""
     return (
-        f"{info.status} TLS connection established {'from' if server else 'to'} {peer}: "
+        f"{info.status} TLS connection {verb} {'from' if server else 'to'} {peer}: "
         f"{info.protocol} with cipher {info.cipher} ({info.secret_bits}/{info.bits} bits){key_exchange}"
         f"{info.server_signature.text('server')}{info.client_signature.text('client')}"
     )

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
-from mtad.net.tls_client import name_matches
+from mtad.net.tls_names import name_matches
 from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
 
 
@@ -299,7 +299,7 @@ def test_fingerprint_level_needs_fingerprints(pki: Path) -> None:
 
 def test_unknown_client_level(pki: Path) -> None:
     with pytest.raises(ConfigError, match="smtp_tls_security_level"):
-        client_tls(pki, smtp_tls_security_level="dane")
+        client_tls(pki, smtp_tls_security_level="halfdane")
 
 
 def test_server_name_is_sent_where_asked(pki: Path) -> None:
