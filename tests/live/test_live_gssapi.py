@@ -3,94 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import socket
-import subprocess
-import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from live.daemon import Mtad, Sink, mail_owner, wait_until
-from oracle.postfix import free_port
-
-_PROGRAMS = ("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
-_MISSING = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
+from live import kerberos
+from live.daemon import Mtad, Sink
+from live.kerberos import HOST, MISSING
 
 pytestmark = [
-    pytest.mark.skipif(bool(_MISSING), reason=f"needs {', '.join(_MISSING)} of krb5-kdc and krb5-user"),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} of krb5-kdc and krb5-user"),
     pytest.mark.skipif(importlib.util.find_spec("gssapi") is None, reason="needs the package gssapi"),
 ]
 
 Step = Callable[[bytes], bytes]
-REALM, HOST = "EXAMPLE.TEST", "localhost"
-
-
-@dataclass
-class Realm:
-    """A KDC of its own; ``environment`` is what its clients need."""
-
-    root: Path
-    environment: dict[str, str]
-
-    def run(self, *words: str, text: str = "") -> str:
-        done = subprocess.run(
-            words, input=text, env=self.environment, capture_output=True, text=True, timeout=30, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
-def realm() -> Iterator[Realm]:
-    root = Path(tempfile.mkdtemp(prefix="realm-"))
-    root.chmod(0o755)
-    port = free_port()
-    (root / "krb5.conf").write_text(
-        f"[libdefaults]\n default_realm = {REALM}\n dns_lookup_kdc = false\n rdns = false\n"
-        f" dns_canonicalize_hostname = false\n"
-        f"[realms]\n {REALM} = {{\n  kdc = 127.0.0.1:{port}\n }}\n[domain_realm]\n {HOST} = {REALM}\n"
-    )
-    (root / "kdc.conf").write_text(
-        f"[kdcdefaults]\n kdc_listen = 127.0.0.1:{port}\n kdc_tcp_listen = 127.0.0.1:{port}\n"
-        f"[realms]\n {REALM} = {{\n  database_name = {root}/principal\n  key_stash_file = {root}/stash\n }}\n"
-    )
-    environment = {
-        **os.environ,
-        "PATH": _PATH,
-        "KRB5_CONFIG": str(root / "krb5.conf"),
-        "KRB5_KDC_PROFILE": str(root / "kdc.conf"),
-        "KRB5CCNAME": f"FILE:{root}/tickets",
-        "KRB5RCACHETYPE": "none",
-    }
-    made = Realm(root, environment)
-    made.run("kdb5_util", "create", "-s", "-r", REALM, "-P", "master")
-    service = f"smtp/{HOST}"
-    for query in (
-        "addprinc -pw secret alice",
-        f"addprinc -randkey {service}",
-        f"ktadd -k {root}/keytab {service}",
-    ):
-        made.run("kadmin.local", "-r", REALM, "-q", query)
-    shutil.chown(root / "keytab", mail_owner())
-    kdc = subprocess.Popen(["krb5kdc", "-n", "-r", REALM], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: _listens(port), "the KDC")
-        made.run("kinit", "alice", text="secret\n")
+def realm() -> Iterator[kerberos.Realm]:
+    with kerberos.running() as made:
         yield made
-    finally:
-        kdc.terminate()
-        kdc.wait(10)
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @dataclass
@@ -101,7 +35,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(realm: Realm) -> Iterator[House]:
+def house(realm: kerberos.Realm) -> Iterator[House]:
     with pytest.MonkeyPatch.context() as patch, Sink() as sink:
         for name in ("KRB5_CONFIG", "KRB5CCNAME", "KRB5RCACHETYPE"):
             patch.setenv(name, realm.environment[name])
