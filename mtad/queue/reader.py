@@ -106,6 +106,10 @@ class Reader:
                 return
             after = messages[-1].seq
 
+    def was_taken(self, name: str) -> bool:
+        with _Snapshot(self._db) as db:
+            return bool(db.execute("SELECT 1 FROM taken WHERE name = ?", (name,)).fetchall())
+
     def find(self, queue_id: str) -> Message | None:
         with _Snapshot(self._db) as db:
             messages = _load(db, _WITHOUT_CONTENT, _ID, queue_id, 1)

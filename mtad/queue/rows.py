@@ -42,6 +42,7 @@ class Entry:
     spool: BinaryIO | None
     content: int = 0  # the number of the pieces from the spool
     staged: int = 0  # bytes of the spool that are durable
+    taken: str = ""  # the file that it was made of
 
 
 def entry(message: Message) -> Entry:

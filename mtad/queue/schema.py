@@ -69,6 +69,8 @@ _TABLES = (
     # Content without a message yet; slot is the writer that brings it.
     "CREATE TABLE partial (content BIGINT PRIMARY KEY, slot INTEGER NOT NULL)",
 )
+#: Came after the first: files elsewhere that messages were made of, until the files are gone.
+_LATER = ("CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY)",)
 
 PAGE = 4096
 
@@ -118,6 +120,8 @@ def make(directory: str) -> None:
             for statement in _TABLES:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
+        for statement in _LATER:
+            db.execute(statement)
         db.execute("COMMIT")
     except sqlite3.Error as error:
         raise queue_error(error) from error

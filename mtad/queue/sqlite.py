@@ -43,9 +43,11 @@ class SQLiteStore:
 
     # -- writing
 
-    def enqueue(self, message: Message) -> Deferred[None]:
+    def enqueue(self, message: Message, taken: str = "") -> Deferred[None]:
         try:
-            return self._submit(Job((entry(message),)))
+            made = entry(message)
+            made.taken = taken
+            return self._submit(Job((made,)))
         except QueueError as error:
             return fail(error)
 
@@ -81,6 +83,9 @@ class SQLiteStore:
 
     def remove(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
         return self._change(queue_ids, statements.remove)
+
+    def forget_taken(self, names: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(names, statements.forget_taken)
 
     def _change(self, queue_ids: Sequence[str], apply: statements.Apply) -> Deferred[Any]:
         return self._submit(Job(change=statements.Change(queue_ids, apply)))
@@ -123,6 +128,9 @@ class SQLiteStore:
 
     def listing(self) -> Iterator[Message]:
         return self._open_reader().listing()
+
+    def was_taken(self, name: str) -> bool:
+        return self._open_reader().was_taken(name)
 
     def find(self, queue_id: str) -> Message | None:
         return self._open_reader().find(queue_id)

@@ -82,6 +82,8 @@ def publish(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
             pieces.append((n, data))
         if entry.content:
             db.execute("DELETE FROM partial WHERE content = ?", (entry.content,))
+        if entry.taken:
+            db.execute("INSERT INTO taken VALUES (?)", (entry.taken,))
         seq += 1
     _insert_rows(db, "message", MESSAGE_COLUMNS, messages)
     _insert_rows(db, "recipient", RECIPIENT_COLUMNS, recipients)
@@ -238,6 +240,12 @@ def remove(db: sqlite3.Connection, names: str) -> list[str]:
     for seq, _ in found:
         _remove(db, seq)
     return [name for _, name in found]
+
+
+def forget_taken(db: sqlite3.Connection, names: str) -> list[str]:
+    """Files that are gone need not be remembered."""
+    db.execute("DELETE FROM taken WHERE name IN (SELECT value FROM json_each(?))", (names,))
+    return []
 
 
 class FlushAll:

@@ -25,8 +25,17 @@ from mtad.queue.message import Message, Outcome, Recipient
 class QueueStore(Protocol):
     """A durable queue.  See the module for what it promises."""
 
-    def enqueue(self, message: Message) -> Awaitable[None]:
-        """Keep ``message``; done when it is durable.  Raises QueueFull, QueueError."""
+    def enqueue(self, message: Message, taken: str = "") -> Awaitable[None]:
+        """Keep ``message``; done when it is durable.  Raises QueueFull, QueueError.
+
+        ``taken`` names the file that it was made of, and that its reader removes next: that it was taken is
+        remembered with the message, whatever becomes of it."""
+
+    def was_taken(self, name: str) -> bool:
+        """Whether a message was made of this file already.  Blocking, for a moment."""
+
+    def forget_taken(self, names: Sequence[str]) -> Awaitable[object]:
+        """These files are gone."""
 
     def incoming(self, after: int, limit: int) -> Awaitable[list[Message]]:
         """Up to ``limit`` messages with ``seq > after`` and state ``incoming``, in order of seq, with

@@ -299,6 +299,33 @@ class Conformance:
         assert self.due(driver, 1.0) == names
         assert self.incoming(driver) == []
 
+    def test_expire(self, driver: Driver) -> None:
+        (message,) = self.enqueue(driver, make())
+        assert driver.wait(driver.store.expire([message.queue_id, "nobody"])) == [message.queue_id]
+        assert driver.wait(driver.store.expire([message.queue_id])) == []
+        (back,) = driver.store.listing()
+        assert back.expired
+
+    def test_find(self, driver: Driver) -> None:
+        (message,) = self.enqueue(driver, make(3))
+        found = driver.store.find(message.queue_id)
+        assert found is not None
+        assert (found.seq, len(found.recipients), found.content) == (message.seq, 3, None)
+        assert driver.store.find("nobody") is None
+
+    def test_taken_is_known_with_the_message_and_after_it(self, driver: Driver) -> None:
+        message = make()
+        driver.wait(driver.store.enqueue(message, "maildrop/A"))
+        assert driver.store.was_taken("maildrop/A")
+        assert not driver.store.was_taken("maildrop/B")
+        with pytest.raises(QueueError):  # one file is one message
+            driver.wait(driver.store.enqueue(make(), "maildrop/A"))
+        driver.wait(driver.store.remove([message.queue_id]))
+        driver.reopen()
+        assert driver.store.was_taken("maildrop/A")
+        driver.wait(driver.store.forget_taken(["maildrop/A", "maildrop/B"]))
+        assert not driver.store.was_taken("maildrop/A")
+
     def test_remove_leaves_nothing(self, driver: Driver) -> None:
         (large,) = self.enqueue(driver, spooled(b"q" * (5 * PIECE), recipients=40))
         (small,) = self.enqueue(driver, make())
