@@ -19,8 +19,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError, TimeoutError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -37,6 +38,9 @@ ANSWER_LIMIT = 65536
 
 #: Seconds until a full listen queue is tried again.
 _RETRY = 0.05
+
+#: What becomes of a request on a connection that the server has just closed: it goes by a new one.
+_GONE = (0, errno.ECONNRESET)
 
 
 class _Connection(Protocol):
@@ -141,22 +145,29 @@ class PolicyConnections:
         """The answer to ``request``; raises :class:`ExchangeFailed`."""
         await self._turns.acquire()
         try:
-            connection = self._idle.pop() if self._idle else await self._connect()
-            try:
-                answer = await connection.ask(request)
-                connection.usable = connection.usable and accept(answer)
-            except ExchangeFailed:
-                connection.drop()
-                self.close()
-                raise
-            if connection.usable:
-                self._idle.append(connection)
-                connection.idle()
-            else:
-                connection.drop()
-            return answer
+            if self._idle:
+                try:
+                    return await self._ask(self._idle.pop(), request, accept)
+                except ExchangeFailed as failure:
+                    if failure.partial or failure.code not in _GONE:
+                        raise
+            return await self._ask(await self._connect(), request, accept)
         finally:
             self._turns.release()
+
+    async def _ask(self, connection: _Connection, request: bytes, accept: Callable[[bytes], bool]) -> bytes:
+        try:
+            answer = await connection.ask(request)
+        except ExchangeFailed:
+            connection.drop()
+            self.close()
+            raise
+        if connection.usable and accept(answer):
+            self._idle.append(connection)
+            connection.idle()
+        else:
+            connection.drop()
+        return answer
 
     def lost(self, connection: _Connection) -> None:
         """``connection`` is no more."""
@@ -180,7 +191,10 @@ class PolicyConnections:
             host, port = _split(self.options.endpoint)
         except OSError as problem:
             raise ExchangeFailed(connecting=True, reason="unknown service") from problem
-        endpoint = HostnameEndpoint(self.reactor, host or "localhost", port, self.options.timeout)
+        kind: Any = HostnameEndpoint
+        if isIPAddress(host) or isIPv6Address(host):
+            kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        endpoint = kind(self.reactor, host or "localhost", port, self.options.timeout)
         try:
             connection = await endpoint.connect(_Factory(_Connection(self)))
         except TimeoutError as problem:

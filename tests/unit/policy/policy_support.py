@@ -8,6 +8,7 @@ from typing import Any
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
 from mtad.policy.evaluator import Evaluator, Verdict
+from mtad.policy.policy_service import Dial
 from mtad.policy.request import Request
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -37,12 +38,14 @@ async def no_sleep(seconds: float) -> None:
 class Bench:
     """An evaluator, its log, and a request to ask about."""
 
-    def __init__(self, actions: tuple[str, ...] = ALL_ACTIONS, **settings: str) -> None:
+    def __init__(
+        self, actions: tuple[str, ...] = ALL_ACTIONS, dial: Dial | None = None, **settings: str
+    ) -> None:
         self.sink = ListSink()
         log = MailLog(self.sink, "postfix/smtpd")
         p = Parameters.from_mapping({**BASE, **settings})
         classes = AddressClasses(p, own=["127.0.0.1"])
-        self.evaluator = Evaluator(p, log, Rewriter(p), classes, sleep=no_sleep, actions=actions)
+        self.evaluator = Evaluator(p, log, Rewriter(p), classes, sleep=no_sleep, actions=actions, dial=dial)
         self.sink.lines.clear()
         self.request = Request("c.example.net", "192.0.2.9", "4711", protocol="ESMTP", helo=b"c.example.net")
 

@@ -137,8 +137,13 @@ def test_a_dead_process_leaves_no_sessions_behind() -> None:
 
 def test_rows_of_the_dead_are_used_again() -> None:
     anvil, _ = fresh()
+
+    def work() -> None:
+        for _ in range(700):
+            anvil.connect("a", UNIT)
+
     for _ in range(6):
-        pid = in_child(lambda: [anvil.connect("a", UNIT) for _ in range(700)] and None)
+        pid = in_child(work)
         os.waitpid(pid, 0)
         anvil.forget(pid)
     session = anvil.connect("a", UNIT)
