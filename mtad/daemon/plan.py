@@ -28,6 +28,7 @@ from mtad.net.tls_sessions import SessionContexts
 from mtad.policy.evaluator import Evaluator
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.rules import CleanupRules
 from mtad.smtpd.service import ACTIONS, ServicePlan, plan_service
 
 
@@ -89,7 +90,7 @@ def _examine(
     except ConfigError as problem:
         return None, [_error(problem)]
     sink = ListSink()
-    trial = _Trial(p, MailLog(sink, "check"), tls_sessions)
+    trial = _Trial(p, services, MailLog(sink, "check"), tls_sessions)
     for service in services:
         if is_listener(service):
             trial.add(service)
@@ -152,8 +153,11 @@ def _logged(sink: ListSink, found: list[Finding]) -> list[Finding]:
 class _Trial:
     """Builds what a worker will build of each service, and lets go of it."""
 
-    def __init__(self, p: Parameters, log: MailLog, tls_sessions: SessionContexts | None) -> None:
+    def __init__(
+        self, p: Parameters, services: list[Service], log: MailLog, tls_sessions: SessionContexts | None
+    ) -> None:
         self.p = p
+        self._services = services
         self.log = log
         self._tls_sessions = tls_sessions
         self.plans: list[ServicePlan] = []
@@ -163,7 +167,7 @@ class _Trial:
         """Try out one service."""
         own = self.p.for_service(service)
         try:
-            plan = plan_service(service, self.p, self.log, self._tls_sessions)
+            plan = plan_service(service, self.p, self.log, self._tls_sessions, self._services)
             self.plans.append(plan)
             self._serve(plan)
         except ConfigError as problem:
@@ -173,6 +177,7 @@ class _Trial:
     def _serve(self, plan: ServicePlan) -> None:
         listening = endpoints(plan.service, plan.p)
         classes = AddressClasses(self.p)
+        CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.log).close()
         evaluator = Evaluator(plan.p, self.log, Rewriter(self.p), classes, sleep=_no_sleep, actions=ACTIONS)
         for warning in evaluator.warnings:
             self.log.warning(warning)

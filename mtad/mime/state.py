@@ -16,7 +16,6 @@ import re
 from dataclasses import dataclass
 from enum import IntFlag
 
-from mtad.mime.names import HEADERS
 from mtad.mime.parameters import WORD, fields, first
 from mtad.mime.quoted import QuotedPrintable
 
@@ -51,6 +50,7 @@ class Wants(IntFlag):
     ENCODING = 16  # of a multipart or message, other than 7bit, 8bit or binary
     NESTING = 32
     END_OF_HEADERS = 64  # that is no empty line
+    RECORDS = 128  # bodies come in whole records
 
 
 class Fault(IntFlag):
@@ -80,7 +80,8 @@ def worst(faults: Fault) -> Fault:
 
 @dataclass(slots=True)
 class Header:
-    """``text`` is the whole header with LF between its lines and none at the end, ``name`` in lower case."""
+    """``text`` is the whole header with LF between its lines and none at the end, ``name`` in lower case,
+    empty for a header that was made here."""
 
     kind: str
     name: bytes
@@ -264,7 +265,7 @@ class MimeState:
                     self._check_header(text)
                     return  # another one is written where the headers end
         self._check_header(text)
-        self._events.append(Header(self._place, name if name in HEADERS else b"", text))
+        self._events.append(Header(self._place, name, text))
 
     def _check_header(self, text: bytes) -> None:
         if self._wants & Wants.EIGHT_BIT_HEADERS and not text.isascii():
@@ -375,7 +376,7 @@ class MimeState:
             return -1
         checking = self._wants & Wants.EIGHT_BIT_BODY and not self.faults & Fault.EIGHT_BIT_BODY
         converting = self._wants & Wants.CONVERT and self._domain != _SEVEN
-        if not self._boundaries and not checking and not converting:
+        if not self._boundaries and not checking and not converting and not self._wants & Wants.RECORDS:
             self.flat = not self._mid_line  # the rest of a long line decides where its pieces begin
             if self.flat:
                 self._out(buffer[at:])

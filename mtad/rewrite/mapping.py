@@ -1,8 +1,8 @@
 """Addresses looked up in tables: one for another, one for many, domains for their parents.
 
 :class:`Mapper` asks tables for an address (:mod:`mtad.tables.maps` has the order of keys) and completes what
-it gets.  What goes wrong is told to a :class:`Trouble`; the address is then left as it was, and the message is
-not to be taken.  Nothing is raised.
+it gets.  What goes wrong is told to a :class:`Trouble`; the address is then left as it was, and the message
+is not to be taken.  Nothing is raised.
 
 Postfix counterpart: ``mail_addr_map(3)``, ``cleanup_map11(3)``, ``cleanup_map1n(3)``,
 ``cleanup_masquerade(3)``.
@@ -34,10 +34,10 @@ class Trouble(Protocol):
         """A table could not be asked, or its answer is of no use: the message can't be taken now."""
 
     def expansion_failed(self, text: str, error: MtadError | None = None) -> None:
-        """An alias can't be expanded, for ``error`` where that is the reason: the message can't be taken now."""
+        """An alias can't be expanded (because of ``error``): the message can't be taken now."""
 
-    def warn(self, text: str) -> None:
-        """Something is odd."""
+    def odd(self, text: str) -> None:
+        """Something is strange, and no reason to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Mapper:
         return await maps.find_address(address, self._delimiter, self._is_local, self._myorigin)
 
     async def results(self, maps: Maps, address: bytes, propagate: bool) -> list[bytes] | None:
-        """The addresses that the tables have for ``address``, at least one, all in internal form.  Raises what
-        the table raises, and TableError for what is no address."""
+        """The addresses that the tables have for ``address``, at least one, all in internal form.  Raises
+        what the table raises, and TableError for what is no address."""
         found = await maps.match_address(address, self._delimiter, self._is_local, self._myorigin)
         if found is None:
             return None
@@ -104,11 +104,11 @@ class Mapper:
             if found is None:
                 return address
             if len(found) > 1:
-                trouble.warn(f"multi-valued {maps.title} entry for {_text(address)}")
+                trouble.odd(f"multi-valued {maps.title} entry for {_text(address)}")
             address = quote(found[0])
             if fold(address) == fold(before):
                 return address
-        trouble.warn(f"unreasonable {maps.title} map nesting for {_text(address)} -- {AGAIN}")
+        trouble.odd(f"unreasonable {maps.title} map nesting for {_text(address)} -- {AGAIN}")
         return address
 
     async def many(

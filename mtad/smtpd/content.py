@@ -19,16 +19,23 @@ from mtad.policy.report import line
 from mtad.policy.request import Request
 from mtad.queue.message import HOLD, Message, Recipient
 from mtad.smtpd.counters import Counters
+from mtad.smtpd.envelope import Envelope
+from mtad.smtpd.headers import Birth
 from mtad.smtpd.identity import Forwarded
-from mtad.smtpd.intake import TOO_BIG as FILE_TOO_BIG
 from mtad.smtpd.intake import Intake
 from mtad.smtpd.received import Trace, received
+from mtad.smtpd.state import FILE_TOO_BIG, Error, MessageState, Origin
 from mtad.smtpd.transaction import Transaction
 from mtad.smtpd.wishes import attributes as attributes_of
 from mtad.wire import events as ev
+from mtad.wire.address import from_text
+from mtad.wire.command import xtext_encode
 from mtad.wire.reply import Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
     from mtad.auth.authenticator import Exchange
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
@@ -106,27 +113,39 @@ class Content:
         refusal = await self.milters.data() if self.milters is not None else None
         if refusal is not None:
             return refusal
-        complete = service.settings.always_add_missing_headers
-        if not complete:
-            local = await service.evaluator.local_headers(request)
-            if isinstance(local, Verdict):
-                return local.reply
-            complete = local if self.forwarded.local is None else self.forwarded.local
+        local = await service.evaluator.local_headers(request)
+        if isinstance(local, Verdict):
+            return local.reply
+        local = local if self.forwarded.local is None else self.forwarded.local
+        rules = service.cleanup
+        remote = "remote" if rules.rewriter.rewrites_remote else ""
+        birth = Birth(transaction.created, transaction.arrival, "local" if local else remote)
+        state = await self._envelope(transaction)
+        limit = service.settings.message_size_limit
+        transaction.intake = intake = Intake(rules, state, birth, size_limit=limit, spool=service.open_spool)
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
         prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
-        transaction.intake = Intake(
-            service.settings.intake,
-            service.cleanup_log,
-            queue_id=transaction.queue_id,
-            created=transaction.created,
-            arrival=transaction.arrival,
-            sender=transaction.mail.sender.wire,
-            received=prepend + received(self._trace(), transaction.queue_id, only, transaction.arrival),
-            complete=complete,
-            silent=request.actions.discard,
-            spool=service.open_spool,
-        )
+        await intake.begin(prepend, received(self._trace(), transaction.queue_id, only, transaction.arrival))
         return None
+
+    async def _envelope(self, transaction: Transaction) -> MessageState:
+        """What is to be known of the message before its content comes: its envelope, cleaned."""
+        request, service = self.request, self.service
+        rules, actions = service.cleanup, request.actions
+        origin = Origin(self.client, request.protocol, printable(request.helo))
+        state = MessageState(
+            transaction.queue_id, service.cleanup_log, origin, overrides=service.settings.overrides
+        )
+        state.detect_utf8 = rules.autodetects("smtpd")
+        state.smtputf8 = transaction.mail.smtputf8
+        state.eight_bit = transaction.mail.body == b"8BITMIME"
+        transaction.envelope = envelope = Envelope(rules, state)
+        await envelope.set_sender(transaction.mail.sender.text)
+        for rcpt in transaction.recipients:
+            orcpt = rcpt.orcpt or b"rfc822;" + xtext_encode(rcpt.argument)
+            await envelope.add(rcpt.recipient.text, rcpt.notify, orcpt)
+        state.held, state.discarded = actions.hold, actions.discard
+        return state
 
     def _name_only_recipient(self) -> None:
         """At DATA and after, a request names the recipient only where there is one."""
@@ -160,18 +179,23 @@ class Content:
             hide_client=settings.hide_client_session,
         )
 
-    def chunk(self, data: bytes) -> None:
-        """A piece of the message, which is not answered."""
+    def chunk(self, data: bytes) -> Coroutine[Any, Any, None] | None:
+        """A piece of the message, which is not answered.  What this gives is awaited before the next one."""
         transaction = self.transaction
         if transaction is not None and transaction.intake is not None:
-            transaction.intake.feed(data)
+            return transaction.intake.feed(data)
+        return None
+
+    def chunk_failed(self) -> None:
+        """We have made a mistake with a piece of the message, which can't be taken."""
+        if self.transaction is not None and self.transaction.intake is not None:
+            self.transaction.intake.state.errors |= Error.BAD
 
     def _bdat_end(self, event: ev.BdatEnd) -> Reply:
         transaction = self.transaction
         refusal = self._bare_newline(event.bare_newline)
         if refusal is None and transaction is not None and transaction.intake is not None:
-            self._note_too_big(transaction.intake)
-            refusal = transaction.intake.refusal
+            refusal = FILE_TOO_BIG if self._note_too_big(transaction.intake) else transaction.intake.refusal
         if refusal is not None:
             self._end_transaction()
             return refusal
@@ -188,7 +212,7 @@ class Content:
         )
 
     def _note_too_big(self, intake: Intake) -> bool:
-        if intake.refusal is not FILE_TOO_BIG:
+        if not intake.too_big:
             return False
         self.log.warning(f"{self.request.queue_id}: queue file size limit exceeded")
         return True
@@ -215,25 +239,76 @@ class Content:
         verdict = await service.evaluator.end_of_data(request)
         if verdict is not None:
             return verdict.reply
-        content = intake.finish()
+        content = await intake.finish()
+        await self._add_copies(transaction)
         if intake.refusal is not None:
             return intake.refusal
-        message = transaction.message(service.rewriter, service.settings.duplicate_filter_limit)
+        message = await self._message(transaction, intake)
         message.content, message.spool, message.size = content, intake.spool, intake.size
         intake.spool = None  # the queue reads it even when the client goes away meanwhile
-        if intake.eight_bit and not message.body:
-            message.body = b"8BITMIME"
-        message.attributes = self._attributes()
-        message.next_attempt = float(message.attributes.get("release", 0))
-        if self.milters is not None and not request.actions.discard:
+        refusal = await self._hand_over(transaction, intake.state, message)
+        if refusal is not None:
+            return refusal
+        self.error_count = 0
+        self.junk_count = 0
+        if event.chunked:
+            text = b"Ok: %d bytes queued as %b" % (event.size, transaction.queue_id.encode())
+        else:
+            text = b"Ok: queued as %b" % transaction.queue_id.encode()
+        return Reply(250, text, b"2.0.0")
+
+    async def _add_copies(self, transaction: Transaction) -> None:
+        """Those who get the message beside its recipients."""
+        envelope = transaction.envelope
+        assert envelope is not None
+        notify: frozenset[bytes] = frozenset()
+        for address in self.request.actions.bcc:
+            await envelope.add(address, notify)
+            notify = frozenset((b"NEVER",))  # as in Postfix, not for the first
+        await envelope.finish()
+
+    async def _message(self, transaction: Transaction, intake: Intake) -> Message:
+        """The message as the queue is to have it, without its content."""
+        mail, state, envelope = transaction.mail, intake.state, transaction.envelope
+        assert envelope is not None
+        known = set(transaction.addresses)
+        for recipient in envelope.recipients:
+            if recipient.address not in known:
+                recipient.address = await self.service.evaluator.destination(from_text(recipient.address))
+        attributes = self._attributes()
+        if state.message_id:
+            attributes["message_id"] = printable(state.message_id)
+        return Message(
+            queue_id=transaction.queue_id,
+            sender=state.sender,
+            recipients=envelope.recipients,
+            arrival=transaction.arrival,
+            body=b"8BITMIME" if state.eight_bit else mail.body,
+            smtputf8=state.smtputf8,
+            ret=mail.ret,
+            envid=mail.envid,
+            attributes=attributes,
+            next_attempt=float(attributes.get("release", 0)),
+        )
+
+    async def _hand_over(
+        self, transaction: Transaction, state: MessageState, message: Message
+    ) -> Reply | None:
+        """Give a finished message to the queue; the refusal, or None.
+
+        This is the seam between content that is complete and the queue: whoever is to see or change a whole
+        message (envelope in ``message``, content in ``message.content`` or ``message.spool``) does it here.
+        """
+        request, service = self.request, self.service
+        if self.milters is not None and state.going_on:
             refusal = await self.milters.message(message)
             if refusal is not None:
                 if message.spool is not None:
                     message.spool.close()
                 return refusal
-        self._act(message)
+        self._act(message, state)
         try:
-            if request.actions.discard:
+            if request.actions.discard or state.discarded:
                 service.cleanup_log.info(f"{transaction.queue_id}: removed (discarded)")
             else:
                 await service.store.enqueue(message)
@@ -245,25 +320,21 @@ class Content:
         finally:
             if message.spool is not None:
                 message.spool.close()
-        self.error_count = 0
-        self.junk_count = 0
-        if event.chunked:
-            text = b"Ok: %d bytes queued as %b" % (event.size, transaction.queue_id.encode())
-        else:
-            text = b"Ok: queued as %b" % transaction.queue_id.encode()
-        return Reply(250, text, b"2.0.0")
+        return None
 
-    def _act(self, message: Message) -> None:
-        """Do to the message what access(5) results asked for."""
+    def _act(self, message: Message, state: MessageState) -> None:
+        """Do to the message what access(5) results and header and body checks asked for."""
         actions = self.request.actions
-        notify: frozenset[bytes] = frozenset()
-        for address in actions.bcc:
-            message.recipients.append(Recipient(address, address, notify))
-            notify = frozenset((b"NEVER",))  # as in Postfix, not for the first
-        if actions.redirect:  # one recipient is served in place of all
+        redirect = state.redirect or actions.redirect
+        wanted = state.filter.decode("utf-8", "replace") or actions.filter
+        wanted = wanted or self.service.settings.content_filter
+        if redirect and message.recipients:  # one recipient is served in place of all
             first = min(message.recipients, key=lambda one: one.address.rpartition(b"@")[::-1])
-            message.recipients = [Recipient(actions.redirect, first.original, first.notify, first.orcpt)]
-        if actions.hold:
+            address = self.service.cleanup.rewriter.rewrite_internal(redirect)
+            message.recipients = [Recipient(address, first.original, first.notify, first.orcpt)]
+        elif wanted:
+            message.attributes["filter"] = wanted
+        if actions.hold or state.held:
             message.state = HOLD
 
     def _attributes(self) -> dict[str, str]:

@@ -1,170 +1,227 @@
-"""The header section of a message on its way in, read as it arrives.
+"""The headers of a message on their way into the queue.
 
-:class:`HeaderScanner` is fed message bytes and gives back what is to be kept: unwanted headers
-dropped, what a complete message lacks appended, and an empty line put in where text begins without
-one.  It holds at most one header in memory and cuts it at ``header_size_limit``.  However the input
-is cut, the output is the same.
+:class:`HeaderCleaner` is given each header and gives what is to be kept of it: checked by tables, addresses
+completed and mapped, folded, cut at ``header_size_limit``; at the end of the headers it gives those that are
+missing.  Errors are in the :class:`~mtad.smtpd.state.MessageState`.
 
-RFC 5322 sections 2.2, 3.6.  Postfix counterpart: ``mime_state(3)`` and ``cleanup_message.c``.
+RFC 5322 sections 2.2 and 3.6.  Postfix counterpart: ``cleanup_message.c``, ``cleanup_out_header()``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import time
+from dataclasses import dataclass
 
-#: One header with its continuation lines.  Content has no lone CR or LF here.
-_HEADER = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r]*(?:\r\n[ \t][^\r]*)*)\r\n")
-_CONTINUED = (b" ", b"\t")
-_MBOX = re.compile(rb">*From ")
+from mtad.errors import MtadError
+from mtad.maillog import printable
+from mtad.mime.checks import name_of
+from mtad.mime.folding import folded, limited
+from mtad.mime.names import HEADERS, RECIPIENT, RESENT, SENDER
+from mtad.mime.phrase import full_name
+from mtad.mime.state import PRIMARY, Fault, Header
+from mtad.rewrite.mapping import AGAIN
+from mtad.smtpd.received import mail_date
+from mtad.smtpd.rules import HEADER_RECIPIENT, HEADER_SENDER, CleanupRules
+from mtad.smtpd.state import Error, MessageState
+from mtad.wire.tokens import Token, addresses, external, header_text, parse, quote, scan
 
-#: The header of a part, from the end of the line before it.
-_EIGHT_BIT = re.compile(rb"\ncontent-transfer-encoding[ \t]*:[ \t]*(?:8bit|binary)\b", re.IGNORECASE)
+#: Values whose addresses all are complete, so that rewriting changes nothing: bare, or in <> behind a name.
+_WORD = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ADDRESS = _WORD + rb"(?:\." + _WORD + rb")*@[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+"
+_NAME = rb"(?:(?:\"[^\"\\\n]*\"|[A-Za-z0-9!#$&'*+/=?^_`{}~\x80-\xff-]+)[ \t\n]+)*"
+_ONE = rb"[ \t\n]*(?:" + _ADDRESS + rb"|" + _NAME + rb"<" + _ADDRESS + rb">)[ \t\n]*"
+_COMPLETE = re.compile(_ONE + rb"(?:," + _ONE + rb")*")
 
-#: Headers that mean a message was sent again (RFC 5322 section 3.6.6).
-_RESENT = frozenset(
-    (b"resent-bcc", b"resent-cc", b"resent-date", b"resent-from", b"resent-message-id",
-     b"resent-reply-to", b"resent-sender", b"resent-to")
-)  # fmt: skip
+_EIGHT_BIT = (b"8bit", b"binary")
+_SPACE = b" \t\n\v\f\r"
+_MESSAGE_ID = re.compile(rb"<[^<>]*>")
 
 
-class HeaderScanner:
-    """Reads headers until they end; ``ended`` tells when all that follows is body.
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Of what missing headers are made: when the queue id was given, when the transaction began, who sends.
 
-    ``drop``: lower-case names to leave out.  ``missing`` is called once at the end of the headers, with
-    this scanner, and returns the header lines to append.
+    ``context``: by whose rules addresses are completed, ``local``, ``remote``, or not at all (empty).
     """
 
-    __slots__ = (
-        "_attempt_at", "_drop", "_first", "_limit", "_missing", "_parts", "_pending", "eight_bit", "ended",
-        "message_ids", "received", "resent", "seen",
-    )  # fmt: skip
+    created: float
+    arrival: float
+    context: str
+    full_name: bytes = b""
 
-    def __init__(self, drop: frozenset[bytes], limit: int, missing: Callable[[HeaderScanner], bytes]) -> None:
-        self._drop = drop
-        self._limit = limit
-        self._missing = missing
-        self._pending = b""
-        self._attempt_at = 0
-        self._first = True
-        self.ended = False
-        #: lower-case names of the headers seen, dropped ones included
-        self.seen: set[bytes] = set()
-        self.received = 0  # number of Received headers
-        self.resent = False
-        #: values of Message-Id headers, each with b"resent-" or b"" before it
-        self.message_ids: list[tuple[bytes, bytes]] = []
-        self.eight_bit = False  # a Content-Transfer-Encoding says 8bit or binary, here or in a part
-        self._parts: bytes | None = None  # the end of what was seen of a message of several parts
 
-    def feed(self, data: bytes) -> bytes:
-        """Take message bytes, give back those to keep (perhaps none yet)."""
-        if self.ended:
-            if self._parts is not None:
-                self._look_into_parts(data)
-            return data
-        self._pending += data
-        if len(self._pending) < self._attempt_at:
+class HeaderCleaner:
+    """See the module."""
+
+    __slots__ = ("_birth", "_resent", "_rules", "_seen", "_state", "hops")
+
+    def __init__(self, rules: CleanupRules, state: MessageState, birth: Birth) -> None:
+        self._rules = rules
+        self._state = state
+        self._birth = birth
+        self._seen: set[bytes] = set()
+        self._resent = b""
+        self.hops = 0
+
+    async def header(self, header: Header) -> bytes:
+        """What is kept of a header."""
+        rules, state = self._rules, self._state
+        if header.name == b"received":
+            self.hops += 1
+        if not (state.filtering and rules.checks.headers):
+            return await self._keep(header)
+        try:
+            texts = await rules.checks.header(header, state)
+        except MtadError as error:
+            state.lookup_failed(error, f"{_table(header)} map lookup problem -- {AGAIN}")
             return b""
-        return self._scan(final=False)
+        out = b""
+        if not texts:
+            return out
+        for text in texts[:-1]:
+            out += self._out(text)
+        if texts[-1] != header.text:
+            header = Header(header.kind, name_of(texts[-1]), texts[-1])
+        return out + await self._keep(header)
 
-    def finish(self) -> bytes:
-        """The message is complete: what is still to be kept."""
-        if self.ended:
+    async def _keep(self, header: Header) -> bytes:
+        state, name, text = self._state, header.name, header.text
+        about = HEADERS.get(name)
+        if about is None:
+            return b"" if name in self._rules.drop and header.kind == PRIMARY else self._out(text)
+        if name == b"content-transfer-encoding":
+            value = text[len(name) + 1 :].lstrip(_SPACE).lower()
+            state.eight_bit |= value in _EIGHT_BIT and self._rules.detect_8bit
+        if header.kind != PRIMARY:
+            return self._out(text)
+        self._note(name, text)
+        if not state.going_on:
             return b""
-        if self._pending and not self._pending.endswith(b"\r\n"):
-            self._pending += b"\r\n"
-        return self._scan(final=True)
+        if about & RESENT:
+            self._resent = b"Resent-"
+        dropped = name in self._rules.drop
+        if about & (SENDER | RECIPIENT) and self._birth.context:
+            text, rewritten = await self._addresses(name, text, about)
+            if rewritten:
+                text = folded(text)
+        return b"" if dropped else self._out(text)
 
-    def _scan(self, final: bool) -> bytes:
-        buffer = self._pending
-        out: list[bytes] = []
-        at = 0
-        if self._first:
-            if not final and len(buffer) < self._limit and b"\n" not in buffer:
-                return b""
-            self._first = False
-            if _MBOX.match(buffer):
-                buffer = b"X-Mailbox-Line: " + buffer
-        size = len(buffer)
-        while True:
-            found = _HEADER.match(buffer, at)
-            end = found.end() if found else -1
-            if found is not None and (end < size or final) and buffer[end : end + 1] not in _CONTINUED:
-                at = end
-                self._header(found[1].lower(), found, out)
-                continue
-            if buffer.startswith(b"\r\n", at) or (final and at == size):
-                self._end(out, buffer[at:])
-            elif self._incomplete(buffer, at, final):
-                self._wait(buffer[at:])
-            else:
-                # text that is no header ends the headers; an empty line is put before it
-                self._end(out, b"\r\n" + buffer[at:])
-            return b"".join(out)
+    def _out(self, text: bytes) -> bytes:
+        if not self._state.going_on:
+            return b""
+        if not text.isascii() and self._rules.smtputf8 and self._state.detect_utf8:
+            self._state.smtputf8 = True
+        return limited(text, self._rules.limits.header_size)
 
-    @staticmethod
-    def _incomplete(buffer: bytes, at: int, final: bool) -> bool:
-        """True when more input could still make a header of what is at ``at``."""
-        if final:
-            return False
-        line_end = buffer.find(b"\r\n", at)
-        if line_end < 0:
-            return True
-        # a whole line is here: a header whose continuation is not complete, or no header at all
-        return _HEADER.match(buffer, at) is not None
+    def _note(self, name: bytes, text: bytes) -> None:
+        """What a known header tells."""
+        state = self._state
+        self._seen.add(name)
+        if name == b"message-id":
+            value = text[len(name) + 1 :].lstrip(_SPACE)
+            state.log.info(f"{state.queue_id}: message-id={printable(value)}")
+            found = _MESSAGE_ID.match(value)
+            if found is not None and not state.message_id:
+                state.message_id = found[0]
+        elif name == b"resent-message-id":
+            value = text[len(name) + 1 :].lstrip(_SPACE)
+            state.log.info(f"{state.queue_id}: resent-message-id={printable(value)}")
+        elif name == b"received" and self.hops >= self._rules.hopcount_limit:
+            state.odd("message rejected: hopcount exceeded")
+            state.errors |= Error.HOPS
 
-    def _wait(self, rest: bytes) -> None:
-        """Keep an incomplete header; look again when there is twice as much, so that work stays linear."""
-        if len(rest) > self._limit + 4:  # the middle is lost anyway; cut no CRLF in two
-            rest = rest[: self._limit].rstrip(b"\r\n") + rest[-4:].lstrip(b"\n")
-        self._pending = rest
-        self._attempt_at = min(2 * len(rest), self._limit)
+    # -- addresses
 
-    def _header(self, name: bytes, found: re.Match[bytes], out: list[bytes]) -> None:
-        self.seen.add(name)
-        if name == b"received":
-            self.received += 1
-        elif name == b"message-id":
-            self.message_ids.append((b"", found[2].lstrip()))
-        elif name == b"content-transfer-encoding":
-            if found[2].strip().lower() in (b"8bit", b"binary"):
-                self.eight_bit = True
-        elif name == b"content-type":
-            if found[2].lstrip()[:10].lower() in (b"multipart/", b"message/rf"):
-                self._parts = b"\n"
-        elif name in _RESENT:
-            self.resent = True
-            if name == b"resent-message-id":
-                self.message_ids.append((b"resent-", found[2].lstrip()))
-        if name in self._drop:
-            return
-        text = found[0]
-        if found.end(1) + 1 != found.start(2):  # blanks before the colon go
-            text = found[1] + b":" + text[found.start(2) - found.start() :]
-        if b"\0" in text:  # nothing behind a NUL is seen
-            text = text.partition(b"\0")[0] + b"\r\n"
-        if len(text) > self._limit:
-            text = text[: self._limit].rstrip(b"\r\n") + b"\r\n"
-        out.append(text)
+    async def _addresses(self, name: bytes, text: bytes, about: int) -> tuple[bytes, bool]:
+        """A header with its addresses completed and mapped, and whether that changed it."""
+        rules, state = self._rules, self._state
+        place = HEADER_SENDER if about & SENDER else HEADER_RECIPIENT
+        mapped = state.mapping and rules.rewrites[place]
+        value = text[len(name) + 1 :]
+        if not mapped and _COMPLETE.fullmatch(value):
+            return text, False
+        tokens = parse(value, rules.token_limit)
+        changed = False
+        for address in addresses(tokens):
+            changed |= self._complete(address)
+            if mapped:
+                changed |= await self._map(address, place)
+        if not changed:
+            return text, False
+        return text[: len(name)] + b": " + header_text(tokens, state.log.warning), True
 
-    def _end(self, out: list[bytes], rest: bytes) -> None:
-        self.ended = True
-        self._pending = b""
-        out.append(self._missing(self))
-        out.append(rest)
-        if self._parts is not None:
-            self._look_into_parts(rest)
+    def _complete(self, address: Token) -> bool:
+        before = external(address)
+        after = self._rules.rewriter.rewrite_external(before, self._birth.context == "remote")
+        address.parts, address.loose = scan(after), True
+        return after != before
 
-    def _look_into_parts(self, data: bytes) -> None:
-        """Find out whether a part is declared as 8 bits, without going through the lines."""
-        assert self._parts is not None
-        data = self._parts + data
-        at = data.find(b"ransfer-")
-        while at >= 0:
-            if _EIGHT_BIT.match(data, max(0, at - 10)):
-                self.eight_bit = True
-                self._parts = None
-                return
-            at = data.find(b"ransfer-", at + 1)
-        self._parts = data[-100:]
+    async def _map(self, address: Token, place: str) -> bool:
+        rules, state = self._rules, self._state
+        before = text = external(address)
+        changed = False
+        for maps in rules.mapped[place]:
+            mapped = await rules.mapper.one(maps, text, rules.propagate_canonical, state)
+            changed |= mapped != text
+            text = mapped
+        if place in rules.masked and rules.masquerade is not None:
+            masked = await rules.masquerade.apply(text, state)
+            changed |= masked != text
+            text = masked
+        if text != before:
+            address.parts, address.loose = scan(text), True
+        return changed
+
+    # -- the end of the headers
+
+    def missing(self, faults: Fault) -> bytes:
+        """The headers that a complete message has and this one has not."""
+        rules, state, birth = self._rules, self._state, self._birth
+        if not state.going_on:
+            return b""
+        complete = bool(birth.context) or rules.always_complete
+        resent, of_kind = self._resent, self._resent.lower()
+        out = b""
+        if complete and of_kind + b"message-id" not in self._seen:
+            out += self._make_message_id()
+        if b"message-id" not in self._seen:
+            state.log.info(f"{state.queue_id}: message-id=<>")
+        if complete:
+            if of_kind + b"date" not in self._seen:
+                out += resent + b"Date: %b\r\n" % mail_date(birth.arrival)
+            if of_kind + b"from" not in self._seen:
+                out += self._out(folded(self._make_from()))
+            if rules.undisclosed and not self._seen & {b"to", b"cc", b"resent-to", b"resent-cc"}:
+                out += rules.undisclosed + b"\r\n"
+        if faults & Fault.END_OF_HEADERS and rules.end_of_headers == "add_header":
+            out += b"MIME-Error: message header was not terminated by empty line\r\n"
+        return out
+
+    def _make_message_id(self) -> bytes:
+        rules, state = self._rules, self._state
+        made = f"{state.queue_id}@{rules.myhostname}"
+        if not rules.long_queue_ids:
+            made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(self._birth.created))}.{made}"
+        state.log.info(f"{state.queue_id}: {self._resent.decode().lower()}message-id=<{made}>")
+        self._seen.add(self._resent.lower() + b"message-id")
+        if not self._resent and not state.message_id:
+            state.message_id = f"<{made}>".encode()
+        return b"%bMessage-Id: <%b>\r\n" % (self._resent, made.encode())
+
+    def _make_from(self) -> bytes:
+        rules, state = self._rules, self._state
+        address = quote(state.sender or b"MAILER-DAEMON")
+        name = b""
+        if state.sender and self._birth.full_name:
+            obsolete, charset = rules.obsolete_from, rules.full_name_charset
+            name = full_name(self._birth.full_name, charset, comment=obsolete, warn=state.log.warning)
+        if not name:
+            return self._resent + b"From: " + address
+        if rules.obsolete_from:
+            return self._resent + b"From: %b\n(%b)" % (address, name)
+        return self._resent + b"From: %b\n<%b>" % (name, address)
+
+
+def _table(header: Header) -> str:
+    return {PRIMARY: "header_checks", "nested": "nested_header_checks"}.get(header.kind, "mime_header_checks")

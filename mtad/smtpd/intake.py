@@ -1,43 +1,32 @@
-"""Intake: what is done to a message between DATA and the queue.
+"""Intake: what is done to a message's content between DATA and the queue.
 
-Puts the Received header on top, completes and cleans the header section, guards size and loops, and
-keeps the content: in memory while it is small, in an unlinked spool file beyond that.  No Python code
-looks at the lines of a body.
+Puts our own headers on top, has headers cleaned and bodies checked (:mod:`mtad.smtpd.headers`,
+:mod:`mtad.mime`), guards the size, and keeps the content: in memory while it is small, in an unlinked spool
+file beyond that.  Where no rule looks at bodies, no Python code looks at their lines.
 
-Postfix counterpart: ``cleanup(8)``.
+Postfix counterpart: ``cleanup_message.c``, ``cleanup_out.c``.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, BinaryIO
 
-from mtad.maillog import MailLog, printable
+from mtad.errors import MtadError
+from mtad.mime.checks import BODY
+from mtad.mime.state import FAULTS, Body, Fault, Header, HeadersEnd, MimeState, Report, Wants, worst
 from mtad.queue.spool import queue_error
-from mtad.smtpd.headers import HeaderScanner
-from mtad.smtpd.received import mail_date
+from mtad.rewrite.mapping import AGAIN
+from mtad.smtpd.headers import Birth, HeaderCleaner
+from mtad.smtpd.rules import CleanupRules
+from mtad.smtpd.state import Error, MessageState
 from mtad.wire.reply import Reply
 
 #: Content up to this size stays in memory.
 SMALL = 65536
 
-TOO_BIG = Reply(552, b"Error: message file too big", b"5.3.4")
-TOO_MANY_HOPS = Reply(554, b"Error: too many hops", b"5.4.0")
-
-
-@dataclass(frozen=True, slots=True)
-class IntakeRules:
-    """The parameters that intake goes by; sizes in bytes."""
-
-    myhostname: str
-    message_size_limit: int  # 0: none
-    header_size_limit: int
-    hopcount_limit: int
-    drop_headers: frozenset[bytes]  # message_drop_headers, lower case
-    long_queue_ids: bool
-    undisclosed: bytes  # undisclosed_recipients_header, may be empty
+_MBOX = re.compile(rb">*From ")
 
 
 class Intake:
@@ -46,59 +35,87 @@ class Intake:
     ``refusal`` is set as soon as the message cannot be taken; the rest is then read and dropped.
     """
 
+    __slots__ = (
+        "_begun", "_checking", "_cleaner", "_failure", "_first", "_flat", "_gone", "_mime", "_offset",
+        "_open_line", "_open_spool", "_parts", "_plain", "_rules", "_size_limit", "size", "spool", "state",
+        "taken", "too_big",
+    )  # fmt: skip
+
     def __init__(
         self,
-        rules: IntakeRules,
-        log: MailLog,
+        rules: CleanupRules,
+        state: MessageState,
+        birth: Birth,
         *,
-        queue_id: str,
-        created: float,
-        arrival: float,
-        sender: bytes,
-        received: bytes,
-        complete: bool,
-        silent: bool = False,
+        size_limit: int,
         spool: Callable[[], BinaryIO],
     ) -> None:
-        """``sender``: quoted form, for a missing From; ``received``: our own header; ``complete``: add
-        missing headers (Postfix: the client is in the local rewriting context); ``silent``: nobody will get
-        it; ``log``: cleanup's."""
+        """``size_limit``: for what the client sends, 0: none."""
         self._rules = rules
-        self._log = log
-        self._queue_id = queue_id
-        self._created = created
-        self._arrival = arrival
-        self._sender = sender
-        self._complete = complete
-        self._silent = silent
+        self.state = state
+        self._size_limit = size_limit
         self._open_spool = spool
-        self._headers = HeaderScanner(rules.drop_headers, rules.header_size_limit, self._missing)
-        self._parts: list[bytes] = [received]
+        self._cleaner = HeaderCleaner(rules, state, birth)
+        self._checking = state.filtering and rules.checks.body
+        wants = rules.wants if state.filtering else rules.unfiltered_wants
+        self._mime = MimeState(wants | Wants.RECORDS if self._checking else wants, rules.limits)
+        self._plain = not (state.filtering and (rules.rejected is not None or rules.stripped))
+        self._flat = False  # what comes is kept as it is
+        self._begun = False
+        self._first = b""  # the beginning of the content, while it is not known what it is
+        self._open_line = b""  # where characters are looked for: the line that the last chunk left open
+        self._offset = 0  # of the body that is checked
+        self._parts: list[bytes] = []
+        self._failure: Reply | None = None
+        self._gone = False
         self.taken = 0  # bytes from the client
-        self.size = len(received)
+        self.too_big = False
+        self.size = 0
         self.spool: BinaryIO | None = None
-        self.refusal: Reply | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take a chunk of the message as the client sent it (unstuffed)."""
-        if self.refusal is not None:
-            return
-        limit = self._rules.message_size_limit
-        room = limit - self.taken
+    @property
+    def refusal(self) -> Reply | None:
+        """What the client is to be told, if the message can't be taken."""
+        return self._failure or self.state.refusal
+
+    async def begin(self, top: bytes, received: bytes) -> None:
+        """What we put on top: ``top``, then our own header ``received``."""
+        rules, state = self._rules, self.state
+        if not top and not (state.filtering and rules.checks.headers) and rules.hopcount_limit > 1:
+            self._cleaner.hops = 1
+            self._keep(received)
+        else:
+            await self._events(top + received)
+
+    def feed(self, data: bytes) -> Coroutine[Any, Any, None] | None:
+        """Take a chunk of the message as the client sent it (unstuffed).  Where there is more to do than to
+        keep it, what it gives is to be awaited before the next one comes."""
         self.taken += len(data)
+        limit = self._size_limit
         if limit and self.taken > limit:
-            if not self._headers.ended:  # what it says of itself is logged all the same
-                self._keep(self._headers.feed(data[:room]))
-            if self.refusal is None:
-                self._refuse(TOO_BIG)
-            return
-        self._keep(data if self._headers.ended else self._headers.feed(data))
+            if self.too_big:
+                return None
+            self.too_big = True
+            data = data[: limit - self.taken + len(data)] if self.taken - len(data) < limit else b""
+            return None if self._flat else self._take(data)
+        if self._flat:
+            self._keep(data)
+            return None
+        return self._take(data)
 
-    def finish(self) -> bytes | None:
-        """The message is complete.  Returns the content, or None when it is in ``spool`` or refused."""
-        if self.refusal is None:
-            self._keep(self._headers.finish())
+    async def finish(self) -> bytes | None:
+        """The message is complete.  Gives the content, or None when it is in ``spool`` or refused."""
+        await self._take(b"", final=True)
+        state = self.state
+        faults = self._mime.faults
+        if self._rules.end_of_headers != "reject":
+            faults &= ~Fault.END_OF_HEADERS
+        if faults and not state.reason and state.going_on:
+            status, words = FAULTS[worst(faults)]
+            state.errors |= Error.CONTENT
+            state.reason = f"{status} {words}".encode()
         if self.refusal is not None:
+            self.discard()
             return None
         if self.spool is not None:
             self._flush()
@@ -106,22 +123,138 @@ class Intake:
         return b"".join(self._parts)
 
     def discard(self) -> None:
-        """Forget the content."""
+        """Forget the content; nothing more is kept."""
+        self._gone = True
         self._parts = []
         if self.spool is not None:
             self.spool.close()
             self.spool = None
 
-    @property
-    def eight_bit(self) -> bool:
-        return self._headers.eight_bit
+    # -- the way through
 
-    def _refuse(self, reply: Reply) -> None:
-        self.refusal = reply
-        self.discard()
+    async def _take(self, data: bytes, final: bool = False) -> None:
+        if not self._begun:
+            data = self._beginning(data, final)
+        if not self._plain and data and self.state.filtering:
+            data = await self._allowed(data)
+        if self._flat:
+            self._keep(data)
+        elif data or final:
+            await self._events(data, final)
+
+    def _beginning(self, data: bytes, final: bool) -> bytes:
+        """The first lines, which may be an envelope of mbox, or the body already."""
+        data = self._first + data
+        out = b""
+        while True:
+            newline = data.find(b"\n")
+            if newline < 0 and not final and len(data) < self._rules.limits.line_length:
+                self._first = data
+                return out
+            if not _MBOX.match(data):
+                break
+            out += b"X-Mailbox-Line: " + data[: newline + 1]
+            data = data[newline + 1 :]
+        self._begun, self._first = True, b""
+        if data[:1] in (b" ", b"\t"):
+            out += b"\r\n"
+        return out + data
+
+    async def _allowed(self, data: bytes) -> bytes:
+        """Refuse characters, and leave some out."""
+        rules = self._rules
+        if rules.rejected is not None:
+            found = rules.rejected.search(data)
+            if found is not None:
+                start = data.rfind(b"\n", 0, found.start()) + 1
+                end = data.find(b"\r\n", found.start())
+                line = data[start : end if end >= 0 else len(data)]
+                await self._events(data[:start])
+                if self.state.going_on:
+                    self.state.reject_line(line if start else self._open_line + line, b"disallowed character")
+                return b""
+            newline = data.rfind(b"\n") + 1
+            tail = data[newline:] if newline else self._open_line + data
+            self._open_line = tail[: rules.limits.line_length]
+        return data.translate(None, rules.stripped)
+
+    async def _events(self, data: bytes, final: bool = False) -> None:
+        """Have content taken apart, and do what is to be done to each part."""
+        mime, state = self._mime, self.state
+        events = mime.feed(data)
+        if final:
+            events += mime.finish()
+        for event in events:
+            if not state.going_on:
+                break
+            kind = type(event)
+            if kind is Header:
+                self._keep(await self._cleaner.header(event))  # type: ignore[arg-type]
+            elif kind is Body:
+                await self._body(event)  # type: ignore[arg-type]
+            elif kind is HeadersEnd:
+                self._keep(self._cleaner.missing(mime.faults))
+            else:
+                self._report(event)  # type: ignore[arg-type]
+        self._flat = self._begun and self._plain and (not state.going_on or mime.flat)
+
+    def _report(self, event: Report) -> None:
+        if event.fault is not Fault.END_OF_HEADERS or self._rules.end_of_headers == "reject":
+            self.state.mime_report(FAULTS[event.fault][1], event.text)
+
+    async def _body(self, event: Body) -> None:
+        if not self._checking:
+            self._keep(event.data)
+            return
+        if event.restart:
+            self._offset = 0
+        limit = self._rules.body_checks_limit
+        if not self.state.filtering or (limit and self._offset >= limit):
+            self._keep(event.data)
+        else:
+            self._keep(await self._checked(event.data, limit or len(event.data) + self._offset + 1))
+
+    async def _checked(self, data: bytes, limit: int) -> bytes:
+        """The lines of a body after the tables were asked."""
+        rules, state = self._rules, self.state
+        checks, width = rules.checks, rules.limits.line_length
+        out: list[bytes] = []
+        kept = at = 0  # data[kept:at] was found good
+        size = len(data)
+        while at < size and self._offset < limit and state.filtering:
+            newline = data.find(b"\r\n", at, at + width + 1)
+            if newline < 0 or newline - at >= width:
+                end = after = min(at + width, size)
+            else:
+                end, after = newline, newline + 2
+            line = data[at:end]
+            self._offset += len(line) + 1
+            if checks.untouched(line):
+                at = after
+                continue
+            out.append(data[kept:at])
+            kept = at = after
+            lines = await self._asked(line)
+            if not state.going_on:
+                return b""
+            out += [text + b"\r\n" for text in lines[:-1]]
+            if lines:
+                out.append(lines[-1] + data[end:after])
+        out.append(data[kept:])
+        return b"".join(out)
+
+    async def _asked(self, line: bytes) -> list[bytes]:
+        checks = self._rules.checks
+        try:
+            return await checks.line(line, self.state)
+        except MtadError as error:
+            self.state.lookup_failed(error, f"{BODY}_checks map lookup problem -- {AGAIN}")
+            return []
+
+    # -- keeping
 
     def _keep(self, data: bytes) -> None:
-        if not data or self.refusal is not None:
+        if not data or self._gone or not self.state.going_on:
             return
         self._parts.append(data)
         self.size += len(data)
@@ -134,47 +267,10 @@ class Intake:
                 self.spool = self._open_spool()
             for part in self._parts:
                 self.spool.write(part)
-        except OSError as problem:
-            failure = queue_error(problem)
-            self._log.warning(f"{self._queue_id}: {failure}")
-            self._refuse(Reply(failure.code, failure.text.encode(), failure.dsn.encode()))
+        except (OSError, MtadError) as problem:
+            failure = queue_error(problem) if isinstance(problem, OSError) else problem
+            self.state.odd(str(failure))
+            self._failure = Reply(failure.code, failure.text.encode(), failure.dsn.encode())
+            self.discard()
             return
         self._parts = []
-
-    def _missing(self, headers: HeaderScanner) -> bytes:
-        """Called at the end of the headers: log the message id, refuse loops, give what is lacking."""
-        if self._silent:
-            return b""
-        rules = self._rules
-        log = self._log
-        for resent, value in headers.message_ids:
-            log.info(f"{self._queue_id}: {resent.decode()}message-id={_one_line(value)}")
-        if headers.received + 1 >= rules.hopcount_limit:
-            log.warning(f"{self._queue_id}: message rejected: hopcount exceeded")
-            self._refuse(TOO_MANY_HOPS)
-            return b""
-        out = b""
-        prefix, seen = ("Resent-", b"resent-") if headers.resent else ("", b"")
-        if self._complete and seen + b"message-id" not in headers.seen:
-            made = f"{self._queue_id}@{rules.myhostname}"
-            if not rules.long_queue_ids:
-                made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(self._created))}.{made}"
-            out += f"{prefix}Message-Id: <{made}>\r\n".encode()
-            log.info(f"{self._queue_id}: {prefix.lower()}message-id=<{made}>")
-            if headers.resent and b"message-id" not in headers.seen:
-                log.info(f"{self._queue_id}: message-id=<>")
-        elif b"message-id" not in headers.seen:
-            log.info(f"{self._queue_id}: message-id=<>")
-        if not self._complete:
-            return out
-        if seen + b"date" not in headers.seen:
-            out += b"%bDate: %b\r\n" % (prefix.encode(), mail_date(self._arrival))
-        if seen + b"from" not in headers.seen:
-            out += b"%bFrom: %b\r\n" % (prefix.encode(), self._sender or b"MAILER-DAEMON")
-        if rules.undisclosed and not headers.seen & {b"to", b"cc", b"resent-to", b"resent-cc"}:
-            out += rules.undisclosed + b"\r\n"
-        return out
-
-
-def _one_line(value: bytes) -> str:
-    return printable(value.replace(b"\r\n", b"\n"))

@@ -68,7 +68,7 @@ class MailCommands(Content):
     def _no_room(self, size: int) -> Reply | None:
         """Why a message of ``size`` bytes (0: not said) has no room, or None."""
         settings = self.service.settings
-        limit = settings.intake.message_size_limit
+        limit = settings.message_size_limit
         if limit and size > limit:
             return TOO_BIG
         space = os.statvfs(self.service.spool_directory)

@@ -257,7 +257,10 @@ class SubmissionProtocol(Protocol):
             if event is None:
                 break
             if type(event) is ev.BodyChunk:
-                session.chunk(event.data)
+                work = session.chunk(event.data)
+                if work is not None:
+                    self._busy = True
+                    drive(work, self._taken, self._chunk_failed)
                 continue
             self._event = event
             self._busy = True
@@ -281,6 +284,18 @@ class SubmissionProtocol(Protocol):
         elif self._not_reading and not self._busy and not self._closing and engine.buffered <= _BUFFER:
             self._not_reading = False
             self.transport.resumeProducing()
+
+    def _taken(self, _: None) -> None:
+        """A chunk was dealt with."""
+        self._busy = False
+        self._pump()
+
+    def _chunk_failed(self, failure: Failure) -> None:
+        """A mistake of ours in the middle of a message, which can't be taken now."""
+        self.service.report_bug(failure)
+        if self.session is not None:
+            self.session.chunk_failed()
+        self._taken(None)
 
     def _answer(self, reply: Reply | None) -> None:
         """Give ``reply``, at once or, to a client with too many errors, after a while.

@@ -10,7 +10,7 @@ Postfix counterpart: one entry of ``master.cf`` and ``smtpd(8)``'s initialisatio
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -44,6 +44,7 @@ from mtad.smtpd.milter.service import Route, milter_service
 from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.protocol import SubmissionProtocol
 from mtad.smtpd.refusals import Refusals
+from mtad.smtpd.rules import CleanupRules, service_parameters
 from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
 from mtad.smtpd.stress import Stress
 from mtad.smtpd.tls_names import ServerNames
@@ -54,30 +55,38 @@ from mtad.wire.settings import ServerSettings
 _NAMES, _NAME_LIFETIME = 1000, 5.0
 
 #: The access(5) actions on messages that intake carries out.
-ACTIONS = frozenset(("BCC", "DISCARD", "HOLD", "PREPEND", "REDIRECT"))
+ACTIONS = frozenset(("BCC", "DISCARD", "FILTER", "HOLD", "PREPEND", "REDIRECT"))
 
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """A service as it will be: its master.cf entry, parameters and TLS context."""
+    """A service as it will be: its master.cf entry, parameters (its own, and those of the internal services
+    that it leads to) and TLS context."""
 
     service: Service
     p: Parameters
+    cleanup: Parameters
+    rewrite: Parameters
     settings: SmtpdSettings
     stressed: SmtpdSettings  # the same under stress
     tls: ServerTLS
 
 
 def plan_service(
-    service: Service, p: Parameters, log: MailLog, tls_sessions: SessionContexts | None = None
+    service: Service,
+    p: Parameters,
+    log: MailLog,
+    tls_sessions: SessionContexts | None = None,
+    services: Sequence[Service] = (),
 ) -> ServicePlan:
-    """Read what one service needs.  Raises ConfigError."""
+    """Read what one service needs; ``services`` are all of master.cf.  Raises ConfigError."""
     own = p.for_service(service)
+    cleanup = service_parameters(p, services, own["cleanup_service_name"])
+    rewrite = service_parameters(p, services, cleanup["rewrite_service_name"])
     settings = read_settings(own, service.name)
     stressed = settings if own["stress"] else read_settings(own.replaced("stress", "yes"), service.name)
-    return ServicePlan(
-        service, own, settings, stressed, ServerTLS(own, log.named(settings.ident), tls_sessions)
-    )
+    tls = ServerTLS(own, log.named(settings.ident), tls_sessions)
+    return ServicePlan(service, own, cleanup, rewrite, settings, stressed, tls)
 
 
 class SmtpdService(Factory):
@@ -118,14 +127,16 @@ class SmtpdService(Factory):
         names = ServerNames(p, self.log) if p["tls_server_sni_maps"] else None
         self.tls.serve(self.log, None if names is None else names.find)
         # cleanup(8) knows nothing of the service's own syslog_name
-        self.cleanup_log = log.named(f"{main['syslog_name']}/cleanup")
+        self.cleanup_log = log.named(f"{plan.cleanup['syslog_name']}/cleanup")
         # trivial-rewrite(8) knows nothing of -o
         self.rewriter = Rewriter(main)
+        classes = AddressClasses(main)
+        self.cleanup = CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.cleanup_log)
         self.evaluator = Evaluator(
             p,
             self.log,
             self.rewriter,
-            AddressClasses(main),
+            classes,
             sleep=self._sleep,
             actions=ACTIONS,
             dial=self._dial,

@@ -14,7 +14,6 @@ from mtad.net.interfaces import IPV4, IPV6, protocols
 from mtad.net.tls_server import ServerTLS
 from mtad.smtpd.clients import keywords
 from mtad.smtpd.commands import command_list
-from mtad.smtpd.intake import IntakeRules
 from mtad.wire.settings import ServerSettings
 
 _BARE_NEWLINE = {"yes": "normalize", "normalize": "normalize", "no": "no", "reject": "reject", "note": "note"}
@@ -43,14 +42,13 @@ class SmtpdSettings:
     sasl_authenticated_header: bool
     tls_received_header: bool
     hide_client_session: bool
-    always_add_missing_headers: bool
-    long_queue_ids: bool
-    duplicate_filter_limit: int
+    message_size_limit: int  # 0: none
+    overrides: frozenset[str]  # receive_override_options
+    content_filter: str
     per_request_deadline: bool
     min_data_rate: int
     upstream_proxy: bool  # smtpd_upstream_proxy_protocol = haproxy
     upstream_proxy_timeout: int
-    intake: IntakeRules
 
 
 def read_settings(p: Parameters, service: str) -> SmtpdSettings:
@@ -75,22 +73,13 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         sasl_authenticated_header=p.flag("smtpd_sasl_authenticated_header"),
         tls_received_header=p.flag("smtpd_tls_received_header"),
         hide_client_session=p.flag("smtpd_hide_client_session"),
-        always_add_missing_headers=p.flag("always_add_missing_headers"),
-        long_queue_ids=p.flag("enable_long_queue_ids"),
-        duplicate_filter_limit=p.number("duplicate_filter_limit"),
+        message_size_limit=p.number("message_size_limit"),
+        overrides=frozenset(p.words("receive_override_options")),
+        content_filter=p["content_filter"].strip(),
         per_request_deadline=p.flag("smtpd_per_request_deadline"),
         min_data_rate=p.number("smtpd_min_data_rate"),
         upstream_proxy=p["smtpd_upstream_proxy_protocol"].strip().lower() == "haproxy",
         upstream_proxy_timeout=p.seconds("smtpd_upstream_proxy_timeout"),
-        intake=IntakeRules(
-            myhostname=p["myhostname"],
-            message_size_limit=p.number("message_size_limit"),
-            header_size_limit=p.number("header_size_limit"),
-            hopcount_limit=p.number("hopcount_limit"),
-            drop_headers=frozenset(name.lower().encode() for name in p.words("message_drop_headers")),
-            long_queue_ids=p.flag("enable_long_queue_ids"),
-            undisclosed=p["undisclosed_recipients_header"].encode(),
-        ),
     )
 
 

@@ -49,6 +49,7 @@ class MilterService:
     def __init__(self, filters: Filters, p: Parameters, log: MailLog, route: Route) -> None:
         self.filters = filters
         self.route = route
+        self.soft_bounce = p.flag("soft_bounce")
         self._log = log
         title = "smtpd_milter_maps"
         self._maps = Maps(p[title], p.directory, title=title, warn=log.warning)

@@ -63,7 +63,7 @@ class SessionMilters:
             service.reactor,
             service.log,
             self._macro,
-            soft_bounce=service.settings.soft_bounce,
+            soft_bounce=milters.soft_bounce,
         )
 
     # -- commands
@@ -171,13 +171,12 @@ class SessionMilters:
     async def message(self, message: Message) -> Reply | None:
         """Show the complete message to filters, which may change it; the refusal, or None."""
         service = self._session.service
-        rules = service.settings.intake
         draft = Draft(
             message.content,
             message.spool,
             service.open_spool,
-            size_limit=rules.message_size_limit,
-            header_limit=rules.header_size_limit,
+            size_limit=service.settings.message_size_limit,
+            header_limit=service.cleanup.limits.header_size,
         )
         try:
             response = await self.chain.message(draft)
