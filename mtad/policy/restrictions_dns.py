@@ -343,7 +343,8 @@ async def _in_networks(check: Check, host: str, scope: Scope) -> bool:
         try:
             if not await networks.matches(address, host):
                 return False
-        except MtadError:
+        except MtadError as error:
+            check.log_failure(error)
             check.setup.log.warning(
                 f"all_auth_mx_addr: permit_mx_backup_networks lookup error for address {address} for {host}"
             )

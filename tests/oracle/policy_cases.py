@@ -6,11 +6,13 @@ versions write)."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import socket
 import time
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oracle.postfix import Postfix
@@ -60,18 +62,30 @@ class Dialogue:
         self._socket.close()
 
 
-def running(main: Mapping[str, str], cases: Sequence[Case]) -> Postfix:
-    """Postfix with a service for each case, not yet started."""
-    services = [(case.name, {**case.settings, "syslog_name": f"postfix/{case.name}"}) for case in cases]
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in cases]  # all at once, so that none is double
-    ports = {case.name: probe.getsockname()[1] for case, probe in zip(cases, probes, strict=True)}
+def _name(case: Case) -> str:
+    return case.client["NAME"].replace("[UNAVAILABLE]", "unknown")
+
+
+def _service(case: Case) -> str:
+    return f"{zlib.crc32(repr(sorted(case.settings.items())).encode()):08x}"
+
+
+def running(
+    main: Mapping[str, str], cases: Sequence[Case], files: Mapping[str, str] | None = None
+) -> Postfix:
+    """Postfix with a service for each set of settings, not yet started; ``{dir}`` is its directory, with
+    ``files``."""
+    distinct = {_service(case): case.settings for case in cases}
+    services = [(name, {**settings, "syslog_name": f"postfix/{name}"}) for name, settings in distinct.items()]
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in services]  # all at once: none is double
+    ports = {name: probe.getsockname()[1] for name, probe in zip(distinct, probes, strict=True)}
     for probe in probes:
         probe.close()
-    return Postfix(main, services=services, ports=ports)
+    return Postfix(main, services=services, files=files, ports=ports)
 
 
 def theirs(postfix: Postfix, case: Case) -> list[str]:
-    talk = Dialogue(postfix.ports[case.name])
+    talk = Dialogue(postfix.ports[_service(case)])
     replies = []
     try:
         talk.say("XCLIENT " + " ".join(f"{name}={value}" for name, value in case.client.items()))
@@ -95,7 +109,9 @@ def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = No
     classes = AddressClasses(plain, own=["127.0.0.1"])
     evaluator = Evaluator(p, log, Rewriter(plain), classes, resolver=resolver)
     sink.lines.clear()
-    request = Request(case.client["NAME"], case.client["ADDR"], protocol="ESMTP")
+    name = _name(case)
+    address = case.client["ADDR"].removeprefix("IPV6:")
+    request = Request(name, address, reverse_name=name, protocol="ESMTP")
     request.sasl_username = case.client.get("LOGIN", "")
     request.sasl_method = "PLAIN" if request.sasl_username else ""
     replies = []
@@ -131,6 +147,7 @@ def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = No
 
 def about(text: str) -> str:
     text = re.sub(r"^[0-9A-F]{8,}(?=: [a-z_]+:)", "NOQUEUE", text)
+    text = text.removesuffix(": Application error")  # mtad says why a table fails
     return re.sub(r" sasl_(method|username)=\S+", "", text)
 
 
@@ -139,14 +156,23 @@ def compare(
 ) -> None:
     """Fail where replies, or the lines of the log that match ``worth``, differ."""
     sink = ListSink()
-    said = ours(main, case, sink, resolver)
-    assert theirs(postfix, case) == said
-    mark = f"postfix/{case.name}/smtpd["
+    before = len(postfix.log())
+    filled = {key: text.replace("{dir}", str(postfix.directory)) for key, text in case.settings.items()}
+    said = ours(main, replace(case, settings=filled), sink, resolver)
+    _same(theirs(postfix, case), said)
+    mark = f"postfix/{_service(case)}/smtpd["
     lines: list[str] = []
     for _ in range(500):  # until the log has the end of the session
-        lines = [line.split("]: ", 1)[1] for line in postfix.log().splitlines() if mark in line]
-        if lines and lines[-1].startswith(f"disconnect from {case.client['NAME']}"):
+        lines = [line.split("]: ", 1)[1] for line in postfix.log()[before:].splitlines() if mark in line]
+        if lines and lines[-1].startswith(f"disconnect from {_name(case)}"):
             break
         time.sleep(0.01)
     logged = [text for text in map(about, lines) if worth.match(text) and "client=" not in text]
-    assert logged == [about(text) for _, _, text in sink.lines if worth.match(about(text))]
+    _same(logged, [about(text) for _, _, text in sink.lines if worth.match(about(text))])
+
+
+def _same(theirs: list[str], ours: list[str]) -> None:
+    if theirs != ours:
+        raise AssertionError(
+            "\n".join(difflib.unified_diff(theirs, ours, "Postfix", "mtad", n=0, lineterm=""))
+        )

@@ -131,7 +131,9 @@ class Postfix:
 
     def start(self) -> None:
         self._register(True)
-        self.command("postfix", "start", check=True)
+        done = self.command("postfix", "start")
+        if done.returncode != 0:
+            raise AssertionError(f"postfix start: {done.stderr}\n{self.log()[-2000:]}")
         for port in self.ports.values():
             wait_for_port(port)
 
