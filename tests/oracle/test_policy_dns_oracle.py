@@ -242,7 +242,8 @@ CASES = [
     *patterns("127.0.0.4", "127.0.0.[1..10]", "127.0.0.[5;6;11]", "127.0.0.[12..255]", "[127.0.0.4]",
               "127.[0..1].0.[2;4]", "127.0.0.5"),
     *(to(f"rhsbl_{n}", f"reject_rhsbl_{what} rhs.example", "<r@bad.example>", "<r@x.example>",
-         "<r@[1.2.3.4]>", "<r@x.123>", sender="<s@bad.example>", helo="bad.example", settings={"rbl_reply_maps": maps})
+         "<r@[1.2.3.4]>", "<r@x.123>", sender="<s@bad.example>", helo="bad.example",
+         settings={"rbl_reply_maps": maps})
       for n, (what, maps) in enumerate(product(("client", "reverse_client", "helo", "sender", "recipient"),
                                                ("", MAPS)))),
     to("rhsbl_failing", "reject_rhsbl_sender rhs.example", sender="<s@failing.example>"),
