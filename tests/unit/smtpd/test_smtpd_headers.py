@@ -1,67 +1,128 @@
-"""The header scanner: what it keeps, drops and adds, however the input is cut."""
+"""Headers on their way in: what is kept, dropped and added, however the input is cut."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from intake_support import Taken, headers_of
 
-from mtad.smtpd.headers import HeaderScanner
+from mtad.smtpd.intake import SMALL
 
-DROP = frozenset((b"bcc", b"resent-bcc", b"return-path", b"content-length"))
+ADDED = (
+    b"Message-Id: <19700101000000.4ABC@mail.example.com>\r\n"
+    b"Date: Thu, 01 Jan 1970 00:00:00 +0000 (UTC)\r\nFrom: alice@example.com\r\n"
+)
 
 
-def scan(pieces: list[bytes], limit: int = 1000) -> tuple[bytes, HeaderScanner]:
-    scanner = HeaderScanner(DROP, limit, lambda _: b"Added: 1\r\n")
-    out = b"".join([scanner.feed(piece) for piece in pieces]) + scanner.finish()
-    return out, scanner
+@pytest.fixture(autouse=True, scope="module")
+def utc() -> object:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    yield
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
 
 
 @pytest.mark.parametrize(
-    ("given_text", "kept"),
+    ("text", "kept"),
     [
-        (b"Subject: x\r\n\r\nbody\r\n", b"Subject: x\r\nAdded: 1\r\n\r\nbody\r\n"),
-        (b"Subject: x\r\n", b"Subject: x\r\nAdded: 1\r\n"),
-        (b"\r\nbody\r\n", b"Added: 1\r\n\r\nbody\r\n"),
-        (b"", b"Added: 1\r\n"),
-        (b"just text\r\nmore\r\n", b"Added: 1\r\n\r\njust text\r\nmore\r\n"),
-        (b" leading\r\nA: b\r\n", b"Added: 1\r\n\r\n leading\r\nA: b\r\n"),
+        (b"Subject: x\r\n\r\nbody\r\n", b"Subject: x\r\n+\r\nbody\r\n"),
+        (b"Subject: x\r\n", b"Subject: x\r\n+"),
+        (b"\r\nbody\r\n", b"+\r\nbody\r\n"),
+        (b"", b"+"),
+        (b"just text\r\nmore\r\n", b"+\r\njust text\r\nmore\r\n"),
+        (b" leading\r\nA: b\r\n", b"+\r\n leading\r\nA: b\r\n"),
         (b"A: 1\r\n 2\r\nBcc: x@y,\r\n\tz@y\r\nB: 3\r\n\r\nBcc: stays\r\n",
-         b"A: 1\r\n 2\r\nB: 3\r\nAdded: 1\r\n\r\nBcc: stays\r\n"),
-        (b"Return-Path: <a@b>\r\nCONTENT-LENGTH: 3\r\nTo: a\r\n\r\n", b"To: a\r\nAdded: 1\r\n\r\n"),
-        (b"A: 1\r\nno header\r\nB: 2\r\n\r\n", b"A: 1\r\nAdded: 1\r\n\r\nno header\r\nB: 2\r\n\r\n"),
-        (b"From me Mon Jan\r\nA: 1\r\n\r\n", b"X-Mailbox-Line: From me Mon Jan\r\nA: 1\r\nAdded: 1\r\n\r\n"),
-        (b">From me\r\nA: 1\r\n\r\n", b"X-Mailbox-Line: >From me\r\nA: 1\r\nAdded: 1\r\n\r\n"),
-        (b"A: 1\r\n\r\nFrom x\r\n", b"A: 1\r\nAdded: 1\r\n\r\nFrom x\r\n"),
-        (b"A: no line end", b"A: no line end\r\nAdded: 1\r\n"),
+         b"A: 1\r\n 2\r\nB: 3\r\n+\r\nBcc: stays\r\n"),
+        (b"Return-Path: <a@b.c>\r\nCONTENT-LENGTH: 3\r\nTo: a@b.c\r\n\r\n", b"To: a@b.c\r\n+\r\n"),
+        (b"A: 1\r\nno header\r\nB: 2\r\n\r\n", b"A: 1\r\n+\r\nno header\r\nB: 2\r\n\r\n"),
+        (b"From me Mon Jan\r\nA: 1\r\n\r\n", b"X-Mailbox-Line: From me Mon Jan\r\nA: 1\r\n+\r\n"),
+        (b">From me\r\nFrom you\r\nA: 1\r\n\r\n",
+         b"X-Mailbox-Line: >From me\r\nX-Mailbox-Line: From you\r\nA: 1\r\n+\r\n"),
+        (b"A: 1\r\n\r\nFrom x\r\n", b"A: 1\r\n+\r\nFrom x\r\n"),
+        (b"A\t : 1\r\n\r\n", b"A: 1\r\n+\r\n"),
     ],
 )  # fmt: skip
-def test_what_is_kept(given_text: bytes, kept: bytes) -> None:
-    assert scan([given_text])[0] == kept
+def test_what_is_kept(text: bytes, kept: bytes) -> None:
+    taken = Taken([text])
+    assert taken.content == b"Received: here\r\n" + kept.replace(b"+", ADDED)
+    assert taken.log == ["4ABC: message-id=<19700101000000.4ABC@mail.example.com>"]
 
 
-def test_facts_about_the_headers() -> None:
-    _, scanner = scan(
-        [b"Received: a\r\nReceived: b\r\nMessage-ID:\r\n <1@x>\r\nResent-From: z\r\n"
-         b"Content-Transfer-Encoding: 8bit\r\n\r\n"]
-    )  # fmt: skip
-    assert scanner.received == 2
-    assert scanner.message_ids == [(b"", b"<1@x>")]
-    assert scanner.resent
-    assert scanner.eight_bit
-    assert b"resent-from" in scanner.seen
+def test_a_remote_client_s_headers_are_left_as_they_are() -> None:
+    taken = Taken([b"Subject: x\r\nTo: bob\r\n\r\nbody\r\n"], context="")
+    assert taken.content == b"Received: here\r\nSubject: x\r\nTo: bob\r\n\r\nbody\r\n"
+    assert taken.log == ["4ABC: message-id=<>"]
+
+
+@pytest.mark.parametrize(
+    ("given_header", "written"),
+    [
+        (b"To: bob", b"To: bob@example.com"),
+        (b"To: bob@example.net", b"To: bob@example.net"),
+        (b'To:"a b"  <bob@example.net>(c)', b'To:"a b"  <bob@example.net>(c)'),
+        (b'To:"a b"  <bob>(c)', b'To: "a b" <bob@example.com>(c)'),
+        (b"To: a, b@c.example", b"To: a@example.com, b@c.example"),
+        (b"To: friends: a, b;", b"To: friends: a@example.com, b@example.com;"),
+        (b"Cc: c!b, d%e", b"Cc: b@c, d@e"),
+        (b"From: <@x,@y:bob@c.example>", b"From: <bob@c.example>"),
+        (b"Reply-To: bob@c.example.", b"Reply-To: bob@c.example"),
+        (b"Subject: bob", b"Subject: bob"),
+        (b"To: <>", b"To: <>"),
+        (b"To: " + b", ".join(b"user%d" % n for n in range(6)),
+         b"To: user0@example.com, user1@example.com, user2@example.com,\n"
+         b"\tuser3@example.com, user4@example.com, user5@example.com"),
+    ],
+)  # fmt: skip
+def test_addresses_of_local_clients_are_completed(given_header: bytes, written: bytes) -> None:
+    taken = Taken([given_header + b"\r\n\r\nx\r\n"])
+    assert headers_of(taken.content)[0] == written
+
+
+def test_loops_are_broken() -> None:
+    taken = Taken([b"Received: x\r\n" * 4 + b"\r\n"], hopcount_limit="5")
+    assert taken.content is None
+    assert taken.refusal == "554 5.4.0 Error: too many hops"
+    assert taken.log == ["warning: 4ABC: message rejected: hopcount exceeded"]
+
+
+def test_size_is_guarded_while_it_comes() -> None:
+    taken = Taken([b"x" * 49_998 + b"\r\n"] * 5)
+    assert taken.intake.too_big
+
+
+def test_large_content_is_not_kept_in_memory() -> None:
+    text = b"Subject: x\r\nMessage-Id: <1@x>\r\nDate: d\r\nFrom: f@g.h\r\n\r\n" + b"y" * 98 + b"\r\n"
+    taken = Taken([text, *[b"z" * 9_998 + b"\r\n"] * 15])
+    assert taken.content is None
+    assert taken.refusal == ""
+    assert taken.spooled == b"Received: here\r\n" + text + (b"z" * 9_998 + b"\r\n") * 15
+    assert taken.intake.size == len(taken.spooled) > SMALL
+
+
+def test_a_full_disk_refuses_for_now() -> None:
+    def full() -> object:
+        raise OSError(28, "No space left on device")
+
+    taken = Taken([b"A: b\r\n\r\n" + b"x" * (SMALL + 1)], spool=full)
+    assert taken.content is None
+    assert taken.refusal.startswith("452 ")
 
 
 def test_a_header_without_end_costs_bounded_memory_and_is_cut() -> None:
-    scanner = HeaderScanner(DROP, 1000, lambda _: b"")
-    for _ in range(500):
-        assert scanner.feed(b"A: " + b"x" * 997) == b""
-        assert len(scanner._pending) <= 2100
-    out = scanner.feed(b"\r\nB: 1\r\n\r\n")
-    assert out.endswith(b"B: 1\r\n\r\n")
-    assert len(out) <= 1020
+    taken = Taken([b"A: " + b"x" * 997] * 500 + [b"\r\nB: 1\r\n\r\n"], size_limit=0, header_size_limit="1000")
+    headers = headers_of(taken.content)
+    assert headers[1] == b"B: 1"
+    assert len(headers[0]) == 1000
 
 
 LINES = st.lists(
@@ -78,15 +139,30 @@ LINES = st.lists(
             b"A :b",
             b"::",
             b"X:",
+            b"To: a, b <c@d.example>",
+            b"Content-Type: multipart/mixed; boundary=q",
+            b"--q",
+            b"--q--",
+            b"Content-Type: message/rfc822",
+            b"Content-Transfer-Encoding: 8bit",
+            b"gr\xc3\xbcn",
+            b"y" * 2100,
         ]
     ),
-    max_size=12,
+    max_size=14,
 )
 
 
-@given(LINES, st.lists(st.integers(0, 200), max_size=8))
-def test_cutting_changes_nothing(lines: list[bytes], cuts: list[int]) -> None:
+@given(LINES, st.lists(st.integers(0, 400), max_size=8), st.booleans())
+def test_cutting_changes_nothing(lines: list[bytes], cuts: list[int], checked: bool) -> None:
     text = b"".join(line + b"\r\n" for line in lines)
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
-    assert scan(pieces)[0] == scan([text])[0]
+    settings = {
+        "body_checks": "pcre:{{/^y/ PREPEND z}, {/^text/ IGNORE}}",
+        "header_checks": "pcre:{{/^X/ REPLACE Z: z}}",
+        "strict_mime_encoding_domain": "yes",
+    }
+    settings = settings if checked else {}
+    whole, cut = Taken([text], **settings), Taken(pieces, **settings)
+    assert (cut.content, cut.log, cut.refusal) == (whole.content, whole.log, whole.refusal)
