@@ -24,6 +24,7 @@ import dataclasses
 import difflib
 import hmac
 import re
+import select
 import socket
 import ssl
 import threading
@@ -40,7 +41,7 @@ from mtad.tables.sasldb import SaslDb
 
 __all__ = [
     "AVAILABLE", "HELLO", "MAIL", "RCPT", "START", "TEXT", "WHY_NOT", "Body", "Config", "Dialogue", "End",
-    "Hang", "House", "Houses", "Send", "Step", "Tls", "at", "b64", "cram", "each", "plain",
+    "Hang", "House", "Houses", "Send", "Slow", "Step", "Tls", "at", "b64", "cram", "each", "plain",
 ]  # fmt: skip
 
 PATIENCE = 15.0
@@ -61,6 +62,15 @@ class Send:
     data: bytes
     replies: int = 0
     half: bool = False
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Pieces sent with ``pause`` seconds between, as long as nothing is said to them."""
+
+    pieces: Sequence[bytes]
+    pause: float
+    replies: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class End:
     """Wait until the server hangs up."""
 
 
-Step = str | Send | Body | Tls | Hang | End | Callable[[bytes], str]
+Step = str | Send | Slow | Body | Tls | Hang | End | Callable[[bytes], str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +114,7 @@ class Dialogue:
     ``rules``: what the upstream says otherwise than usual.  ``login``: what the log of later releases
     has of the login at the end of reject lines.  ``tls``: what it says of the delivery's TLS.  ``final``:
     nothing stays in the queue.  ``early``: do not wait for the greeting.  ``wrapper``: TLS first.
+    ``source``: the client's address (see :mod:`oracle.names` for others than those of loopback).
     """
 
     name: str
@@ -115,6 +126,7 @@ class Dialogue:
     early: bool = False
     service: str = "submission"
     wrapper: bool = False
+    source: str = "127.0.0.1"
 
 
 def at(service: str, *dialogues: Dialogue) -> list[Dialogue]:
@@ -155,7 +167,7 @@ class _Client:
     def __init__(self, port: int, dialogue: Dialogue, certificate: tuple[str, str]) -> None:
         self._dialogue = dialogue
         self._certificate = certificate
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE, (dialogue.source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pending = b""
         self.replies: list[bytes] = []
@@ -185,6 +197,13 @@ class _Client:
                 self._say(data)
                 if half:
                     self._socket.shutdown(socket.SHUT_WR)
+                for _ in range(replies):
+                    self._hear()
+            case Slow(pieces, pause, replies):
+                for piece in pieces:
+                    self._say(piece)
+                    if select.select([self._socket], [], [], pause)[0]:
+                        break
                 for _ in range(replies):
                     self._hear()
             case Body():
