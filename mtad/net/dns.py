@@ -455,7 +455,7 @@ def _answers(message: Message, name: str, type_: str, ttl: int) -> tuple[str, tu
             return owner, records, ttl
         owner = alias.data
         ttl = min(ttl, alias.ttl)
-    return owner, (), ttl
+    raise DnsError(DnsStatus.NOT_FOUND, f"Name server loop for {name}")
 
 
 def _negative_ttl(message: Message) -> int:

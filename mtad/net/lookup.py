@@ -65,7 +65,12 @@ class Lookup:
         host = to_ascii(name)
         if is_address(host):
             raise DnsError(DnsStatus.NOT_FOUND, f"Name service error for {host}: invalid host or domain name")
-        found = await self._resolver.query(host, type_)
+        try:
+            found = await self._resolver.query(host, type_)
+        except DnsError as error:
+            if error.text.startswith("Name server loop"):
+                self._warn(f"dns_lookup: {error.text}")
+            raise
         if type_ in ("MX", "NS", "PTR"):
             found = self._named(host, type_, found)
         if self._filter is not None:
