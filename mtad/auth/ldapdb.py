@@ -133,13 +133,20 @@ class Ldapdb:
                 self._start_tls(connection)
             if self._mechanism or "=" not in self._id:
                 answers = {ldap.sasl.CB_AUTHNAME: self._id, ldap.sasl.CB_PASS: self._password}
-                connection.sasl_interactive_bind_s("", ldap.sasl.sasl(answers, self._mechanism))
+                mechanism = self._mechanism or self._best(connection)
+                connection.sasl_interactive_bind_s("", ldap.sasl.sasl(answers, mechanism))
             else:
                 connection.simple_bind_s(self._id, self._password)
         except BaseException:
             self._close(connection)
             raise
         return connection
+
+    def _best(self, connection: Any) -> str:
+        """What the directory offers, as libsasl takes the best of it; by a ticket only without a password."""
+        found = connection.search_ext_s("", self._ldap.SCOPE_BASE, attrlist=["supportedSASLMechanisms"])
+        offered = [name.decode() for _, each in found for names in each.values() for name in names]
+        return " ".join(name for name in offered if not (self._password and name.startswith("GS")))
 
     def _start_tls(self, connection: Any) -> None:
         try:

@@ -144,3 +144,14 @@ class Logins:
             assert time.monotonic() < deadline
             self.reactor.iterate(0.05)
         return results
+
+
+def smtp_login(port: int, response: bytes) -> str:
+    """The answer of an SMTP server to AUTH PLAIN."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection, connection.makefile("rwb") as wire:
+        wire.readline()
+        for line in (b"HELO client.test", b"AUTH PLAIN " + b64encode(response)):
+            wire.write(line + b"\r\n")
+            wire.flush()
+            reply = wire.readline().decode()
+    return reply

@@ -1,4 +1,4 @@
-"""A directory of users for tests: slapd with ``alice``, password ``secret``, and ``hash``, the same hashed."""
+"""A directory of users for tests: slapd with alice, whose password is ``secret``, and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from live.databases import Slapd
 
 
 class People(Slapd):
-    """A directory of users, whom its manager may speak for."""
+    """A directory of users, whom its manager and ``proxy`` (password ``proxypw``, by SASL) may speak for."""
 
     def prepare(self) -> None:
         self.directory("data")
@@ -18,8 +18,9 @@ include /etc/ldap/schema/inetorgperson.schema
 modulepath /usr/lib/ldap
 moduleload back_mdb
 pidfile {self.root}/pid
-authz-regexp uid=([^,@]+)(@[^,]*)?,.*cn=auth "ldap:///dc=example,dc=com??sub?(uid=$1)"
-authz-regexp uid=([^,@]+)(@[^,]*)?,cn=auth "ldap:///dc=example,dc=com??sub?(uid=$1)"
+authz-regexp uid=([^,@]+)(@[^,]*)?,.*cn=auth "ldap:///dc=example,dc=com??sub?(|(uid=$1)(title=$1))"
+authz-regexp uid=([^,@]+)(@[^,]*)?,cn=auth "ldap:///dc=example,dc=com??sub?(|(uid=$1)(title=$1))"
+authz-policy to
 database mdb
 suffix dc=example,dc=com
 rootdn cn=manager,dc=example,dc=com
@@ -30,8 +31,12 @@ access to * by self write by * auth
         )
         people = "".join(
             f"\ndn: uid={name},dc=example,dc=com\nobjectClass: inetOrgPerson\nuid: {name}\ncn: x\nsn: x\n"
-            f"userPassword: {password}\n"
-            for name, password in (("alice", "secret"), ("hash", "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="))
+            f"userPassword: {password}\ntitle: {name}-canonical\n{more}"
+            for name, password, more in (
+                ("alice", "secret", ""),
+                ("hash", "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", ""),
+                ("proxy", "proxypw", "authzTo: dn.regex:^uid=[^,]+,dc=example,dc=com$\n"),
+            )
         )
         (self.root / "data.ldif").write_text(
             "dn: dc=example,dc=com\nobjectClass: dcObject\nobjectClass: organization\no: x\ndc: example\n"

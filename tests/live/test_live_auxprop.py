@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import oracle.postfix
 import pytest
+from live.checking import smtp_login
 from live.databases import MariaDb, Postgres, Server, Slapd, why_not
 from live.people import People
 from twisted.internet.epollreactor import EPollReactor
@@ -17,6 +19,7 @@ from mtad.auth import sql
 from mtad.auth.authenticator import Authenticator, AuthSession, Denied, Granted
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
+from mtad.tables.sasldb import SaslDb
 
 SESSION = AuthSession("client.test", "192.0.2.1", "4000", "192.0.2.2", "587", True)
 
@@ -132,6 +135,53 @@ def people() -> Iterator[People]:
     with People() as server:
         assert isinstance(server, People)
         yield server
+
+
+@pytest.mark.parametrize("mechanism", ["DIGEST-MD5", "CRAM-MD5", "SCRAM-SHA-256", "EXTERNAL", ""])
+def test_ldapdb_logs_in_by_sasl(people: People, tmp_path: Path, mechanism: str) -> None:
+    """By a mechanism, or by the best that there is."""
+    conf = {
+        "auxprop_plugin": "ldapdb", "ldapdb_uri": f"ldap://127.0.0.1:{people.port}",
+        "ldapdb_id": "proxy", "ldapdb_pw": "proxypw",
+    } | ({"ldapdb_mech": mechanism} if mechanism else {})  # fmt: skip
+    logins = Logins(tmp_path, conf)
+    if mechanism == "EXTERNAL":  # which needs a certificate that we do not have
+        assert logins.plain(b"alice", b"secret").reply.code == 454
+        return
+    assert isinstance(logins.plain(b"alice", b"secret"), Granted), logins.sink.lines
+    assert isinstance(logins.plain(b"hash", b"secret"), Granted)
+    assert logins.plain(b"alice", b"wrong").reply.code == 535
+    assert logins.plain(b"nobody", b"secret").reply.code == 535
+    wrong = Logins(tmp_path, conf | {"ldapdb_pw": "bad"})
+    assert wrong.plain(b"alice", b"secret").reply.code == 454
+
+
+@pytest.mark.skipif(not oracle.postfix.AVAILABLE, reason=oracle.postfix.WHY_NOT)
+def test_ldapdb_names_users_as_cyrus_does(people: People, tmp_path: Path) -> None:
+    """What Postfix with Cyrus' plug-in says, and whom it names."""
+    conf = {
+        "mech_list": "plain", "auxprop_plugin": "sasldb", "sasldb_path": f"{people.root}/sasldb2",
+        "canon_user_plugin": "ldapdb", "ldapdb_canon_attr": "title",
+        "ldapdb_uri": f"ldap://127.0.0.1:{people.port}",
+        "ldapdb_id": "proxy", "ldapdb_pw": "proxypw", "ldapdb_mech": "DIGEST-MD5",
+    }  # fmt: skip
+    SaslDb(conf["sasldb_path"]).set("alice-canonical", "mail.test", b"secret")
+    Path(conf["sasldb_path"]).chmod(0o644)
+    values = {
+        "smtpd_sasl_auth_enable": "yes", "cyrus_sasl_config_path": "{dir}/sasl", "myhostname": "mail.test",
+    }  # fmt: skip
+    text = "".join(f"{name}: {value}\n" for name, value in conf.items())
+    mine = Logins(tmp_path, conf)
+    outcomes = [mine.plain(user, password) for user, password in ((b" alice", b"secret"), (b"alice", b"x"))]
+    assert outcomes[0].avatar.username == outcomes[1].username == "alice-canonical"
+    assert mine.plain(b"nobody", b"secret").reply.code == 535  # where Cyrus' plug-in has a temporary failure
+    with oracle.postfix.Postfix(values, files={"sasl/smtpd.conf": text}) as server:
+        port = server.ports["submission"]
+        assert smtp_login(port, b"\0 alice\0secret").startswith("235")
+        assert smtp_login(port, b"\0alice\0x").strip() == str(outcomes[1].reply)
+        assert "535" not in smtp_login(port, b"\0nobody\0secret")
+        log = server.maillog.read_text()
+    assert "sasl_username=alice-canonical" in log
 
 
 def test_ldapdb(people: People, tmp_path: Path) -> None:

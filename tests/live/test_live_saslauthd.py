@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from base64 import b64encode
 from pathlib import Path
 
 import oracle.postfix
 import pytest
-from live.checking import MISSING, PROGRAMS, WHY_NOT, Logins, running
+from live.checking import MISSING, PROGRAMS, WHY_NOT, Logins, running, smtp_login
+from live.daemon import wait_until
 
 from mtad.auth import saslauthd
 from mtad.auth.authenticator import Denied, Granted
@@ -128,12 +132,32 @@ def test_postfix_with_cyrus_uses_ours() -> None:
             assert [reply[:3] for reply in replies] == ["235", "535", "235"], (Path(name) / "log").read_text()
 
 
-def smtp_login(port: int, response: bytes) -> str:
-    """The answer of an SMTP server to AUTH PLAIN."""
-    with socket.create_connection(("127.0.0.1", port), 20) as connection, connection.makefile("rwb") as wire:
-        wire.readline()
-        for line in (b"HELO client.test", b"AUTH PLAIN " + b64encode(response)):
-            wire.write(line + b"\r\n")
-            wire.flush()
-            reply = wire.readline().decode()
-    return reply
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (systemd)")
+def test_its_unit(tmp_path: Path) -> None:
+    """systemd finds nothing to say of it, and its command line is one that the program takes."""
+    text = (Path(__file__).parents[2] / "systemd" / "mtad-saslauthd.service").read_text()
+    unit = tmp_path / "mtad-saslauthd.service"
+    unit.write_text(text.replace("/opt/mtad/bin/mtad", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=30
+    )
+    said = [line for line in done.stderr.splitlines() if "mtad-saslauthd" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
+    command = re.search(r"^ExecStart=/opt/mtad/bin/mtad (.*)$", text, re.MULTILINE)
+    assert command is not None
+    words = (
+        command[1]
+        .replace("$MECHANISM", "shadow")
+        .replace("/run/saslauthd", str(tmp_path))
+        .replace("$OPTIONS", "-c")
+    )
+    started = subprocess.run([sys.executable, "-m", "mtad.cli.main", *words.split()], timeout=30)
+    assert started.returncode == 0
+    pid = int((tmp_path / "saslauthd.pid").read_text())  # it went to the background, and serves
+    try:
+        outcome = Logins(tmp_path, tmp_path / "mux")
+        (denied,) = outcome.results(outcome.plain(b"nobody-here", b"x"))
+        assert str(denied.reply).startswith("535")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not (tmp_path / "mux").exists(), "its end")
