@@ -63,8 +63,8 @@ class LoginCounts:
             return self._count(self._open(), login, MESSAGES, unit)
 
     def recipient(self, login: str, address: bytes, unit: int, limit: int) -> tuple[int, int]:
-        """A recipient more: how many there were in this time unit, and how many of this day are new, if this one
-        is (else 0).  One beyond ``limit`` stays unknown.  ``unit`` and ``limit``: 0, don't count."""
+        """A recipient more: how many there were in this time unit, and, if this one is new, how many of this
+        day are (else 0).  One beyond ``limit`` stays unknown.  ``unit`` and ``limit``: 0, don't count."""
         with self._lock:
             database = self._open()
             database.execute("BEGIN IMMEDIATE")

@@ -1,11 +1,11 @@
 """How much a login may send: ``mtad_sasl_message_rate_limit`` and the like.
 
-:class:`LoginLimits` counts messages and recipients of each login in each ``mtad_sasl_rate_time_unit``, and the
-recipients of each day to whom it has never written (``mtad_sasl_new_recipient_limit``), in one database for all
-services and processes, which outlives a restart.  A login's own limits come from
-``mtad_sasl_rate_limit_maps``: its result is a list of ``messages=N``, ``recipients=N`` and ``new_recipients=N``,
-0 for no limit, or ``none``; looked up by ``user@realm``, then ``@realm``.  Logins that differ in case only are
-one.  Recipients count when nothing else refuses them.
+:class:`LoginLimits` counts messages and recipients of each login in each ``mtad_sasl_rate_time_unit``, and
+the recipients of each day to whom it has never written (``mtad_sasl_new_recipient_limit``), in one database
+for all services and processes, which outlives a restart.  A login's own limits come from
+``mtad_sasl_rate_limit_maps``, by ``user@realm``, then ``@realm``: a list of ``messages=N``, ``recipients=N``
+and ``new_recipients=N``, 0 for no limit, or ``none``.  Logins that differ in case only are one.  Recipients
+count when nothing else refuses them.
 
 A database that can't be asked limits nobody, and the log says so.  Postfix counterpart: none.
 """
@@ -160,7 +160,7 @@ class LoginLimits:
 
 
 def _key(request: Request) -> str:
-    return request.sasl_username.lower()
+    return printable(request.sasl_username).lower()
 
 
 def _refusal(what: str, request: Request) -> Reply:

@@ -43,6 +43,8 @@ class MailCommands(Content):
             request.sasl_sender = printable(event.auth)
         verdict = await service.evaluator.mail(request)
         refusal = verdict.reply if verdict is not None else None
+        if refusal is None and service.login_limits is not None:
+            refusal = await service.login_limits.message(request)
         if refusal is None and self.milters is not None:
             refusal = await self.milters.mail(event)
         if refusal is not None:
@@ -87,6 +89,8 @@ class MailCommands(Content):
                 return Reply(501, b"Bad recipient address syntax", b"5.1.3")
             verdict = await service.evaluator.rcpt(request)
             refusal = verdict.reply if verdict is not None else None
+            if refusal is None and service.login_limits is not None:
+                refusal = await service.login_limits.recipient(request)
             if self.milters is not None:
                 refusal = await self.milters.rcpt(event, refusal) or refusal
             if refusal is not None:

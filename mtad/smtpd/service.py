@@ -30,6 +30,7 @@ from mtad.net.tls_sessions import SessionContexts
 from mtad.policy.anvil import Anvil
 from mtad.policy.client_limits import ClientLimits
 from mtad.policy.evaluator import Evaluator
+from mtad.policy.login_limits import LoginLimits
 from mtad.policy.policy_service import PolicyOptions
 from mtad.policy.request import Request
 from mtad.queue.ids import QueueIds
@@ -143,6 +144,7 @@ class SmtpdService(Factory):
             resolver=resolver,
         )
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
+        self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:

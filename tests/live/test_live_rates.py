@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ from contextlib import ExitStack
 
 import pytest
 from live.daemon import Mtad, wait_until
+
+from mtad.tables.sasldb import SaslDb
 
 SERVICES = (
     ("count", {"smtpd_client_connection_count_limit": "6"}),
@@ -27,6 +30,7 @@ def mtad() -> Iterator[Mtad]:
         "smtpd_peername_lookup": "no",
     }
     with Mtad(main, SERVICES) as daemon:
+        wait_until(lambda: ended(daemon) == len(SERVICES), "the ends of the sessions that tried the ports")
         yield daemon
 
 
@@ -65,7 +69,6 @@ def workers(mtad: Mtad) -> dict[str, int]:
 
 def test_the_number_of_sessions_is_exact_and_survives_a_reload_and_a_death(mtad: Mtad) -> None:
     with ExitStack() as stack:
-        wait_until(lambda: not any(workers(mtad).values()), "the ends of the first sessions")
         assert fill(mtad, stack) == 6
         assert mtad.command("reload").returncode == 0
         assert fill(mtad, stack) == 0  # the old workers' sessions count
@@ -96,3 +99,47 @@ def test_a_rate_is_exact_over_all_workers(mtad: Mtad) -> None:
         say(client, "EHLO c.example")
         assert say(client, "MAIL FROM:<a@example.com>").startswith(b"450 4.7.1 ")
         assert "from unknown[127.0.0.1] for service 127.0.0.1:" in mtad.log()
+
+
+def test_logins_are_counted_by_all_workers_and_over_restarts() -> None:
+    main = {
+        "mtad_smtpd_workers": "2",
+        "smtpd_sasl_auth_enable": "yes",
+        "cyrus_sasl_config_path": "{dir}/sasl",
+        "mtad_sasl_message_rate_limit": "4",
+        "mtad_sasl_new_recipient_limit": "2",
+        "smtpd_peername_lookup": "no",
+    }
+    files = {
+        "sasl/smtpd.conf": "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {dir}/sasldb2\n"
+        "mech_list: PLAIN\n"
+    }
+    with Mtad(main, files=files) as daemon:
+        database = daemon.directory / "sasldb2"
+        SaslDb(str(database)).set("alice", "mail.example.com", b"secret")
+        database.chmod(0o644)
+
+        def begin(stack: ExitStack) -> socket.socket:
+            client, _ = dial(daemon, "submission", stack)
+            say(client, "EHLO c.example")
+            secret = base64.b64encode(b"\0alice@mail.example.com\0secret").decode()
+            assert say(client, f"AUTH PLAIN {secret}").startswith(b"235 ")
+            return client
+
+        said = []
+        with ExitStack() as stack:
+            for client in [begin(stack) for _ in range(3)]:
+                said.append(say(client, "MAIL FROM:<a@example.com>"))
+            said += [say(client, f"RCPT TO:<{name}@example.com>") for name in ("bob", "carol", "dora", "bob")]
+        assert daemon.command("stop").returncode == 0
+        daemon.start()
+        with ExitStack() as stack:
+            client = begin(stack)
+            said.append(say(client, "MAIL FROM:<a@example.com>"))
+            said += [say(client, f"RCPT TO:<{name}@example.com>") for name in ("carol", "eve")]
+            say(client, "RSET")
+            said.append(say(client, "MAIL FROM:<a@example.com>"))
+    ok, mail = b"250 2.1.5 Ok\r\n", b"250 2.1.0 Ok\r\n"
+    strangers = b"450 4.7.1 Error: too many new recipients from alice@mail.example.com\r\n"
+    too_much = b"450 4.7.1 Error: too much mail from alice@mail.example.com\r\n"
+    assert said == [mail, mail, mail, ok, ok, strangers, ok, mail, ok, strangers, too_much]
