@@ -226,7 +226,8 @@ class SubmissionProtocol(Protocol):
             reply = Reply(421, text.encode(), b"4.7.1")
         else:
             reply = SYNCHRONIZATION if early else await session.begin()
-        engine.greet(reply)
+        # what milters say of a connection is said to its commands too, but does not forbid them
+        engine.greet(reply, lasting=session.milters is None)
         self._busy = False
         self._notes()
         self._pump()

@@ -133,7 +133,7 @@ class Session(LoginCommands, MailCommands):
 
     def _refused(self, event: ev.Refused) -> Answer:
         reply = self._note_refused(event)
-        if self.milters is not None and event.verb == b"unknown":
+        if self.milters is not None and event.verb == b"unknown" and not event.hang_up:
             return self._unknown(self.milters, event.line, reply)
         return reply
 
@@ -167,16 +167,17 @@ class Session(LoginCommands, MailCommands):
         if verdict is not None:
             request.helo = before
             return verdict.reply
-        if self.milters is not None:
-            refusal = await self.milters.helo(event.name, self.verb.decode())
-            if refusal is not None:
-                request.helo = before
-                return refusal
+        told = await self.milters.helo(event.name, self.verb.decode()) if self.milters is not None else None
+        if told is not None and told.code == 421:
+            request.helo = before
+            return told
         request.helo = harmless(event.name)
         request.protocol = "ESMTP" if event.extended else "SMTP"
         settings = self.engine.settings
         if not event.extended:
             return helo_reply(settings)
+        if told is not None:
+            return told
         if settings.discard and (note := discarding(settings.discard)):
             self.log.info(note)
         mechanisms = await self.service.mechanisms(request, self.channel is not None and self.channel.trusted)

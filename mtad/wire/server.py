@@ -71,17 +71,17 @@ class ServerSession(Body):
 
     # What the shell calls.
 
-    def greet(self, reply: Reply) -> bool:
+    def greet(self, reply: Reply, *, lasting: bool = True) -> bool:
         """Send the greeting: 220, or the refusal of connect-time policy.
 
-        After a 4xx or 5xx each command but QUIT gets 503 (RFC 5321 section 3.1).  False: the client
-        spoke before the greeting and is sent away with another reply.
+        After a 4xx or 5xx each command but QUIT gets 503 (RFC 5321 section 3.1), unless the refusal is not
+        ``lasting``.  False: the client spoke before the greeting and is sent away with another reply.
         """
         if self._greeted:
             raise RuntimeError("greeted already")
         self._greeted = True
         early = self.spoke_early()
-        self._denied = not reply.positive
+        self._denied = lasting and not reply.positive
         self.reply(SYNCHRONIZATION if early else reply)
         if early:
             self._close()

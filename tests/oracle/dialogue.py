@@ -303,9 +303,9 @@ def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool) -> b
     if not old:
         queued |= {m[1] for text in texts if (m := re.match(rf"({_ID}): client=", text))}
     queued |= {m[1] for text in texts if (m := re.search(rf"notification: ({_ID})$", text))}
-    if old and any(re.match(rf"{_ID}: discard: ", text) for text in texts):
+    if old and any(re.match(rf"{_ID}: (?:milter-)?discard: ", text) for text in texts):
         return True
-    silent = any(re.match(rf"{_ID}: hold: ", text) for text in texts)
+    silent = any(re.match(rf"{_ID}: (?:milter-)?hold: ", text) for text in texts)
     return all(
         _at_rest(each, [text for text in texts if text.startswith(f"{each}: ")], silent, final)
         for each in queued
@@ -345,7 +345,7 @@ def _ends_with_id(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -
 def _canceled(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     opened = [m[1] for line in lines if (m := re.match(rf"({_ID}): client=", line.text))]
     active = {m[1] for line in lines if (m := _ACTIVE.match(line.text))}
-    actions = {m[1] for line in lines if (m := re.match(rf"{_ID}: (hold|discard): ", line.text))}
+    actions = {m[1] for line in lines if (m := re.match(rf"{_ID}: (?:milter-)?(hold|discard): ", line.text))}
     word = "discarded" if "discard" in actions else "canceled"
     if "hold" not in actions:
         lines += [
@@ -478,7 +478,8 @@ class Config:
 
     ``users``: passwords by ``user@realm`` for sasldb2, which smtpd.conf names unless ``files`` has one.
     ``transports``: services of the SMTP client by name, each with its ``-o``; mail for NAME.example goes by
-    the service of that name.  ``hashed``: which of ``files`` are sources of ``hash:`` tables.
+    the service of that name.  ``cleanups`` and ``rewriters``: services of cleanup(8) and trivial-rewrite(8),
+    alike.  ``hashed``: which of ``files`` are sources of ``hash:`` tables.
     """
 
     name: str
@@ -487,6 +488,8 @@ class Config:
     files: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, str] = field(default_factory=dict)
     transports: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cleanups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rewriters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hashed: Sequence[str] = ()
     offers: Sequence[str] = OFFERS
     upstream_users: Mapping[str, str] = field(default_factory=dict)
@@ -502,9 +505,18 @@ mech_list: PLAIN LOGIN
 """
 
 
-def _client_line(name: str, overrides: Mapping[str, str]) -> str:
+def _line(name: str, overrides: Mapping[str, str], private: str, program: str) -> str:
     options = "".join(f"\n  -o {{ {key} = {value} }}" for key, value in overrides.items())
-    return f"{name} unix - - n - - smtp{options}\n"
+    return f"{name} unix {private} - n - - {program}{options}\n"
+
+
+def _internal(config: Config) -> str:
+    """The entries of master.cf beside smtpd's."""
+    kinds = ((config.transports, "-", "smtp"), (config.cleanups, "n", "cleanup"))
+    kinds += ((config.rewriters, "-", "trivial-rewrite"),)
+    return "".join(
+        _line(*each, private, program) for found, private, program in kinds for each in found.items()
+    )
 
 
 class House:
@@ -520,10 +532,10 @@ class House:
             config.upstream_mechanisms,
             certificate if config.upstream_tls else None,
         )
-        clients = self._filled("".join(_client_line(*each) for each in config.transports.items()))
+        internal = self._filled(_internal(config))
         what = (self._main(), config.services, self._files())
-        self.postfix = Postfix(*what, master_extra=clients)
-        self.mtad = Mtad(*what, master_extra=clients)
+        self.postfix = Postfix(*what, master_extra=internal)
+        self.mtad = Mtad(*what, master_extra=internal)
         self.sides: tuple[Postfix | Mtad, ...] = (self.postfix, self.mtad)
         for side in self.sides:
             database = side.directory / "sasldb2"

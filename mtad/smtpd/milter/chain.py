@@ -82,11 +82,11 @@ class Chain:
                 return response
         return None
 
-    async def message(self, draft: Draft) -> Response | None:
+    async def message(self, draft: Draft, log: MailLog) -> Response | None:
         """Show the message to all filters; each sees what those before it have changed."""
         self._known.clear()
         for milter in self._milters:
-            response = await milter.message(draft, self._macros(milter))
+            response = await milter.message(draft, self._macros(milter), log)
             if response is not None:
                 return response
         return None

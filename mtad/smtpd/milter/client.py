@@ -143,15 +143,17 @@ class Milter:
         """What is to be said to any other command."""
         return self._reply
 
-    async def message(self, draft: Draft, macros: Macros) -> Response | None:
-        """The message is complete: show it to the filter, and let it change it."""
+    async def message(self, draft: Draft, macros: Macros, log: MailLog) -> Response | None:
+        """The message is complete: show it to the filter, and let it change it.  ``log``: cleanup's."""
         if self._state != _ENVELOPE or self._link is None:
             return self._reply
         self._state = _MESSAGE
         self._limit = float(self.spec.content_timeout)
+        own, self._log = self._log, log
         try:
             return await self._content(draft, macros)
         finally:
+            self._log = own
             self._limit = float(self.spec.command_timeout)
             if self._state in (_MESSAGE, _ACCEPTS_MESSAGE):
                 self._state = _ENVELOPE

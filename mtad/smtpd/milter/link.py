@@ -125,7 +125,7 @@ class Link(Protocol):
     def _finish(self, why: str) -> None:
         if self._end:
             return
-        self._end = why or "Success"  # the words for an end that is no error
+        self._end = why or "Application error"  # Postfix' words where the system has none
         self.transport.unregisterProducer()
         if why and why != "closed":
             self.transport.abortConnection()

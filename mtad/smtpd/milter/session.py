@@ -85,11 +85,16 @@ class SessionMilters:
         return None
 
     async def helo(self, name: bytes, verb: str) -> Reply | None:
-        """HELO or EHLO.  Only the end of the session is said at once; other refusals come later."""
+        """HELO or EHLO.  Only the end of the session is said at once; other refusals come later, but nothing
+        is offered to a client that is refused for good."""
         if self._skipped:
             return None
         refusal = self._take(await self.chain.helo(name), verb)
-        return refusal if refusal is not None and refusal.code == 421 else None
+        if refusal is None or (refusal.code < 500 and refusal.code != 421):
+            return None
+        if refusal.code == 421 or verb == "HELO":
+            return refusal if refusal.code == 421 else None
+        return Reply(250, self._host() + b"\nENHANCEDSTATUSCODES")
 
     async def mail(self, event: ev.Mail) -> Reply | None:
         """MAIL."""
@@ -115,7 +120,7 @@ class SessionMilters:
 
     async def unknown(self, line: bytes) -> Reply | None:
         """A command that is not known: only a temporary refusal takes the place of our own."""
-        response = await self.chain.unknown(line)
+        response = await self.chain.unknown(line.split(maxsplit=1)[0] if line.strip() else b"")
         if response is None or response.reply is None or response.reply.code >= 500:
             return None
         return response.reply
@@ -179,7 +184,7 @@ class SessionMilters:
             header_limit=service.cleanup.limits.header_size,
         )
         try:
-            response = await self.chain.message(draft)
+            response = await self.chain.message(draft, service.cleanup_log)
             if draft.changed:
                 old = message.spool
                 message.content, message.spool, message.size = draft.finish()
