@@ -1,8 +1,10 @@
-"""Delivering over SMTP: one agent per transport.
+"""Delivering over SMTP or LMTP: one agent per transport.
 
 :meth:`Agent.deliver` uses an idle session where there is one; otherwise it goes through the hosts of the
 next hop, and through ``smtp_fallback_relay`` when none could be reached, until each recipient is delivered,
-refused for good, or out of hosts.  It logs an outcome line per recipient and raises nothing but mistakes.
+refused for good, or out of hosts.  By LMTP the next hop may be ``unix:`` and a path.  Mail that would come
+back to this host goes to ``best_mx_transport`` where there is one.  The agent logs an outcome line per
+recipient and raises nothing but mistakes.
 
 RFC 5321 section 5.1.  Postfix counterpart: ``smtp_connect.c``, ``smtp_trouble.c``.
 """
@@ -15,13 +17,16 @@ from typing import Any
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.connection import Connection
-from mtad.deliver.connector import Connector, SessionFailure
+from mtad.deliver.connector import Connector
 from mtad.deliver.credentials import Login, PasswordMaps
+from mtad.deliver.failure import Purpose, SessionFailure
 from mtad.deliver.job import Job, Result
-from mtad.deliver.nexthop import HopError, Host, HostFinder, parse_destination
+from mtad.deliver.names import names_of
+from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
 from mtad.deliver.pool import Pool
 from mtad.deliver.report import log_outcomes
 from mtad.deliver.settings import SmtpSettings
+from mtad.deliver.status_filter import StatusFilter
 from mtad.deliver.transaction import Transaction
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog
@@ -32,6 +37,7 @@ from mtad.net.tls import ClientTLS, Policy, main_policy
 from mtad.oauth.tokens import Accounts
 from mtad.queue.message import Outcome, Recipient
 from mtad.queue.store import QueueStore
+from mtad.tables import StringList
 
 #: What the log says of a failure that ``soft_bounce`` makes one for now.
 _SOFT = "SOFTBOUNCE"
@@ -40,7 +46,7 @@ _SOFT = "SOFTBOUNCE"
 class _Attempt:
     """A delivery under way: who is still to be served, and what came of the others."""
 
-    __slots__ = ("failure", "job", "key", "pending", "result")
+    __slots__ = ("failure", "job", "key", "loops", "pending", "result")
 
     def __init__(self, job: Job, key: Hashable) -> None:
         self.job = job
@@ -48,6 +54,7 @@ class _Attempt:
         self.pending: list[Recipient] = job.recipients
         self.result = Result()
         self.failure: SessionFailure | None = None
+        self.loops = False  # the mail would come back to us
 
 
 class Agent:
@@ -65,13 +72,19 @@ class Agent:
         rng: random.Random,
         clock: Callable[[], float],
         accounts: Accounts,
+        lmtp: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
         self._log = log
-        self._settings = settings = SmtpSettings.of(p)
+        self._settings = settings = SmtpSettings.of(p, lmtp)
         self._passwords = PasswordMaps(p)
-        self._finder = HostFinder(p, resolver, lambda: frozenset(own_addresses(p)), rng)
+        names = names_of(p, resolver, log)
+        proxied = frozenset(p.words("proxy_interfaces"))
+        self._finder = HostFinder(p, names, lambda: proxied.union(own_addresses(p)), rng, lmtp=lmtp, log=log)
+        self._status_filter = StatusFilter(p, log)
+        name = "smtp_connection_cache_destinations"
+        self._cached = StringList(name, p[name], p.directory)
         tls = ClientTLS(p, log)
         self._policy = tls.policy
         self._plain = main_policy(p, "none")
@@ -95,6 +108,8 @@ class Agent:
     async def deliver(self, job: Job) -> Result:
         """Make a delivery."""
         nexthop = job.route.nexthop
+        if not job.busy and self._cached and await self._cached.matches(_domain(nexthop)):
+            job.busy = True
         key: Hashable = (nexthop, job.message.sender) if self._passwords.by_sender else nexthop
         attempt = _Attempt(job, key)
         job.stamps.begun = job.stamps.connected = self._clock()
@@ -107,40 +122,65 @@ class Agent:
 
     async def _by_hosts(self, attempt: _Attempt) -> None:
         """Go through the hosts until nobody is left to serve."""
-        elements = [*split_nexthop(attempt.job.route.nexthop), *self._settings.fallback]
-        for number, element in enumerate(elements, 1):
-            hosts = await self._find(attempt, element)
-            await self._try_hosts(attempt, hosts, number == len(elements))
-            failure = attempt.failure
-            if not attempt.pending or (failure is not None and not failure.temporary):
-                break
+        nexthop = attempt.job.route.nexthop
+        if self._settings.lmtp and nexthop.startswith("unix:"):
+            await self._try_hosts(attempt, [self._socket(nexthop[5:])], True)
+        else:
+            await self._by_elements(attempt, nexthop)
+        if attempt.pending and attempt.loops and self._settings.best_mx_transport:
+            attempt.result.passed = attempt.pending
+            attempt.result.passed_to = self._settings.best_mx_transport
+            attempt.pending = []
         if attempt.pending:
-            self._fail(attempt)
+            await self._fail(attempt)
 
-    async def _find(self, attempt: _Attempt, element: str) -> list[Host]:
-        """The addresses to try for one next hop, none when there is a failure."""
+    def _socket(self, path: str) -> Host:
+        """The host behind a UNIX-domain socket: this one."""
+        name = self._settings.myhostname
+        return Host(name, path, 0, 0, Destination(path, name, 0, True))
+
+    async def _by_elements(self, attempt: _Attempt, nexthop: str) -> None:
+        if self._settings.lmtp:
+            nexthop = nexthop.removeprefix("inet:")
+        elements = [*split_nexthop(nexthop), *self._settings.fallback]
+        for number, element in enumerate(elements, 1):
+            found = await self._find(attempt, element)
+            if found is not None:
+                last = number == len(elements) or found.final
+                hosts = list(found.hosts)[: self._settings.address_limit or None]
+                await self._try_hosts(attempt, hosts, last, found.best)
+            failure = attempt.failure
+            refused = failure is not None and not failure.temporary and failure.connected
+            if not attempt.pending or refused or (found.final if found else attempt.loops):
+                break
+
+    async def _find(self, attempt: _Attempt, element: str) -> Hosts | None:
+        """The addresses to try for one next hop, None when there is a failure."""
         settings = self._settings
         try:
             destination = parse_destination(element, settings.default_port, self._port_of)
-            hosts = await self._finder.find(destination)
+            return await self._finder.find(destination)
         except HopError as error:
             dsn, temporary = error.dsn, error.temporary
-            if not temporary and element in self._relayhosts:
-                self._log.warning("relayhost configuration problem")
-                dsn, temporary = "4.3.5", True
-            elif not temporary and element in settings.fallback:
+            attempt.loops = error.mine
+            if not temporary and element in settings.fallback:
                 self._log.warning("smtp_fallback_relay configuration problem")
                 dsn, temporary = "4.3.5", True
+            elif not temporary and element in self._relayhosts and not settings.lmtp:
+                self._log.warning("relayhost configuration problem")
+                dsn, temporary = "4.3.5", True
+            attempt.loops = error.mine and not temporary
             attempt.failure = SessionFailure(dsn, error.text, temporary=temporary)
-            return []
-        return hosts[: settings.address_limit or None]
+            return None
 
-    async def _try_hosts(self, attempt: _Attempt, hosts: Sequence[Host], last_site: bool) -> None:
+    async def _try_hosts(
+        self, attempt: _Attempt, hosts: Sequence[Host], last_site: bool, best: int = 0
+    ) -> None:
         sessions = 0
         for number, host in enumerate(hosts, 1):
             last = last_site and number == len(hosts)
             try:
-                connection = await self._open(attempt, host)
+                connection = await self._open(attempt, host, best)
             except SessionFailure as failure:
                 attempt.failure = failure
                 attempt.job.stamps.connected = self._clock()
@@ -156,7 +196,7 @@ class Agent:
             if not attempt.pending or sessions == self._settings.session_limit:
                 return
 
-    async def _open(self, attempt: _Attempt, host: Host) -> Connection:
+    async def _open(self, attempt: _Attempt, host: Host, best: int) -> Connection:
         """A session with ``host``; raises SessionFailure."""
         message = attempt.job.message
         login: Login | None = None
@@ -168,17 +208,21 @@ class Agent:
                 self._log.warning(str(error))
                 raise SessionFailure("4.3.0", "SASL password lookup failure", temporary=True) from error
         try:
-            return await self._connect(host, policy, login)
+            return await self._connect(attempt, host, policy, login, best)
         except SessionFailure as failure:
             waited = attempt.job.stamps.active - message.arrival
             if not failure.tls or policy.level != "may" or login or waited < self._fallback_age:
                 raise
             self._log.info(f"{message.queue_id}: {failure.text}")
-            return await self._connect(host, self._plain, login)
+            return await self._connect(attempt, host, self._plain, login, best)
 
-    async def _connect(self, host: Host, policy: Policy, login: Login | None) -> Connection:
+    async def _connect(
+        self, attempt: _Attempt, host: Host, policy: Policy, login: Login | None, best: int
+    ) -> Connection:
+        job = attempt.job
+        purpose = Purpose(job.message.queue_id, job.route.nexthop, host.preference == best)
         try:
-            connection = await self._connector.open(host, policy, login, self._sessions)
+            connection = await self._connector.open(host, policy, login, self._sessions, purpose)
         except ConfigError as error:
             self._log.warning(str(error))
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True) from error
@@ -196,6 +240,7 @@ class Agent:
             return False
         job.stamps.done = self._clock()
         outcomes = self._sorted(connection, attempt, transaction.outcomes)
+        await self._settle(outcomes)
         log_outcomes(
             self._log,
             job.message.queue_id,
@@ -212,17 +257,16 @@ class Agent:
             result.unreached = None
         elif connection.last:
             result.unreached = transaction.unreached
-        if not connection.session.extensions.dsn:
-            result.traced += [outcome for outcome in outcomes if outcome.status == "sent"]
-        self._pool.give(attempt.key, connection, job.route.nexthop)
+        if not connection.session.extensions.dsn or self._settings.assume_final:
+            traced = [outcome for outcome in outcomes if outcome.status == "sent"]
+            for outcome in traced:
+                outcome.action = "delivered" if self._settings.assume_final else "relayed"
+            result.traced += traced
+        self._pool.give(attempt.key, connection, job.busy and self._settings.cache_on_demand)
         return True
 
     def _sorted(self, connection: Connection, attempt: _Attempt, outcomes: list[Outcome]) -> list[Outcome]:
         """The outcomes that count; the recipients of the others stay pending for the next host."""
-        if self._settings.soft_bounce:
-            for outcome in outcomes:
-                if outcome.status == "bounced":
-                    outcome.status, outcome.dsn = _SOFT, f"4{outcome.dsn[1:]}"
         attempt.pending = []
         if connection.last or all(outcome.status != "deferred" for outcome in outcomes):
             return outcomes
@@ -247,27 +291,32 @@ class Agent:
         """``smtp_log_tls_feature_status``: what became of TLS, for the delivery line."""
         return f"tls={status}, " if status and self._settings.log_tls else ""
 
-    def _fail(self, attempt: _Attempt) -> None:
+    async def _settle(self, outcomes: list[Outcome]) -> None:
+        """What ``smtp_delivery_status_filter`` and ``soft_bounce`` make of outcomes."""
+        if self._status_filter:
+            await self._status_filter.apply(outcomes)
+        if self._settings.soft_bounce:
+            for outcome in outcomes:
+                if outcome.status == "bounced":
+                    outcome.status, outcome.dsn = _SOFT, f"4{outcome.dsn[1:]}"
+
+    async def _fail(self, attempt: _Attempt) -> None:
         """The same failure for all that are still pending."""
         failure = attempt.failure or SessionFailure("4.4.4", "no host to try", temporary=True)
         job = attempt.job
-        temporary = failure.temporary or self._settings.soft_bounce
-        dsn = failure.dsn if temporary == failure.temporary else f"4{failure.dsn[1:]}"
-        status = "deferred" if failure.temporary else _SOFT if temporary else "bounced"
+        status = "deferred" if failure.temporary else "bounced"
         job.stamps.done = self._clock()
-        outcomes = [
-            Outcome(
-                recipient, status, dsn, failure.text, failure.relay, failure.diagnostic, failure.remote_mta
-            )
-            for recipient in attempt.pending
-        ]
+        rest = failure.text, failure.relay, failure.diagnostic, failure.remote_mta
+        outcomes = [Outcome(recipient, status, failure.dsn, *rest) for recipient in attempt.pending]
+        await self._settle(outcomes)
         digits = self._settings.delay_digits
         tls = self._tls_field(failure.tls_status)
         log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls)
         _soften(outcomes)
         attempt.result.outcomes += outcomes
-        if temporary and not any(outcome.status == "sent" for outcome in attempt.result.outcomes):
-            attempt.result.unreached = (dsn, failure.text)
+        waits = any(outcome.status == "deferred" for outcome in outcomes)
+        if waits and not any(outcome.status == "sent" for outcome in attempt.result.outcomes):
+            attempt.result.unreached = (outcomes[0].dsn, outcomes[0].reason)
         attempt.pending = []
 
 
@@ -276,6 +325,12 @@ def _soften(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.status == _SOFT:
             outcome.status = "deferred"
+
+
+def _domain(nexthop: str) -> bytes:
+    """The domain or host that is the first element of a next hop."""
+    first = nexthop.replace(",", " ").split()[:1]
+    return (first[0] if first else "").strip("[").partition("]")[0].partition(":")[0].encode()
 
 
 def split_nexthop(nexthop: str) -> list[str]:

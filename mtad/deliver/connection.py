@@ -65,6 +65,8 @@ def _stage_timeouts(timeouts: Timeouts) -> dict[str, int]:
     return {
         "receiving the initial server greeting": timeouts.helo,
         "performing the STARTTLS handshake": timeouts.starttls,
+        "sending XFORWARD name/address": timeouts.xforward,
+        "sending XFORWARD protocol/helo_name": timeouts.xforward,
         "sending MAIL FROM": timeouts.mail,
         "sending RCPT TO": timeouts.rcpt,
         "sending DATA command": timeouts.data_init,
@@ -88,11 +90,16 @@ class Connection(Protocol):
         self.uses = 0
         self.last = False
         self.opened = 0.0
+        self.discarding = ""  # a line for the log at each EHLO
         self.tls: TLSInfo | None = None
         self.tls_status = ""  # for log lines: "may", "may:none", "encrypt?", "!encrypt" (3.11's tls=)
         self.made: Callable[[], None] | None = None  # called when the connection is there
         self.closed: Callable[[], None] | None = None  # called once when it is gone
         self._timeouts = _stage_timeouts(timeouts)
+        self._pix_delay = timeouts.pix_delay
+        self._per_request = timeouts.per_request
+        self._data_rate = timeouts.data_rate
+        self._deadline = 0.0  # of the request under way; 0: not set
         self._patience = timeouts.helo
         self._reactor = reactor
         self._timer: IDelayedCall | None = None
@@ -115,6 +122,7 @@ class Connection(Protocol):
     async def next_event(self) -> ClientEvent | None:
         """The engine's next event; None when the session is closed and has no more."""
         session = self.session
+        self._deadline = 0.0
         while (event := session.next_event()) is None:
             self.flush()
             if session.closed:
@@ -128,13 +136,16 @@ class Connection(Protocol):
         if data and self._broken is None:
             self.transport.write(data)
 
-    async def send_body(self, chunks: Iterable[bytes]) -> None:
-        """Send a message whole; returns early when the server answers before its end."""
+    async def send_body(self, chunks: Iterable[bytes], slow_end: bool = False) -> None:
+        """Send a message whole; returns early when the server answers before its end.
+
+        ``slow_end``: with a pause before the end (``smtp_pix_workaround_delay_time``)."""
         session = self.session
         iterator = iter(chunks)
         chunk = next(iterator, b"")
         ahead = next(iterator, None)
-        if ahead is None:  # the usual case: small, one write
+        self._deadline = 0.0
+        if ahead is None and not slow_end:  # the usual case: small, one write
             session.send_body(chunk)
             session.end_body()
             return
@@ -148,13 +159,23 @@ class Connection(Protocol):
                     await self._wait(self._timeouts["sending message body"])
                 if self._broken is not None or self._spoke:
                     return
+                if self._deadline:
+                    self._deadline += len(chunk) / self._data_rate
                 if ahead is None:
+                    if slow_end:
+                        await self._pause()
                     session.end_body()
                     return
                 chunk, ahead = ahead, next(iterator, None)
         finally:
             if self._broken is None:
                 self.transport.unregisterProducer()
+
+    async def _pause(self) -> None:
+        """Wait for a while, whatever happens."""
+        over: Deferred[None] = Deferred()
+        self._reactor.callLater(self._pix_delay, over.callback, None)
+        await over
 
     async def start_tls(self, handshake: Handshake, limit: int) -> TLSInfo:
         """Do a TLS handshake; raises HandshakeFailed."""
@@ -207,6 +228,10 @@ class Connection(Protocol):
         """Wait for something to happen; raises what broke the connection before."""
         if self._broken is not None:
             raise self._broken
+        if self._per_request:
+            now = self._reactor.seconds()
+            self._deadline = self._deadline or now + limit
+            limit = max(0.0, self._deadline - now)
         self._arm(limit)
         self._waiter = waiter = Deferred[None]()
         await waiter

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet import error
@@ -27,10 +28,14 @@ from mtad.deliver.auth_cache import RefusedLogins
 from mtad.deliver.connection import Connection, ConnectionBroken, HandshakeFailed
 from mtad.deliver.credentials import Login
 from mtad.deliver.dial import connector_of
+from mtad.deliver.failure import Purpose, SessionFailure, failure_by, malformed
+from mtad.deliver.greeting import Greetings
 from mtad.deliver.nexthop import Host
 from mtad.deliver.settings import SmtpSettings
+from mtad.deliver.variants import Variants
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
+from mtad.net.interfaces import own_addresses
 from mtad.net.tls import ClientTLS, Policy
 from mtad.net.tls_channel import TLSChannel
 from mtad.oauth.grants import OAuthError
@@ -45,46 +50,9 @@ from mtad.wire.client_events import (
     AuthAnswer,
     Challenge,
     ClientSettings,
-    Greeting,
-    HelloRefused,
     ProtocolError,
-    Ready,
     StartTLSAnswer,
 )
-from mtad.wire.server_reply import ServerReply
-
-
-class SessionFailure(MtadError):
-    """No session.  ``relay`` and what follows it are as in :class:`~mtad.queue.message.Outcome`.
-
-    ``tls``: the TLS handshake failed, so that one without TLS may do.
-    """
-
-    def __init__(
-        self,
-        dsn: str,
-        text: str,
-        *,
-        temporary: bool,
-        relay: str = "none",
-        diagnostic: str = "",
-        remote_mta: str = "",
-        tls: bool = False,
-    ) -> None:
-        self.dsn = dsn
-        self.text = text
-        self.temporary = temporary
-        self.relay = relay
-        self.diagnostic = diagnostic
-        self.remote_mta = remote_mta
-        self.tls = tls
-        self.tls_status = ""  # as of Connection
-        super().__init__(text)
-
-    @property
-    def connected(self) -> bool:
-        """Whether there was a connection at all."""
-        return self.relay != "none"
 
 
 class _Factory(ClientFactory):
@@ -132,6 +100,10 @@ class Connector:
         self._refused_logins: RefusedLogins | None = None
         if p["smtp_sasl_auth_cache_name"]:
             self._refused_logins = RefusedLogins(p, log, clock)
+        self._variants = Variants(p, log)
+        self._greetings = Greetings(settings, log)
+        self._own_addresses = partial(own_addresses, p)
+        self._queue_directory = p["queue_directory"]
         self._client_settings = ClientSettings(
             helo_name=settings.helo_name,
             always_ehlo=settings.always_ehlo,
@@ -139,10 +111,11 @@ class Connector:
             discard=settings.discard_keywords,
             dummy_mail_auth=settings.dummy_mail_auth,
             quote_envelope=settings.quote_envelope,
+            lmtp=settings.lmtp,
         )
 
     async def open(
-        self, host: Host, policy: Policy, login: Login | None, registry: set[Connection]
+        self, host: Host, policy: Policy, login: Login | None, registry: set[Connection], purpose: Purpose
     ) -> Connection:
         """A session with ``host``, which is in ``registry`` as long as it lives."""
         if self._settings.wrappermode and not policy.required:
@@ -152,25 +125,34 @@ class Connector:
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True)
         if login is not None and login.account:
             login = await self._with_token(login)
-        session = ClientSession(self._client_settings, tls=self._settings.wrappermode)
+        if host.path and policy.level == "may":  # a path has no name that a certificate could have
+            policy = replace(policy, level="none")
+        variant = await self._variants.of(host, self._client_settings)
+        session = ClientSession(variant.settings, tls=self._settings.wrappermode)
         connection = Connection(host, session, self._settings.timeouts, self._reactor)
         connection.tls_status = f"{policy.level}?"
         try:
-            await self._session(connection, policy, login, registry)
+            connection.discarding = variant.discarding
+            await self._session(connection, policy, login, registry, purpose)
         except SessionFailure as failure:
             failure.tls_status = connection.tls_status
             raise
         return connection
 
     async def _session(
-        self, connection: Connection, policy: Policy, login: Login | None, registry: set[Connection]
+        self,
+        connection: Connection,
+        policy: Policy,
+        login: Login | None,
+        registry: set[Connection],
+        purpose: Purpose,
     ) -> None:
         await self._connect(connection)
         connection.opened = self._clock()
         registry.add(connection)
         connection.closed = lambda: registry.discard(connection)
         try:
-            await self._prepare(connection, policy, login)
+            await self._prepare(connection, policy, login, purpose)
         except ConnectionBroken as broken:
             connection.abort()
             relay = connection.host.relay
@@ -184,7 +166,7 @@ class Connector:
 
     async def _connect(self, connection: Connection) -> None:
         host = connection.host
-        bind = self._settings.bind6 if ":" in host.address else self._settings.bind4
+        bind = self._bind_address(host)
         try:
             await self._dial(connection, (bind, 0) if bind else None)
             return
@@ -200,27 +182,43 @@ class Connector:
         except error.ConnectError as problem:
             raise self._not_connected(host, problem) from problem
 
+    def _bind_address(self, host: Host) -> str:
+        """Where the connection comes from; by default the one address that we listen on, if it is one."""
+        six = ":" in host.address
+        bind = self._settings.bind6 if six else self._settings.bind4
+        if bind or host.path:
+            return "" if host.path else bind
+        mine = [address for address in self._own_addresses() if (":" in address) == six]
+        return mine[0] if len(mine) == 1 and not ip_address(mine[0]).is_loopback else ""
+
     async def _dial(self, connection: Connection, bind: tuple[str, int] | None) -> None:
         host = connection.host
         done: Deferred[None] = Deferred()
         limit = self._settings.timeouts.connect or None
         factory = _Factory(connection, done)
+        if host.path:
+            path = os.path.join(self._queue_directory, host.address)
+            self._reactor.connectUNIX(path, factory, timeout=limit or 30)
+            await done
+            return
         self._connect_tcp(host.address, host.port, factory, timeout=limit, bindAddress=bind)
         await done
 
     def _not_connected(self, host: Host, problem: error.ConnectError) -> SessionFailure:
-        text = f"connect to {host.pair}:{host.port}: {_reason(problem)}"
+        text = f"connect to {host.relay}: {_reason(problem)}"
         self._log.info(text)
         return SessionFailure("4.4.1", text, temporary=True)
 
-    async def _prepare(self, connection: Connection, policy: Policy, login: Login | None) -> None:
+    async def _prepare(
+        self, connection: Connection, policy: Policy, login: Login | None, purpose: Purpose
+    ) -> None:
         if self._settings.wrappermode:
             await self._handshake(connection, policy)
-        extended = await self._greeted(connection)
+        extended = await self._greetings.heard(connection, purpose)
         session = connection.session
         if policy.level != "none" and not session.tls:
             if extended and session.extensions.starttls:
-                await self._starttls(connection, policy)
+                await self._starttls(connection, policy, purpose)
             elif policy.required:
                 connection.tls_status = f"!{policy.level}"
                 text = f"TLS is required, but was not offered by host {connection.host.pair}"
@@ -230,44 +228,21 @@ class Connector:
         if login is not None and session.extensions.auth:
             await self._authenticate(connection, login)
 
-    async def _greeted(self, connection: Connection) -> bool:
-        """Wait until EHLO or HELO is accepted; whether it was EHLO."""
-        while True:
-            match await connection.next_event():
-                case Ready(_, _, extended):
-                    if extended and self._settings.discarding:
-                        self._log.info(self._settings.discarding)
-                    return extended
-                case Greeting(reply) if not reply.positive:
-                    raise self._refused(connection, reply, self._settings.skip_5xx_greeting)
-                case HelloRefused(reply):
-                    raise self._refused(connection, reply, False)
-                case ProtocolError(text):
-                    raise _malformed(connection, text)
-                case None:
-                    raise ConnectionBroken(f"lost connection with {connection.host.pair}")
-                case _:
-                    pass
-
-    def _refused(self, connection: Connection, reply: ServerReply, soft: bool) -> SessionFailure:
-        text = f"host {connection.host.pair} refused to talk to me: {reply}"
-        return _failure(connection, reply, text, soft)
-
-    async def _starttls(self, connection: Connection, policy: Policy) -> None:
+    async def _starttls(self, connection: Connection, policy: Policy, purpose: Purpose) -> None:
         connection.session.starttls()
         match await connection.next_event():
             case StartTLSAnswer(reply) if reply.positive:
                 await self._handshake(connection, policy)
                 connection.session.tls_started()
-                await self._greeted(connection)
+                await self._greetings.heard(connection, purpose)
             case StartTLSAnswer(reply):
                 if policy.required:
                     pair = connection.host.pair
                     connection.tls_status = f"!{policy.level}"
                     text = f"TLS is required, but host {pair} refused to start TLS: {reply}"
-                    raise _failure(connection, reply, text, True)
+                    raise failure_by(connection, reply, text, True)
             case ProtocolError(text):
-                raise _malformed(connection, text)
+                raise malformed(connection, text)
             case _:
                 raise ConnectionBroken(f"lost connection with {connection.host.pair}")
 
@@ -352,9 +327,9 @@ class Connector:
                         told = printable(client.told)
                         self._log.warning(f"{host.relay} refused the token of {login.account}: {told}")
                     text = f"SASL authentication failed; server {host.pair} said: {reply}"
-                    raise _failure(connection, reply, text, settings.sasl_soft_bounce)
+                    raise failure_by(connection, reply, text, settings.sasl_soft_bounce)
                 case ProtocolError(text):
-                    raise _malformed(connection, text)
+                    raise malformed(connection, text)
                 case _:
                     raise ConnectionBroken(f"lost connection with {host.pair}")
 
@@ -394,7 +369,7 @@ class Connector:
         reply = await self._refused_logins.find(host.name, login)
         if reply is not None:
             text = f"SASL [CACHED] authentication failed; server {host.name} said: {reply}"
-            raise _failure(connection, reply, text, self._settings.sasl_soft_bounce)
+            raise failure_by(connection, reply, text, self._settings.sasl_soft_bounce)
 
     async def _considered(self, mechanism: bytes) -> bool:
         return self._filter is None or await self._filter.matches(mechanism)
@@ -422,25 +397,6 @@ class Connector:
         pair = connection.host.pair
         text = f"SASL authentication failed; cannot authenticate to server {pair}: {failure.reason.text}"
         return SessionFailure("4.7.0", text, temporary=True, relay=connection.host.relay)
-
-
-def _failure(connection: Connection, reply: ServerReply, text: str, soft: bool) -> SessionFailure:
-    """A failure by what the server said; ``soft`` makes a permanent one temporary."""
-    temporary = soft or reply.code // 100 != 5
-    dsn = reply.dsn.decode()
-    return SessionFailure(
-        f"4{dsn[1:]}" if temporary else dsn,
-        text,
-        temporary=temporary,
-        relay=connection.host.relay,
-        diagnostic=f"smtp; {reply}",
-        remote_mta=connection.host.name,
-    )
-
-
-def _malformed(connection: Connection, text: str) -> SessionFailure:
-    reason = f"bad response from {connection.host.pair}: {text}"
-    return SessionFailure("4.5.0", reason, temporary=True, relay=connection.host.relay)
 
 
 def _reason(problem: error.ConnectError) -> str:

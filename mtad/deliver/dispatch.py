@@ -25,6 +25,9 @@ from mtad.net.drive import drive
 #: A destination: a transport, and the name of its queue.
 Key = tuple[str, str]
 
+#: Seconds between two deliveries one behind the other.
+_BACK_TO_BACK = 1
+
 
 class Handler(Protocol):
     """Who the dispatcher works for."""
@@ -45,7 +48,17 @@ class Handler(Protocol):
 class _Queue:
     """The jobs for one destination."""
 
-    __slots__ = ("_waiting", "free_at", "key", "pumping", "reason", "throttle", "timer")
+    __slots__ = (
+        "_waiting",
+        "free_at",
+        "key",
+        "last_done",
+        "pumping",
+        "reason",
+        "sticky",
+        "throttle",
+        "timer",
+    )
 
     def __init__(self, key: Key, limits: Limits) -> None:
         self._waiting: dict[int, deque[deque[Job]]] = {}  # by priority
@@ -55,6 +68,8 @@ class _Queue:
         self.pumping = False
         self.free_at = 0.0  # no delivery begins sooner
         self.timer: IDelayedCall | None = None
+        self.last_done = float("-inf")
+        self.sticky = False  # sessions are kept
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -169,6 +184,8 @@ class Dispatcher:
         if limits.transport_delay:
             self._transport_free_at[queue.key[0]] = self._clock() + limits.transport_delay
 
+        job.busy = self._keeps_sessions(queue)
+
         def done(result: Result) -> None:
             self._ended(queue)
             if result.unreached is None:
@@ -185,8 +202,15 @@ class Dispatcher:
 
         drive(self._handler.deliver(job), done, failed)
 
+    def _keeps_sessions(self, queue: _Queue) -> bool:
+        """Whether deliveries follow each other so fast that sessions are worth to be kept."""
+        back_to_back = queue.last_done + _BACK_TO_BACK >= self._clock()
+        queue.sticky = back_to_back or (queue.sticky and queue.throttle.busy > 1)
+        return queue.sticky
+
     def _ended(self, queue: _Queue) -> None:
         queue.throttle.busy -= 1
+        queue.last_done = self._clock()
         self.running -= 1
         if queue.throttle.limits.rate_delay:
             queue.free_at = self._clock() + queue.throttle.limits.rate_delay

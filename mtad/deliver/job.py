@@ -22,6 +22,7 @@ class Job:
     recipients: list[Recipient]
     route: Route
     stamps: Stamps
+    busy: bool = False  # more deliveries to this destination are at hand: keep the session
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """From a next hop as written in the configuration to the addresses to try, in order.
 
 :func:`parse_destination` reads ``host``, ``host:port``, ``[host]``, ``[host]:port``, ``[address]``,
-``[ipv6:address]:port``; brackets mean: no MX lookup.  :meth:`HostFinder.find` asks the DNS
-(RFC 5321 section 5.1, RFC 7505) and gives :class:`Host` values, the best first.  Both raise
+``[ipv6:address]:port``; brackets mean: no MX or SRV lookup.  :meth:`HostFinder.find` asks the DNS
+(RFC 5321 section 5.1, RFC 7505, RFC 2782) and gives :class:`Hosts`, the best first.  Both raise
 :class:`HopError`, which says what Postfix says.
 
 Postfix counterpart: ``smtp_parse_destination``, ``host_port(3)``, ``smtp_addr(3)``.
@@ -17,32 +17,46 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.names import Names, Srv
 from mtad.errors import MtadError
-from mtad.net.dns import DnsError, Resolver
+from mtad.maillog import MailLog
+from mtad.net.dns import DnsError, DnsStatus
 from mtad.net.interfaces import protocols
+from mtad.tables import StringList
 
 _HOSTNAME = re.compile(r"(?!-)[^\s:\[\]/@<>,]{1,255}")
 _SMTP_PORT = 25
 
+#: preference, port, name
+Target = tuple[int, int, str]
+
 
 class HopError(MtadError):
-    """A next hop that leads nowhere (now, or at all)."""
+    """A next hop that leads nowhere (now, or at all).  ``mine``: it leads to this host."""
 
-    def __init__(self, dsn: str, text: str, *, temporary: bool) -> None:
+    def __init__(self, dsn: str, text: str, *, temporary: bool, mine: bool = False) -> None:
         self.dsn = dsn
         self.text = text
         self.temporary = temporary
+        self.mine = mine
         super().__init__(text)
+
+    @property
+    def loops(self) -> bool:
+        """Mail would come back."""
+        return self.dsn.endswith(".4.6")
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A next hop: ``text`` as written, ``literal`` when brackets forbid the MX lookup."""
+    """A next hop: ``text`` as written, ``literal`` when brackets forbid the MX lookup, ``service`` the port
+    as written."""
 
     text: str
     host: str
     port: int
     literal: bool
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,11 @@ class Host:
     destination: Destination
 
     @property
+    def path(self) -> bool:
+        """Whether it is a UNIX-domain socket."""
+        return not self.port
+
+    @property
     def pair(self) -> str:
         """``name[address]``, as it stands in texts."""
         return f"{self.name}[{self.address}]"
@@ -63,7 +82,23 @@ class Host:
     @property
     def relay(self) -> str:
         """``name[address]:port``, as it stands in log lines."""
-        return f"{self.name}[{self.address}]:{self.port}"
+        return f"{self.name}[{self.address}]:{self.port}" if self.port else self.pair
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The addresses of a destination in the order to try them, never none.
+
+    ``final``: we are one of its hosts ourselves, and try no other destination after these.
+    """
+
+    hosts: Sequence[Host]
+    final: bool = False
+
+    @property
+    def best(self) -> int:
+        """The preference of the best ones."""
+        return self.hosts[0].preference
 
 
 def parse_destination(text: str, default_port: str, port_of: Callable[[str], int | None]) -> Destination:
@@ -87,7 +122,7 @@ def parse_destination(text: str, default_port: str, port_of: Callable[[str], int
     if not problem:
         number = port_of(port or default_port)
         if number is not None:
-            return Destination(written, host, number, literal or is_address(host))
+            return Destination(written, host, number, literal or is_address(host), port or default_port)
         problem = f"unknown service: {port or default_port}/tcp"
     raise HopError("4.3.5", f"{problem} in server description: {written}", temporary=True)
 
@@ -104,61 +139,142 @@ def is_address(text: str) -> bool:
 
 
 class HostFinder:
-    """Finds the hosts of a destination by the rules of ``main.cf``."""
+    """Finds the hosts of a destination by the rules of ``main.cf``.  ``lmtp``: without MX records."""
 
     def __init__(
         self,
         p: Parameters,
-        resolver: Resolver,
+        names: Names,
         own_addresses: Callable[[], frozenset[str]] = frozenset,
         rng: random.Random | None = None,
+        *,
+        lmtp: bool = False,
+        log: MailLog | None = None,
     ) -> None:
-        self._resolver = resolver
+        self._names = names
         self._own = own_addresses
         self._rng = rng or random.Random()
+        self._lmtp = lmtp
+        self._log = log
         self._protocols = protocols(p)
         self._prefer = p["smtp_address_preference"]
         self._shuffle = p.flag("smtp_randomize_addresses")
+        self._limit = p.number("smtp_mx_address_limit")
+        self._balance = p.flag("smtp_balance_inet_protocols")
         self._ignore_mx_error = p.flag("ignore_mx_lookup_error")
         self._defer_no_address = p.flag("smtp_defer_if_no_mx_address_found")
         self._no_dns = p.flag("disable_dns_lookups") or p["smtp_dns_support_level"] == "disabled"
+        name = "use_srv_lookup"
+        self._services = StringList(name, p[name], p.directory) if p[name] else None
+        self._ignore_srv_error = p.flag("ignore_srv_lookup_error")
+        self._srv_fallback = p.flag("allow_srv_lookup_fallback")
 
-    async def find(self, destination: Destination) -> list[Host]:
-        """The addresses of ``destination`` in the order to try them, never none."""
+    async def find(self, destination: Destination) -> Hosts:
+        """The addresses of ``destination``."""
         if is_address(destination.host):
-            return [Host(destination.host, destination.host, destination.port, 0, destination)]
-        if destination.literal or self._no_dns:
-            return self._ordered(await self._by_names(destination, [(0, destination.host)]))
+            host = Host(destination.host, destination.host, destination.port, 0, destination)
+            return Hosts(self._not_me(destination, [host]))
+        plain = destination.literal or self._no_dns
+        if not plain and self._services and await self._services.matches(destination.service.encode()):
+            return await self._by_service(destination)
+        if plain or self._lmtp:
+            return await self._by_host(destination)
+        return await self._by_domain(destination)
+
+    async def _by_host(self, destination: Destination) -> Hosts:
+        found = await self._addresses(destination, [(0, destination.port, destination.host)])
+        return Hosts(self._balanced(self._ordered(self._not_me(destination, found))))
+
+    async def _by_domain(self, destination: Destination) -> Hosts:
         try:
-            records = await self._resolver.mx(destination.host)
+            records = await self._names.mx(destination.host)
         except DnsError as error:
-            if not (error.temporary and self._ignore_mx_error):
-                raise HopError(error.dsn, error.text, temporary=error.temporary) from error
+            lookup_failed = error.status not in (DnsStatus.NULL_MX, DnsStatus.POLICY)
+            if not (lookup_failed and self._ignore_mx_error):
+                raise _hop_error(error) from error
             records = []
         if not records:
-            return self._ordered(await self._by_names(destination, [(0, destination.host)]))
-        hosts = self._ordered(await self._by_names(destination, records))
-        return self._without_loop(destination, hosts) if destination.port == _SMTP_PORT else hosts
+            return await self._by_host(destination)
+        targets = [(preference, destination.port, name) for preference, name in records]
+        try:
+            found = await self._addresses(destination, targets)
+        except HopError as error:
+            self._warn(f"no MX host for {destination.host} has a valid address record")
+            if error.temporary or not self._defer_no_address:
+                raise
+            raise HopError("4" + error.dsn[1:], error.text, temporary=True) from error
+        best = min(preference for preference, _ in records)
+        better = self._without_loop(destination, found, destination.host, best)
+        return Hosts(self._balanced(self._ordered(better)), len(better) < len(found))
 
-    async def _by_names(self, destination: Destination, records: Sequence[tuple[int, str]]) -> list[Host]:
+    async def _by_service(self, destination: Destination) -> Hosts:
+        """By SRV records, or as without them where that is allowed."""
+        query = f"_{destination.service}._tcp.{destination.host}"
+        fallback = self._srv_fallback
+        try:
+            try:
+                records = await self._names.srv(query)
+            except DnsError as error:
+                known = (DnsStatus.NULL_MX, DnsStatus.POLICY, DnsStatus.NOT_FOUND)
+                fallback |= self._ignore_srv_error and error.status not in known
+                raise _hop_error(error) from error
+            targets = [(priority, port, name) for priority, _, port, name in self._weighed(records)]
+            try:
+                found = await self._addresses(destination, targets)
+            except HopError:
+                self._warn(f"no SRV host for {query} has a valid address record")
+                raise
+            better = self._without_loop(destination, found, query, targets[0][0])
+        except HopError as error:
+            if not fallback:
+                raise
+            if self._log is not None:
+                self._log.info(f"skipping SRV lookup for {query}: {error.text}")
+            return await (self._by_host(destination) if self._lmtp else self._by_domain(destination))
+        return Hosts(self._balanced(better), len(better) < len(found))
+
+    async def _addresses(
+        self, destination: Destination, targets: Sequence[tuple[int, int, str]]
+    ) -> list[Host]:
+        """The addresses of these (preference, port, name); never none."""
         found: list[Host] = []
         failure: DnsError | None = None
-        for preference, name in records:
+        temporary = False
+        for preference, port, name in targets:
             try:
-                addresses = await self._resolver.addresses(name, self._protocols)
+                addresses = await self._names.addresses(name, self._protocols)
             except DnsError as error:
-                if failure is None or error.temporary:
-                    failure = error
+                failure = error
+                temporary |= error.dsn.startswith("4")
                 continue
-            found += [Host(name, address, destination.port, preference, destination) for address in addresses]
+            found += [Host(name, address, port, preference, destination) for address in addresses]
         if found:
             return found
         if failure is None:
-            text = f"unable to look up host {records[0][1]}: no address"
+            text = f"unable to look up host {targets[0][2]}: no address"
             raise HopError("4.4.4", text, temporary=True)
-        temporary = failure.temporary or (len(records) > 1 and self._defer_no_address)
-        dsn = failure.dsn if temporary == failure.temporary else "4" + failure.dsn[1:]
-        raise HopError(dsn, failure.text, temporary=temporary)
+        raise HopError("4" + failure.dsn[1:] if temporary else failure.dsn, failure.text, temporary=temporary)
+
+    def _warn(self, text: str) -> None:
+        if self._log is not None:
+            self._log.warning(text)
+
+    def _weighed(self, records: Sequence[Srv]) -> list[Srv]:
+        """In the order of RFC 2782: by priority, then at random by weight."""
+        left = list(records)
+        self._rng.shuffle(left)
+        left.sort(key=lambda record: record[0])
+        ordered: list[Srv] = []
+        while left:
+            equal = [record for record in left if record[0] == left[0][0]]
+            threshold = self._rng.randint(0, sum(record[1] for record in equal))
+            for record in equal:
+                threshold -= record[1]
+                if threshold <= 0:
+                    break
+            ordered.append(record)
+            left.remove(record)
+        return ordered
 
     def _ordered(self, hosts: list[Host]) -> list[Host]:
         if self._shuffle:
@@ -168,8 +284,42 @@ class HostFinder:
             return sorted(hosts, key=lambda host: host.preference)
         return sorted(hosts, key=lambda host: (host.preference, (":" in host.address) != wanted))
 
-    def _without_loop(self, destination: Destination, hosts: list[Host]) -> list[Host]:
+    def _balanced(self, hosts: list[Host]) -> list[Host]:
+        """No more than ``smtp_mx_address_limit``, and some of each protocol among them."""
+        limit = self._limit
+        if not limit or not self._balance:
+            return hosts
+        six = sum(":" in host.address for host in hosts)
+        four = len(hosts) - six
+        if not six or not four or len(hosts) <= limit:
+            return hosts
+        if six <= limit // 2:
+            room = {True: six, False: limit - six}
+        elif four <= limit // 2:
+            room = {True: limit - four, False: four}
+        else:
+            mine = (limit + (":" not in hosts[0].address)) // 2
+            room = {True: limit - mine, False: mine}
+        kept: list[Host] = []
+        for host in hosts:
+            kind = ":" in host.address
+            if room[kind] > 0:
+                room[kind] -= 1
+                kept.append(host)
+        return kept
+
+    def _not_me(self, destination: Destination, hosts: list[Host]) -> list[Host]:
+        """The same, unless one of them is this host: mail would come back."""
+        if not self._lmtp and destination.port == _SMTP_PORT:
+            own = self._own()
+            if any(host.address in own for host in hosts):
+                raise _loop(destination.host)
+        return hosts
+
+    def _without_loop(self, destination: Destination, hosts: list[Host], name: str, best: int) -> list[Host]:
         """Only hosts better than this one; it would come back (RFC 5321 section 5.1)."""
+        if self._lmtp or destination.port != _SMTP_PORT:
+            return hosts
         own = self._own()
         mine = min((host.preference for host in hosts if host.address in own), default=None)
         if mine is None:
@@ -177,4 +327,14 @@ class HostFinder:
         better = [host for host in hosts if host.preference < mine]
         if better:
             return better
-        raise HopError("5.4.6", f"mail for {destination.host} loops back to myself", temporary=False)
+        if best != min(host.preference for host in hosts):
+            raise HopError("4.4.4", f"unable to find primary relay for {name}", temporary=True, mine=True)
+        raise _loop(name)
+
+
+def _hop_error(error: DnsError) -> HopError:
+    return HopError(error.dsn, error.text, temporary=error.dsn.startswith("4"))
+
+
+def _loop(name: str) -> HopError:
+    return HopError("5.4.6", f"mail for {name} loops back to myself", temporary=False, mine=True)

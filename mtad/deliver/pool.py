@@ -40,21 +40,20 @@ class Pool:
         connection.busy()
         return connection
 
-    def give(self, key: Hashable, connection: Connection, nexthop: str) -> None:
-        """Keep a session that has done its work, or end it."""
-        if not self._wanted(connection, nexthop):
+    def give(self, key: Hashable, connection: Connection, wanted: bool) -> None:
+        """Keep a session that has done its work where it is ``wanted``, or end it."""
+        if not (wanted and self._good(connection)):
             connection.quit()
             return
         self._idle.setdefault(key, []).append(connection)
         self._count += 1
         connection.idle(self._settings.cache_time, lambda: self._gone(key, connection))
 
-    def _wanted(self, connection: Connection, nexthop: str) -> bool:
+    def _good(self, connection: Connection) -> bool:
         settings = self._settings
         return (
             connection.usable
             and self._count < _LIMIT
-            and (settings.cache_on_demand or nexthop in settings.cache_destinations)
             and self._clock() - connection.opened < settings.reuse_time
             and not 0 < settings.reuse_count <= connection.uses
         )

@@ -29,16 +29,29 @@ class Timeouts:
     data_done: int
     rset: int
     quit: int
+    xforward: int
+    pix_delay: int  # before the end of a message
+    per_request: bool  # they are deadlines: for a command and its whole answer
+    data_rate: int  # bytes a second that move the deadline of a message's body
 
     @classmethod
     def of(cls, p: Parameters) -> Timeouts:
-        return cls(**{name: p.seconds(f"smtp_{name}_timeout") for name in cls.__slots__})
+        usual = [name for name in cls.__slots__ if name not in ("pix_delay", "per_request", "data_rate")]
+        seconds = {name: p.seconds(f"smtp_{name}_timeout") for name in usual}
+        return cls(
+            **seconds,
+            pix_delay=p.seconds("smtp_pix_workaround_delay_time"),
+            per_request=p.flag("smtp_per_request_deadline"),
+            data_rate=p.number("smtp_min_data_rate"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class SmtpSettings:
     """See the module.  0 as a limit means none."""
 
+    lmtp: bool
+    myhostname: str
     helo_name: bytes
     default_port: str
     timeouts: Timeouts
@@ -65,16 +78,21 @@ class SmtpSettings:
     sasl_authzid: bool
     log_tls: bool
     delay_digits: int
+    best_mx_transport: str
+    pix_threshold: int
+    xforward: bool
+    assume_final: bool
     cache_on_demand: bool
-    cache_destinations: frozenset[str]
     cache_time: int
     reuse_time: int
     reuse_count: int
 
     @classmethod
-    def of(cls, p: Parameters) -> SmtpSettings:
+    def of(cls, p: Parameters, lmtp: bool = False) -> SmtpSettings:
         """The settings that ``p``, the parameters of one service, describe."""
         return cls(
+            lmtp=lmtp,
+            myhostname=p["myhostname"],
             helo_name=p["smtp_helo_name"].encode(),
             default_port=p["smtp_tcp_port"] or "smtp",
             timeouts=Timeouts.of(p),
@@ -101,8 +119,11 @@ class SmtpSettings:
             sasl_authzid=p.flag("send_cyrus_sasl_authzid"),
             log_tls=p.flag("smtp_log_tls_feature_status"),
             delay_digits=p.number("delay_logging_resolution_limit"),
+            best_mx_transport=p["best_mx_transport"],
+            pix_threshold=p.seconds("smtp_pix_workaround_threshold_time"),
+            xforward=p.flag("smtp_send_xforward_command"),
+            assume_final=lmtp and p.flag("lmtp_assume_final"),
             cache_on_demand=p.flag("smtp_connection_cache_on_demand"),
-            cache_destinations=frozenset(p.words("smtp_connection_cache_destinations")),
             cache_time=min(
                 p.seconds("smtp_connection_cache_time_limit"), p.seconds("connection_cache_ttl_limit")
             ),

@@ -30,6 +30,17 @@ from mtad.wire.client_events import (
 )
 from mtad.wire.server_reply import ServerReply
 
+#: What XFORWARD tells, and the attributes of a message that have it.
+_FORWARDED = (
+    (b"NAME", "client_name"),
+    (b"ADDR", "client_address"),
+    (b"PORT", "client_port"),
+    (b"PROTO", "protocol_name"),
+    (b"HELO", "helo_name"),
+    (b"IDENT", "ident"),
+    (b"DOMAIN", "rewrite_context"),
+)
+
 
 class Transaction:
     """See the module.  Run once.
@@ -93,10 +104,11 @@ class Transaction:
                         else:
                             self._said(reply, "RCPT TO command", [index])
                     case SendBody():
-                        await connection.send_body(self._body())
-                    case MessageAnswer(reply):
-                        self._message_answered(reply)
-                        break
+                        await connection.send_body(self._body(), self._slow_end())
+                    case MessageAnswer(reply, _, index):
+                        self._message_answered(reply, index)
+                        if index < 0 or not self._open:
+                            break
                     case MailAnswer(reply):
                         if reply.code == 421 and connection.uses > 1:
                             self.stale = True  # it had been idle for too long
@@ -166,7 +178,26 @@ class Transaction:
             message.smtputf8,
             message.ret,
             message.envid,
+            self._forward(),
         )
+
+    def _forward(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What XFORWARD may tell of the message's client."""
+        if not self._settings.xforward:
+            return ()
+        attributes = self._message.attributes
+        said: list[tuple[bytes, bytes]] = []
+        for name, attribute in _FORWARDED:
+            value = attributes.get(f"log_{attribute}", attributes.get(attribute, ""))
+            if value and (value.lower() != "unknown" or name in (b"HELO", b"IDENT")):
+                said.append((name, value.encode()))
+        return tuple(said)
+
+    def _slow_end(self) -> bool:
+        """Whether the firewall before the server wants the end of a message in a packet of its own."""
+        if "delay_dotcrlf" not in self._connection.session.pix:
+            return False
+        return self._connection.opened - self._message.arrival >= self._settings.pix_threshold
 
     def _content(self) -> Iterable[bytes]:
         content = self._message.content
@@ -193,16 +224,19 @@ class Transaction:
 
     # -- outcomes
 
-    def _message_answered(self, reply: ServerReply) -> None:
+    def _message_answered(self, reply: ServerReply, index: int) -> None:
+        """``index``: it is the answer for this recipient only."""
         if not reply.positive:
-            self._said(reply, "end of DATA command", list(self._open))
+            self._said(reply, "end of DATA command", list(self._open) if index < 0 else [index])
             return
         text, dsn, host = str(reply), reply.dsn.decode(), self._connection.host
         relay, name, diagnostic = host.relay, host.name, f"smtp; {text}"
-        self.outcomes += [
-            Outcome(one, "sent", dsn, text, relay, diagnostic, name) for one in self._open.values()
-        ]
-        self._open.clear()
+        served = [*self._open.values()] if index < 0 else [self._open[index]]
+        self.outcomes += [Outcome(one, "sent", dsn, text, relay, diagnostic, name) for one in served]
+        if index < 0:
+            self._open.clear()
+        else:
+            del self._open[index]
 
     def _said(self, reply: ServerReply, command: str, indexes: Iterable[int]) -> None:
         """The server refused these recipients."""

@@ -19,15 +19,25 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.agent import Agent
 from mtad.deliver.internal import Internal
 from mtad.deliver.job import Job, Result
+from mtad.deliver.lmtp_parameters import client_parameters
 from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
 from mtad.oauth.tokens import Accounts
 from mtad.queue.store import QueueStore
 
 #: Programs of Postfix that deliver, each with a transport here.
-PROGRAMS = frozenset({"smtp", "error", "discard"})
+PROGRAMS = frozenset({"smtp", "lmtp", "error", "discard"})
 #: The transports there are without a line of master.cf, and their programs.
-_USUAL = {"smtp": "smtp", "relay": "smtp", "error": "error", "retry": "error", "discard": "discard"}
+_USUAL = {
+    "smtp": "smtp",
+    "relay": "smtp",
+    "lmtp": "lmtp",
+    "error": "error",
+    "retry": "error",
+    "discard": "discard",
+}
+#: Those that speak with a server.
+_CLIENTS = ("smtp", "lmtp")
 
 
 class Deliverer(Protocol):
@@ -72,16 +82,16 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
     """All transports by name."""
     p, log = around.p, around.log
     found = programs(services)
-    own = {name: p if line is None else p.for_service(line) for name, (_, line) in found.items()}
+    own = {name: client_parameters(p, line, program == "lmtp") for name, (program, line) in found.items()}
     accounts = Accounts(p, around.reactor, log.named(f"{p['syslog_name']}/smtp"), around.clock)
-    clients = [own[name] for name, (program, _) in found.items() if program == "smtp"]
+    clients = [own[name] for name, (program, _) in found.items() if program in _CLIENTS]
     if any(client.flag("smtp_sasl_auth_enable") for client in clients):
         accounts.load()
     made: dict[str, Deliverer] = {}
     for name, (program, _) in found.items():
         parameters = own[name]
         named = log.named(f"{parameters['syslog_name']}/{program}")
-        if program == "smtp":
+        if program in _CLIENTS:
             made[name] = Agent(
                 parameters,
                 around.store,
@@ -91,6 +101,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 around.rng,
                 around.clock,
                 accounts,
+                program == "lmtp",
             )
         else:
             status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"

@@ -126,12 +126,21 @@ class FakeResolver:
     def __init__(self) -> None:
         self.mx_records: dict[str, list[tuple[int, str]] | DnsError] = {}
         self.address_records: dict[str, list[str] | DnsError] = {}
+        self.srv_records: dict[str, list[tuple[int, int, int, str]] | DnsError] = {}
 
     async def mx(self, domain: str) -> list[tuple[int, str]]:
         found = self.mx_records.get(domain, [])
         if isinstance(found, DnsError):
             raise found
         return sorted(found)
+
+    async def srv(self, name: str) -> list[tuple[int, int, int, str]]:
+        found = self.srv_records.get(name)
+        if found is None:
+            raise DnsError(DnsStatus.NOT_FOUND, f"no {name}")
+        if isinstance(found, DnsError):
+            raise found
+        return found
 
     async def addresses(self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6")) -> list[str]:
         found = self.address_records.get(host)

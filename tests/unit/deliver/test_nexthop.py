@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, parse_destination
+from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
 from mtad.net.dns import DnsError, DnsStatus
 
 
@@ -37,7 +37,8 @@ def port_of(name: str) -> int | None:
     ],
 )
 def test_destinations(text: str, host: str, port: int, literal: bool) -> None:
-    assert parse_destination(text, "smtp", port_of) == Destination(text.strip(), host, port, literal)
+    found = parse_destination(text, "smtp", port_of)
+    assert found == Destination(text.strip(), host, port, literal, found.service)
 
 
 @pytest.mark.parametrize(
@@ -63,16 +64,20 @@ def test_any_text_is_a_destination_or_malformed(text: str) -> None:
 @given(st.from_regex(r"[a-z][a-z0-9-]{0,10}(\.[a-z]{1,5}){0,3}", fullmatch=True), st.integers(1, 65535))
 def test_what_is_written_is_what_is_found(host: str, port: int) -> None:
     for text, literal in ((f"{host}:{port}", False), (f"[{host}]:{port}", True)):
-        assert parse_destination(text, "smtp", port_of) == Destination(text, host, port, literal)
+        assert parse_destination(text, "smtp", port_of) == Destination(text, host, port, literal, str(port))
 
 
 def hosts(
-    domain: str, resolver: FakeResolver, own: frozenset[str] = frozenset(), **settings: str
+    domain: str,
+    resolver: FakeResolver,
+    own: frozenset[str] = frozenset(),
+    lmtp: bool = False,
+    **settings: str,
 ) -> list[Host]:
     p = Parameters.from_mapping({"inet_protocols": "ipv4, ipv6", **settings})
-    finder = HostFinder(p, resolver, lambda: own, random.Random(7))  # type: ignore[arg-type]
-    found: list[Host] = finish(finder.find(parse_destination(domain, "smtp", port_of)))
-    return found
+    finder = HostFinder(p, resolver, lambda: own, random.Random(7), lmtp=lmtp)
+    found: Hosts = finish(finder.find(parse_destination(domain, "smtp", port_of)))
+    return list(found.hosts)
 
 
 @pytest.fixture
@@ -158,3 +163,61 @@ def test_failures_of_the_name_servers(resolver: FakeResolver) -> None:
     with pytest.raises(HopError) as caught:
         hosts("[nosuch.test]", resolver)
     assert (caught.value.dsn, caught.value.temporary) == ("5.4.4", False)
+
+
+def test_a_backup_does_not_try_what_is_no_better(resolver: FakeResolver) -> None:
+    resolver.address_records["a.test"] = resolver.address_records["b.test"] = []
+    with pytest.raises(HopError, match=r"unable to find primary relay for d\.test") as caught:
+        hosts("d.test", resolver, frozenset({"192.0.2.4"}))
+    assert caught.value.dsn == "4.4.4" and caught.value.mine
+
+
+def test_a_host_that_is_this_one_is_a_loop_too(resolver: FakeResolver) -> None:
+    with pytest.raises(HopError, match=r"mail for a\.test loops back to myself") as caught:
+        hosts("[a.test]", resolver, frozenset({"192.0.2.2"}))
+    assert caught.value.loops
+    assert addresses(hosts("[a.test]", resolver, frozenset({"192.0.2.2"}), lmtp=True))
+
+
+SRV = [(10, 0, 587, "a.test"), (5, 1, 5870, "b.test"), (5, 0, 5871, "c.test")]
+
+
+def test_services_by_srv(resolver: FakeResolver) -> None:
+    resolver.srv_records["_submission._tcp.d.test"] = SRV
+    use = {"use_srv_lookup": "submission"}
+    found = hosts("d.test:submission", resolver, **use)
+    assert {(host.address, host.port) for host in found[:2]} == {("192.0.2.3", 5870), ("192.0.2.4", 5871)}
+    assert {host.port for host in found[2:]} == {587}
+    assert len(hosts("d.test", resolver, **use)) == 4  # another service: by MX
+    assert addresses(hosts("[d.test]:submission", resolver, **use)) == ["192.0.2.9"]
+    assert len(hosts("d.test:submission", resolver)) == 4
+
+
+def test_services_without_srv(resolver: FakeResolver) -> None:
+    use = {"use_srv_lookup": "submission"}
+    with pytest.raises(HopError) as caught:
+        hosts("d.test:submission", resolver, **use)
+    assert caught.value.dsn == "5.4.4"
+    assert len(hosts("d.test:submission", resolver, allow_srv_lookup_fallback="yes", **use)) == 4
+    fallback = {"allow_srv_lookup_fallback": "yes"}
+    assert addresses(hosts("d.test:submission", resolver, lmtp=True, **use, **fallback)) == ["192.0.2.9"]
+    resolver.srv_records["_submission._tcp.d.test"] = DnsError(DnsStatus.RETRY, "try again")
+    with pytest.raises(HopError, match="try again"):
+        hosts("d.test:submission", resolver, **use)
+    assert len(hosts("d.test:submission", resolver, ignore_srv_lookup_error="yes", **use)) == 4
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.integers(1, 8))
+def test_both_protocols_have_their_share(four: int, six: int, limit: int) -> None:
+    resolver = FakeResolver()
+    resolver.address_records["h.test"] = [f"192.0.2.{n}" for n in range(four)]
+    resolver.address_records["h.test"] += [f"2001:db8::{n}" for n in range(six)]
+    if not four + six:
+        return
+    found = addresses(hosts("[h.test]", resolver, smtp_mx_address_limit=str(limit)))
+    kept = sum(":" in address for address in found)
+    if four and six and four + six > limit:
+        assert len(found) == limit
+        assert kept >= min(six, limit // 2) and limit - kept >= min(four, limit // 2)
+    else:
+        assert len(found) == four + six

@@ -92,6 +92,7 @@ def main() -> None:
         "inet_protocols": "ipv4",
         "relayhost": f"[mx.test]:{port}",
         "smtp_tls_loglevel": "1",
+        "smtp_connection_cache_destinations": "mx.test",
     }
     values.update(setting.split("=", 1) for setting in settings)
     resolver: Any = FakeResolver()

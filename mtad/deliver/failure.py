@@ -1,0 +1,73 @@
+"""Why there is no session, in Postfix's words, and what it would have been for.
+
+Postfix counterpart: ``smtp_trouble.c``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtad.deliver.connection import Connection
+from mtad.errors import MtadError
+from mtad.wire.server_reply import ServerReply
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a session is for: a message, the next hop it has, and whether the host is among its best."""
+
+    queue_id: str
+    nexthop: str
+    best: bool = True
+
+
+class SessionFailure(MtadError):
+    """No session.  ``relay`` and what follows it are as in :class:`~mtad.queue.message.Outcome`.
+
+    ``tls``: the TLS handshake failed, so that one without TLS may do.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        text: str,
+        *,
+        temporary: bool,
+        relay: str = "none",
+        diagnostic: str = "",
+        remote_mta: str = "",
+        tls: bool = False,
+    ) -> None:
+        self.dsn = dsn
+        self.text = text
+        self.temporary = temporary
+        self.relay = relay
+        self.diagnostic = diagnostic
+        self.remote_mta = remote_mta
+        self.tls = tls
+        self.tls_status = ""  # as of Connection
+        super().__init__(text)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there was a connection at all."""
+        return self.relay != "none"
+
+
+def failure_by(connection: Connection, reply: ServerReply, text: str, soft: bool) -> SessionFailure:
+    """A failure by what the server said; ``soft`` makes a permanent one temporary."""
+    temporary = soft or reply.code // 100 != 5
+    dsn = reply.dsn.decode()
+    return SessionFailure(
+        f"4{dsn[1:]}" if temporary else dsn,
+        text,
+        temporary=temporary,
+        relay=connection.host.relay,
+        diagnostic=f"smtp; {reply}",
+        remote_mta=connection.host.name,
+    )
+
+
+def malformed(connection: Connection, text: str) -> SessionFailure:
+    reason = f"bad response from {connection.host.pair}: {text}"
+    return SessionFailure("4.5.0", reason, temporary=True, relay=connection.host.relay)

@@ -1,0 +1,82 @@
+"""A server's greeting and its answer to EHLO: may we go on, and is it perhaps ourselves?
+
+:meth:`Greetings.heard` raises :class:`~mtad.deliver.failure.SessionFailure`, and ConnectionBroken.
+
+RFC 5321 section 3.1.  Postfix counterpart: ``smtp_helo``.
+"""
+
+from __future__ import annotations
+
+from mtad.deliver.connection import Connection, ConnectionBroken
+from mtad.deliver.failure import Purpose, SessionFailure, failure_by, malformed
+from mtad.deliver.settings import SmtpSettings
+from mtad.maillog import MailLog
+from mtad.wire.client_events import Greeting, HelloRefused, ProtocolError, Ready
+from mtad.wire.server_reply import ServerReply
+
+_SMTP_PORT = 25
+
+
+class Greetings:
+    """Hears the servers of one transport out."""
+
+    def __init__(self, settings: SmtpSettings, log: MailLog) -> None:
+        self._settings = settings
+        self._log = log
+
+    async def heard(self, connection: Connection, purpose: Purpose) -> bool:
+        """Wait until EHLO or HELO is accepted; whether it was EHLO."""
+        while True:
+            match await connection.next_event():
+                case Ready(reply, _, extended):
+                    if extended and connection.discarding:
+                        self._log.info(connection.discarding)
+                    self._check_name(connection, reply, extended, purpose)
+                    return extended
+                case Greeting(reply) if not reply.positive:
+                    raise self._refused(connection, reply, self._settings.skip_5xx_greeting)
+                case Greeting(reply):
+                    self._look_at(connection, reply, purpose)
+                case HelloRefused(reply):
+                    raise self._refused(connection, reply, False)
+                case ProtocolError(text):
+                    raise malformed(connection, text)
+                case None:
+                    raise ConnectionBroken(f"lost connection with {connection.host.pair}")
+                case _:
+                    pass
+
+    def _look_at(self, connection: Connection, reply: ServerReply, purpose: Purpose) -> None:
+        """Say what is strange about a greeting."""
+        if connection.session.pix:
+            names = " ".join(sorted(connection.session.pix))
+            where = connection.host.relay
+            self._log.info(f"{purpose.queue_id}: enabling PIX workarounds: {names} for {where}")
+        if self._is_me(connection, reply):
+            name = self._settings.myhostname
+            self._log.warning(f"host {connection.host.relay} greeted me with my own hostname {name}")
+
+    def _check_name(
+        self, connection: Connection, reply: ServerReply, extended: bool, purpose: Purpose
+    ) -> None:
+        """Raise SessionFailure where the server has our own name: the mail would come back."""
+        if not extended or not self._is_me(connection, reply):
+            return
+        host = connection.host
+        name = self._settings.myhostname
+        self._log.warning(f"host {host.relay} replied to HELO/EHLO with my own hostname {name}")
+        dsn = "5.4.6" if purpose.best else "4.4.6"
+        text = f"mail for {purpose.nexthop} loops back to myself"
+        raise SessionFailure(dsn, text, temporary=not purpose.best, relay=host.relay)
+
+    def _is_me(self, connection: Connection, reply: ServerReply) -> bool:
+        if self._settings.lmtp or connection.host.port != _SMTP_PORT:
+            return False
+        words = reply.texts[0].split() if reply.texts else []
+        return (
+            bool(words) and words[0].decode("utf-8", "replace").lower() == self._settings.myhostname.lower()
+        )
+
+    def _refused(self, connection: Connection, reply: ServerReply, soft: bool) -> SessionFailure:
+        text = f"host {connection.host.pair} refused to talk to me: {reply}"
+        return failure_by(connection, reply, text, soft)
