@@ -45,6 +45,11 @@ class Voice:
         if self._log is not None:
             self._log.info(text)
 
+    def note(self, text: str) -> None:
+        """For the log alone."""
+        if self._log is not None:
+            self._log.info(text)
+
     def warning(self, text: str) -> None:
         self._say(f"warning: {text}")
         if self._log is not None:

@@ -35,6 +35,8 @@ PENDING, DONE = "pending", "done"
 
 #: Message states.  "active" is qmgr's knowledge, not the store's: a crash makes it pending again.
 INCOMING, DEFERRED, HOLD = "incoming", "deferred", "hold"
+#: A file of another mail system holds it, or will in a moment; nobody here touches it.
+EXPORTED = "exported"
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mtad.errors import QueueError
 from mtad.queue import rows, schema
-from mtad.queue.message import Message, Recipient
+from mtad.queue.message import EXPORTED, Message, Recipient
 from mtad.queue.schema import PIECE, STATE_NAME, key
 
 _PAGE = 200
@@ -94,7 +94,7 @@ class Reader:
     def counts(self) -> dict[str, int]:
         with _Snapshot(self._db) as db:
             found = dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())
-        return {name: found.get(state, 0) for state, name in STATE_NAME.items()}
+        return {name: found.get(state, 0) for state, name in STATE_NAME.items() if name != EXPORTED}
 
     def listing(self) -> Iterator[Message]:
         after = 0

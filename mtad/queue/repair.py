@@ -19,9 +19,8 @@ from typing import Any
 from mtad.errors import QueueError
 from mtad.queue import schema
 from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS
-from mtad.queue.schema import FILE, PIECE, key
+from mtad.queue.schema import FILE, PIECE, REMEDY, key
 
-REMEDY = "stop the mail system and run: mtad queue repair"
 _PROBLEMS = 20
 
 

@@ -18,7 +18,7 @@ import sqlite3
 from urllib.parse import quote
 
 from mtad.errors import QueueError, QueueFull
-from mtad.queue.message import DEFERRED, HOLD, INCOMING
+from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING
 
 FILE = "queue.db"
 
@@ -28,7 +28,7 @@ PIECE = 65536
 _PART_BITS = 20
 
 #: How states are written.
-STATE = {INCOMING: 0, DEFERRED: 1, HOLD: 2}
+STATE = {INCOMING: 0, DEFERRED: 1, HOLD: 2, EXPORTED: 3}
 STATE_NAME = {number: name for name, number in STATE.items()}
 PENDING_NUMBER, DONE_NUMBER = 0, 1
 
@@ -89,6 +89,9 @@ _BUSY_TIMEOUT = 10.0
 _STATEMENTS = 256
 
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: What to do about a database that is damaged.
+REMEDY = "stop the mail system and run: mtad queue repair"
 
 
 def key(owner: int, n: int = 0) -> int:
@@ -98,7 +101,9 @@ def key(owner: int, n: int = 0) -> int:
 
 def queue_error(error: sqlite3.Error) -> QueueError:
     """The QueueError for an error of the database."""
-    code = getattr(error, "sqlite_errorcode", None)
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code & 255 in _DAMAGED:
+        return QueueError(f"queue: {error}; {REMEDY}")
     return QueueFull(f"write queue: {error}") if code in _FULL else QueueError(f"queue: {error}")
 
 

@@ -84,6 +84,15 @@ class SQLiteStore:
     def remove(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
         return self._change(queue_ids, statements.remove)
 
+    def export(self, queue_ids: Sequence[str]) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.export)
+
+    def rename(self, queue_id: str, name: str) -> Deferred[list[str]]:
+        return self._change([queue_id], statements.rename(name))
+
+    def take_back(self, queue_ids: Sequence[str], state: str) -> Deferred[list[str]]:
+        return self._change(queue_ids, statements.take_back(state))
+
     def forget_taken(self, names: Sequence[str]) -> Deferred[list[str]]:
         return self._change(names, statements.forget_taken)
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from mtad.queue.message import Message, Outcome
 from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS, Entry, Row, read_spool
-from mtad.queue.schema import DONE_NUMBER, PENDING_NUMBER, PIECE, key
+from mtad.queue.schema import DONE_NUMBER, PENDING_NUMBER, PIECE, STATE, key
 
 #: Changes the messages of a JSON list of queue ids and returns the ids that it concerned.
 Apply = Callable[[sqlite3.Connection, str], list[str]]
@@ -227,9 +227,10 @@ def _update(assignment: str, condition: str) -> Apply:
 
 
 flush = _update("next_attempt = 0", "state = 1")
-hold = _update("state = 2", "state <> 2")
+hold = _update("state = 2", "state < 2")
 release = _update("state = 1, next_attempt = 0", "state = 2")
-requeue = _update("state = 1, next_attempt = 0", "1 = 1")
+requeue = _update("state = 1, next_attempt = 0", "state < 3")
+export = _update("state = 3", "state <> 3")
 expire = _update("expired = 1", "expired = 0")
 
 
@@ -240,6 +241,24 @@ def remove(db: sqlite3.Connection, names: str) -> list[str]:
     for seq, _ in found:
         _remove(db, seq)
     return [name for _, name in found]
+
+
+def rename(name: str) -> Apply:
+    """A message that has to have another queue id."""
+
+    def apply(db: sqlite3.Connection, names: str) -> list[str]:
+        db.execute(
+            "UPDATE message SET queue_id = ? WHERE queue_id IN (SELECT value FROM json_each(?))",
+            (name, names),
+        )
+        return [name]
+
+    return apply
+
+
+def take_back(state: str) -> Apply:
+    """Messages that were to be exported are ours again, in ``state``."""
+    return _update(f"state = {STATE[state]}", "state = 3")
 
 
 def forget_taken(db: sqlite3.Connection, names: str) -> list[str]:

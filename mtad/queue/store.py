@@ -31,6 +31,15 @@ class QueueStore(Protocol):
         ``taken`` names the file that it was made of, and that its reader removes next: that it was taken is
         remembered with the message, whatever becomes of it."""
 
+    def export(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
+        """From now on these are files of another mail system's; returns the ids of those that were not."""
+
+    def rename(self, queue_id: str, name: str) -> Awaitable[object]:
+        """A message has to have another queue id."""
+
+    def take_back(self, queue_ids: Sequence[str], state: str) -> Awaitable[list[str]]:
+        """They are ours again, in ``state``; returns the ids of those that were exported."""
+
     def was_taken(self, name: str) -> bool:
         """Whether a message was made of this file already.  Blocking, for a moment."""
 

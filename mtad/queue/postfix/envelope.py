@@ -97,10 +97,9 @@ class Envelope:
         elif kind == rec.ORIGINAL:
             self.original = data
         elif kind == rec.ORCPT:
-            self.orcpt = _encoded_orcpt(data)
+            self.orcpt = encoded_orcpt(data)
         elif kind == rec.NOTIFY:
-            mask = _digits(data)
-            self.notify = frozenset(word for word, bit in _NOTIFY if mask & bit)
+            self.notify = notify_words(data)
         else:
             self._take_other(kind, data)
 
@@ -325,7 +324,14 @@ def _digits(data: bytes) -> int:
     return int(data) if data.isdigit() and len(data) < 20 else 0
 
 
-def _encoded_orcpt(data: bytes) -> bytes:
+def notify_words(data: bytes) -> frozenset[bytes]:
+    """What the number stands for."""
+    mask = _digits(data)
+    return frozenset(word for word, bit in _NOTIFY if mask & bit)
+
+
+def encoded_orcpt(data: bytes) -> bytes:
+    """The original recipient as it is sent, of the form that a file has."""
     kind, colon, address = data.partition(b";")
     if not colon:
         return b""

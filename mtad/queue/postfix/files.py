@@ -1,9 +1,8 @@
-"""Where Postfix keeps its queue: directories, names of files, and what kept mail from going out.
+"""Where Postfix keeps its queue: directories and names of files.
 
-:class:`QueueDirectory` finds the files of a queue and says where one belongs.  :func:`read_reasons` and
-:func:`write_reasons` are for the files below ``defer``.  Raises OSError.
+:class:`QueueDirectory` finds the files of a queue and says where one belongs.  Raises OSError.
 
-Postfix counterpart: ``mail_queue(3)``, ``dir_forest(3)``, ``bounce_log(3)``.
+Postfix counterpart: ``mail_queue(3)``, ``dir_forest(3)``.
 """
 
 from __future__ import annotations
@@ -12,27 +11,26 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from mtad.config.parameters import Parameters
-from mtad.maillog import printable
-from mtad.queue.ids import from_base
-from mtad.queue.message import Recipient
-from mtad.wire.address import quote
+from mtad.queue.ids import from_base, in_base
 
 MAILDROP, INCOMING, ACTIVE, DEFERRED, HOLD, CORRUPT = (
     "maildrop", "incoming", "active", "deferred", "hold", "corrupt",
 )  # fmt: skip
 #: The queues that have mail, in the order in which it moves through them.
 QUEUES = (MAILDROP, INCOMING, ACTIVE, DEFERRED, HOLD)
-DEFER = "defer"
+DEFER, BOUNCE = "defer", "bounce"
 
 #: Permissions: the file is whole; the operator has it returned.
 READY, EXPIRED = stat.S_IRWXU, stat.S_IXGRP
 
 _ID = re.compile(r"[0-9A-Za-z_]{1,255}")
+#: Digits of a short id that are microseconds.
+_MICROSECONDS = 5
 _LONG = re.compile(r".{6,}(.{4})z[^z]*")
 
 
@@ -47,6 +45,14 @@ def reformatted(queue_id: str) -> str:
     if match is None:
         return queue_id
     return f"{from_base(match[1], 52):05X}"
+
+
+def with_inode(queue_id: str, inode: int) -> str:
+    """The queue id of the same moment for a file with this number, which Postfix wants to be part of it."""
+    match = _LONG.fullmatch(queue_id)
+    if match is None:
+        return f"{queue_id[:_MICROSECONDS]}{inode:X}"
+    return f"{queue_id[: queue_id.rindex('z') + 1]}{in_base(inode, 51)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,40 +110,3 @@ def open_plain(path: str) -> BinaryIO:
 def ready(mode: int) -> bool:
     """Whether the file is whole: its writer says so by its permissions."""
     return mode & READY == READY
-
-
-def read_reasons(path: str) -> dict[bytes, tuple[str, str]]:
-    """Status and reason by quoted address, from a file below ``defer``; none where there is no file."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(64 * 1024 * 1024)
-    except FileNotFoundError:
-        return {}
-    found: dict[bytes, tuple[str, str]] = {}
-    for block in text.split(b"\n\n"):
-        values = dict(line.partition(b"=")[::2] for line in block.split(b"\n") if b"=" in line)
-        address = values.get(b"recipient")
-        if address is not None:
-            status = printable(values.get(b"status", b""))
-            found[address] = status, printable(values.get(b"reason", b""))
-    return found
-
-
-def reasons_text(recipients: Iterable[Recipient], offsets: Mapping[int, int]) -> bytes:
-    """The content of a file below ``defer`` for those of ``recipients`` that have a reason; may be empty."""
-    blocks: list[bytes] = []
-    for recipient in recipients:
-        if not recipient.reason:
-            continue
-        address = quote(recipient.address)
-        reason = printable(recipient.reason).encode()
-        original = quote(recipient.original) if recipient.original else b""
-        lines = [b"<%b>: %b" % (address, reason), b"recipient=%b" % address]
-        if original and original != address:
-            lines.append(b"original_recipient=%b" % original)
-        if recipient.id in offsets:
-            lines.append(b"offset=%d" % offsets[recipient.id])
-        lines += [b"status=%b" % (recipient.dsn or "4.0.0").encode(), b"action=delayed"]
-        lines += [b"reason=%b" % reason, b"", b""]
-        blocks.append(b"\n" + b"\n".join(lines))
-    return b"".join(blocks)

@@ -15,7 +15,8 @@ from mtad.queue.ids import in_base
 from mtad.queue.message import Message, Recipient
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.envelope import QueueFile, content_records, write_message
-from mtad.queue.postfix.files import QueueDirectory, open_plain, read_reasons, reasons_text
+from mtad.queue.postfix.files import QueueDirectory, open_plain
+from mtad.queue.postfix.logs import log_text, read_log
 from mtad.queue.postfix.records import BadRecord, Record, pack, read_records
 
 #: 123456 microseconds are 1E240.
@@ -212,13 +213,16 @@ def test_reasons(tmp_path: Path) -> None:
         Recipient(b"d@example.net", b"d@example.net", id=3, reason="because = of\x07 it"),
     ]
     path = tmp_path / "defer"
-    path.write_bytes(reasons_text(people, {1: 77}))
-    assert read_reasons(str(path)) == {
-        b'"a b"@example.net': ("4.4.1", "connect: refused"),
-        b"d@example.net": ("4.0.0", "because = of? it"),
-    }
+    path.write_bytes(log_text(people, {1: 77}))
+    assert [(one.address, one.original, one.status, one.reason) for one in read_log(str(path))] == [
+        (b"a b@example.net", b"x@y", "4.4.1", "connect: refused"),
+        (b"d@example.net", b"d@example.net", "4.0.0", "because = of? it"),
+    ]
     assert b"\noffset=77\n" in path.read_bytes()
-    assert read_reasons(str(tmp_path / "none")) == {}
+    assert read_log(str(tmp_path / "none")) == []
+    path.write_bytes(b"\n<x@y>: no\nrecipient=x@y\nnotify_flags=6\ndsn_orig_rcpt=rfc822;a+b@c\n\n")
+    (one,) = read_log(str(path))
+    assert (one.notify, one.orcpt) == (frozenset((b"SUCCESS", b"FAILURE")), b"rfc822;a+2Bb@c")
 
 
 def test_errors_are_those_of_the_queue() -> None:

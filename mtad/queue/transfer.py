@@ -1,0 +1,304 @@
+"""A queue moves from Postfix to mtad, or back, message by message: none is lost, none is there twice.
+
+:class:`Import` makes messages of Postfix's queue files.  That a file was taken is noted with its message,
+before the file goes.  Recipients that are done stay done; why the others wait is read from ``defer``, and
+those whose failure nobody was told of yet (``bounce``) are tried once more.  :class:`Export` writes files
+as cleanup(8) would: first a file that Postfix does not look at yet, then the message is marked as exported,
+then the file is made valid, then the message goes.  Either may be interrupted at any point and be run
+again, and :func:`settle` puts right what an interrupted export left.  The maildrop needs neither: both
+systems take their mail from it.
+
+Neither system may run meanwhile.  Raises QueueError, OSError.
+
+Postfix counterpart: none; ``cleanup_open.c``, ``bounce_log(3)``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from mtad.errors import QueueError
+from mtad.queue.blocking import BlockingStore
+from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING, Message, Recipient
+from mtad.queue.postfix.envelope import QueueFile, write_message
+from mtad.queue.postfix.files import (
+    ACTIVE,
+    BOUNCE,
+    DEFER,
+    EXPIRED,
+    READY,
+    QueueDirectory,
+    open_plain,
+    ready,
+    with_inode,
+)
+from mtad.queue.postfix.logs import log_text, read_log
+from mtad.queue.schema import PIECE
+from mtad.queue.spool import open_spool
+
+#: Where each state comes from and goes to.
+_STATES = {INCOMING: INCOMING, ACTIVE: INCOMING, DEFERRED: DEFERRED, HOLD: HOLD}
+_LOGS = (DEFER, BOUNCE)
+#: Messages that are made durable at a time.
+_BATCH = 200
+
+
+@dataclass(slots=True)
+class Count:
+    """What a move came to."""
+
+    moved: int = 0
+    renamed: list[tuple[str, str]] = field(default_factory=list)  # old and new ids
+    left: list[str] = field(default_factory=list)  # files that are no messages, and why
+
+
+class Import:
+    """See the module.  ``new_id`` makes ids for messages whose own is in use; ``spool`` is a directory."""
+
+    def __init__(
+        self, queue: BlockingStore, where: QueueDirectory, spool: str, new_id: Callable[[], str]
+    ) -> None:
+        self._queue = queue
+        self._where = where
+        self._spool = spool
+        self._new_id = new_id
+        self.count = Count()
+
+    def run(self) -> Count:
+        """Move everything."""
+        settle(self._queue, self._where)
+        batch: list[tuple[str, str, str, Message]] = []
+        for name in (HOLD, DEFERRED, ACTIVE, INCOMING):
+            for entry in list(self._where.files(name)):
+                status = entry.stat(follow_symlinks=False)
+                if not ready(status.st_mode):
+                    continue
+                key = f"{name}/{entry.name}:{status.st_ino}:{status.st_mtime_ns}"
+                if self._queue.store.was_taken(key):
+                    self._remove(entry.path, entry.name)
+                    self._queue.wait(self._queue.store.forget_taken((key,)))
+                    continue
+                try:
+                    message = self._read(name, entry.path, entry.name, status)
+                except (QueueError, OSError) as error:
+                    self.count.left.append(f"{entry.path}: {error}")
+                    continue
+                batch.append((key, entry.path, entry.name, message))
+                if len(batch) == _BATCH:
+                    self._keep(batch)
+                    batch = []
+        self._keep(batch)
+        return self.count
+
+    def _keep(self, batch: list[tuple[str, str, str, Message]]) -> None:
+        """These messages are ours, and the files go."""
+        store = self._queue.store
+        waiting = [(item, store.enqueue(item[3], item[0])) for item in batch]
+        problem: Exception | None = None
+        for (_, path, name, message), deferred in waiting:
+            try:
+                self._queue.wait(deferred)
+                self._remove(path, name)
+                self.count.moved += 1
+            except (QueueError, OSError) as error:
+                problem = error
+            finally:
+                if message.spool is not None:
+                    message.spool.close()
+        if problem is not None:
+            raise problem
+        self._queue.wait(store.forget_taken([key for key, *_ in batch]))
+
+    def _remove(self, path: str, name: str) -> None:
+        for log in _LOGS:
+            _unlink(self._where.file(log, name))
+        _unlink(path)
+
+    def _read(self, queue: str, path: str, name: str, status: os.stat_result) -> Message:
+        with open_plain(path) as file:
+            source = QueueFile(file)
+            source.read_envelope()
+            spool, content = self._content(source)
+            message = source.read_rest().message(name)
+        message.content, message.spool = content, spool
+        message.size = len(content) if content is not None else _length(spool)
+        message.arrival = message.arrival or status.st_mtime
+        message.state = _STATES[queue]
+        message.next_attempt = status.st_mtime if message.state == DEFERRED else 0.0
+        message.expired = bool(status.st_mode & EXPIRED)
+        self._add_reasons(message, name)
+        if self._queue.store.find(name) is not None:
+            message.queue_id = self._new_id()
+            self.count.renamed.append((name, message.queue_id))
+        return message
+
+    def _content(self, source: QueueFile) -> tuple[BinaryIO | None, bytes | None]:
+        """Content in a spool file, or, where it is small, in memory."""
+        parts: list[bytes] = []
+        size = 0
+        spool: BinaryIO | None = None
+        for chunk in source.content():
+            size += len(chunk)
+            if spool is None and size > PIECE:
+                spool = open_spool(self._spool)
+                spool.write(b"".join(parts))
+            if spool is None:
+                parts.append(chunk)
+            else:
+                spool.write(chunk)
+        return (spool, None) if spool is not None else (None, b"".join(parts))
+
+    def _add_reasons(self, message: Message, name: str) -> None:
+        reasons = {entry.address: entry for entry in read_log(self._where.file(DEFER, name))}
+        for recipient in message.recipients:
+            found = reasons.get(recipient.address)
+            if found is not None:
+                recipient.dsn, recipient.reason = found.status, found.reason
+        known = {recipient.address for recipient in message.recipients}
+        for entry in read_log(self._where.file(BOUNCE, name)):
+            if entry.address not in known:
+                known.add(entry.address)
+                message.recipients.append(
+                    Recipient(
+                        entry.address,
+                        entry.original,
+                        entry.notify,
+                        entry.orcpt,
+                        dsn=entry.status,
+                        reason=entry.reason,
+                    )
+                )
+
+
+class Export:
+    """See the module."""
+
+    def __init__(self, queue: BlockingStore, where: QueueDirectory, warn_after: float) -> None:
+        """``warn_after``: delay_warning_time."""
+        self._queue = queue
+        self._where = where
+        self._warn_after = warn_after
+        self.count = Count()
+
+    def run(self) -> Count:
+        """Move everything."""
+        settle(self._queue, self._where)
+        while batch := self._some():
+            written: list[tuple[Message, str]] = []
+            for message in batch:
+                if message.recipients:
+                    written.append((message, self._write(message)))
+            os.sync()
+            names = [message.queue_id for message in batch]
+            self._queue.wait(self._queue.store.export(names))
+            for message, path in written:
+                _publish(path, message)
+            os.sync()
+            self._queue.wait(self._queue.store.remove(names))
+            self.count.moved += len(written)
+        return self.count
+
+    def _some(self) -> list[Message]:
+        found: list[Message] = []
+        listing = self._queue.store.listing()
+        for message in listing:
+            if message.state == EXPORTED:
+                continue
+            found.append(message)
+            if len(found) == _BATCH:
+                break
+        return found
+
+    def _write(self, message: Message) -> str:
+        """A file that Postfix does not look at yet."""
+        where, queue = self._where, _queue_of(message)
+        directory = os.path.dirname(where.file(queue, message.queue_id))
+        os.makedirs(directory, 0o700, exist_ok=True)
+        temporary = os.path.join(directory, f"export.{os.getpid()}")
+        _unlink(temporary)
+        with open(
+            os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"
+        ) as file:
+            name = self._name(message, os.fstat(file.fileno()).st_ino)
+            offsets = write_message(
+                file, message, self._queue.store.read(message), created=message.arrival,
+                warn_after=self._warn_after,
+            )  # fmt: skip
+        path = where.file(queue, name)
+        os.rename(temporary, path)
+        text = log_text(message.recipients, offsets)
+        if text:
+            log = where.file(DEFER, name)
+            os.makedirs(os.path.dirname(log), 0o700, exist_ok=True)
+            with open(
+                os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb"
+            ) as file:
+                file.write(text)
+        return path
+
+    def _name(self, message: Message, inode: int) -> str:
+        """Give the message the queue id that Postfix would: the number of the file is part of it."""
+        old = message.queue_id
+        name = with_inode(old, inode)
+        if name != old:
+            self._queue.wait(self._queue.store.rename(old, name))
+            self.count.renamed.append((old, name))
+            message.queue_id = name
+        return name
+
+
+def _publish(path: str, message: Message) -> None:
+    """From now on the file is Postfix's."""
+    when = message.next_attempt if message.state == DEFERRED else time.time()
+    os.utime(path, (when, when))
+    os.chmod(path, READY | (EXPIRED if message.expired else 0))
+
+
+def settle(queue: BlockingStore, where: QueueDirectory) -> int:
+    """Put right what an export that was interrupted left; how many messages it concerned.
+
+    A file that is not valid yet is removed, and its message is ours again; where there is a valid one, or
+    none any more, the message was exported."""
+    store = queue.store
+    gone: list[str] = []
+    back: dict[str, list[str]] = {}
+    for message in _exported(store.listing()):
+        for name in _STATES:
+            path = where.file(name, message.queue_id)
+            if os.path.lexists(path) and not ready(os.lstat(path).st_mode):
+                _unlink(path)
+                _unlink(where.file(DEFER, message.queue_id))
+                back.setdefault(_STATES[name], []).append(message.queue_id)
+                break
+        else:
+            gone.append(message.queue_id)
+    for state, names in back.items():
+        queue.wait(store.take_back(names, state))
+    if gone:
+        queue.wait(store.remove(gone))
+    return len(gone) + sum(map(len, back.values()))
+
+
+def _exported(messages: Iterator[Message]) -> list[Message]:
+    return [message for message in messages if message.state == EXPORTED]
+
+
+def _queue_of(message: Message) -> str:
+    return {INCOMING: INCOMING, DEFERRED: DEFERRED, HOLD: HOLD}[message.state]
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+
+
+def _length(spool: BinaryIO | None) -> int:
+    assert spool is not None
+    return spool.seek(0, io.SEEK_END)

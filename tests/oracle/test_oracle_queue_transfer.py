@@ -1,0 +1,220 @@
+"""A queue moves from Debian's Postfix to mtad and back, on one configuration.
+
+What each lists before the move the other lists after it; what was delivered is not delivered again, and the
+rest is delivered by the other, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import smtplib
+import subprocess
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from live.daemon import MTAD, Sink, wait_until
+from postfix import AVAILABLE, WHY_NOT, Postfix, free_port, wait_for_port
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+
+REFUSE = ("--reply", "rcpt=250 ok", "--reply", "rcpt=450 4.2.0 later")
+BODIES = [
+    b"Subject: one\r\n\r\n.dots\r\n..\r\n \r\n",
+    b"Subject: long\r\n\r\n" + b"x" * 900 + b"\r\n" + "äöü".encode() + b"\r\n",
+    b"Subject: large\r\n\r\n" + b"0123456789" * 50 + b"\r\n" + (b"y" * 70 + b"\r\n") * 3000,
+    b"Subject: last line open\r\n\r\nno end",
+]
+
+
+def mtad(postfix: Postfix, *arguments: str, text_input: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MTAD, "-c", str(postfix.directory), *arguments], text=True, capture_output=True, timeout=60,
+        input=text_input,
+    )  # fmt: skip
+
+
+def fill(port: int) -> None:
+    """The first recipient of all is delivered, all others are deferred."""
+    wait_for_port(port)
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo("client.example")
+        client.sendmail(
+            "alice@example.com", ["done@example.net", "todo@example.net"], BODIES[0],
+            ["RET=HDRS", "ENVID=a+2Bb"], ["NOTIFY=FAILURE,DELAY", "ORCPT=rfc822;or+2Big@example.org"],
+        )  # fmt: skip
+        time.sleep(0.5)  # so that it is the first
+        client.sendmail("", ["bob@example.net"], BODIES[1], ["BODY=8BITMIME"])
+        client.sendmail('"a b"@example.com', ["bob@example.net", '"c d"@example.net'], BODIES[2])
+        client.sendmail("alice@example.com", ["held@example.net"], BODIES[3])
+
+
+def listing(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for line in done.stdout.splitlines():
+        entry = json.loads(line)
+        # sizes are those of records with one, of lines with the other; 3.7 has no orig_address
+        del entry["message_size"]
+        for recipient in entry["recipients"]:
+            recipient.pop("orig_address", None)
+        entry["recipients"].sort(key=lambda one: one["address"])
+        found[entry["queue_id"]] = entry
+    return found
+
+
+def all_deferred(found: dict[str, dict[str, Any]]) -> bool:
+    return len(found) == 4 and all(
+        one["queue_name"] == "deferred" and all("delay_reason" in r for r in one["recipients"])
+        for one in found.values()
+    )
+
+
+def queue_of(run: Any) -> dict[str, dict[str, Any]]:
+    """The queue once everything is deferred."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def complete() -> bool:
+        found.clear()
+        found.update(listing(run("postqueue", "-j")))
+        return all_deferred(found)
+
+    wait_until(complete, "all mail to be deferred", 30)
+    return found
+
+
+def without_ids(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Postfix wants the number of the file in an id."""
+    return sorted(json.dumps({**one, "queue_id": name[:5]}) for name, one in found.items())
+
+
+def held(found: dict[str, dict[str, Any]]) -> str:
+    return next(name for name, one in found.items() if one["recipients"][0]["address"] == "held@example.net")
+
+
+def arrived(sink: Sink) -> Counter[tuple[bytes, bytes]]:
+    """What came for whom; the body without the headers that each system adds."""
+    found: Counter[tuple[bytes, bytes]] = Counter()
+    for raw in sink.raw():
+        head, _, body = raw.partition(b"\r\n\r\n")
+        found.update((name.strip(), body) for name in re.findall(rb"^X-Sink-Recipient:(.*)$", head, re.M))
+    return found
+
+
+def expected() -> Counter[tuple[bytes, bytes]]:
+    people = [[b"done@example.net", b"todo@example.net"], [b"bob@example.net"],
+              [b"bob@example.net", b"c d@example.net"], [b"held@example.net"]]  # fmt: skip
+    bodies = [body.partition(b"\r\n\r\n")[2] for body in BODIES]
+    return Counter(
+        (name, body if body.endswith(b"\n") else body + b"\r\n")
+        for names, body in zip(people, bodies, strict=True)
+        for name in names
+    )
+
+
+def postcat_fields(text: str) -> list[str]:
+    """What postcat says of a message, without what differs by nature."""
+    return [
+        re.sub(r"\b[0-9A-F]{8,}\b", "ID", line)
+        for line in text.splitlines()
+        if not line.startswith(("message_size:", "create_time:"))
+    ]
+
+
+@pytest.mark.timeout(120)
+def test_there_and_back() -> None:
+    with Sink(*REFUSE) as sink:
+        main_cf = {
+            "mynetworks": "127.0.0.0/8",
+            "relayhost": f"[127.0.0.1]:{sink.port}",
+            "default_destination_concurrency_failed_cohort_limit": "0",
+            "default_destination_recipient_limit": "50",
+        }
+        with Postfix(main_cf, ports={"submission": free_port()}) as postfix:
+            (port,) = postfix.ports.values()
+            fill(port)
+            before = queue_of(postfix.command)
+            name = held(before)
+            assert mtad(postfix, "queue", "import").returncode == 1, "Postfix runs"
+            assert "already running: Postfix" in mtad(postfix, "queue", "import").stderr
+            postfix.command("postsuper", "-h", name, check=True)
+            first = next(one for one in before if "todo" in str(before[one]))
+            shown = postfix.command("postcat", "-q", first).stdout
+            postfix.command("postfix", "stop")
+
+            # to mtad
+            done = mtad(postfix, "queue", "import")
+            assert (done.returncode, done.stderr) == (0, "mtad queue: 4 messages imported\n")
+            before[name]["queue_name"] = "hold"
+            assert listing(mtad(postfix, "postqueue", "-j")) == before
+            assert postfix.command("postqueue", "-p").stdout == "Mail queue is empty\n"
+            again = mtad(postfix, "queue", "import")
+            assert again.stderr == "mtad queue: 0 messages imported\n"
+            ours = mtad(postfix, "postcat", "-q", first).stdout
+            mine = postcat_fields(ours)
+            theirs = [line for line in postcat_fields(shown) if "done" not in line]
+            assert [line for line in theirs if line not in mine] == []
+
+            # it is mtad's now: it tries, and is refused as Postfix was
+            started = mtad(postfix, "start")
+            assert started.returncode == 0, started.stderr
+            try:
+                assert mtad(postfix, "queue", "export").returncode == 1, "mtad runs"
+                assert mtad(postfix, "postqueue", "-f").returncode == 0
+                queue_of_four = {**before, name: before[name]}
+                wait_until(
+                    lambda: listing(mtad(postfix, "postqueue", "-j")).keys() == queue_of_four.keys(),
+                    "the queue",
+                )
+            finally:
+                mtad(postfix, "stop")
+
+            # and back, where it is delivered in the end
+            before = listing(mtad(postfix, "postqueue", "-j"))
+            exported = mtad(postfix, "queue", "export")
+            assert (exported.returncode, exported.stderr) == (0, "mtad queue: 4 messages exported\n")
+            theirs_now = listing(postfix.command("postqueue", "-j"))
+            assert without_ids(theirs_now) == without_ids(before)
+            first = next(one for one in theirs_now if "todo" in str(theirs_now[one]))
+            assert postcat_fields(postfix.command("postcat", "-q", first).stdout) == postcat_fields(ours)
+            assert mtad(postfix, "postqueue", "-p").stdout == "Mail queue is empty\n"
+            sink.stop()
+            sink._options = ()
+            sink.start()
+            postfix.start()
+            postfix.command("postsuper", "-H", "ALL", check=True)
+            postfix.command("postqueue", "-f", check=True)
+            wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
+            wait_until(lambda: not listing(postfix.command("postqueue", "-j")), "an empty queue", 30)
+            assert arrived(sink) == expected()
+
+
+@pytest.mark.timeout(120)
+def test_delivered_by_mtad() -> None:
+    with Sink(*REFUSE) as sink:
+        main_cf = {
+            "mynetworks": "127.0.0.0/8",
+            "relayhost": f"[127.0.0.1]:{sink.port}",
+            "default_destination_concurrency_failed_cohort_limit": "0",
+            "enable_long_queue_ids": "yes",
+        }
+        with Postfix(main_cf, ports={"submission": free_port()}) as postfix:
+            (port,) = postfix.ports.values()
+            fill(port)
+            before = queue_of(postfix.command)
+            postfix.command("postfix", "stop")
+            sink.stop()
+            sink._options = ()
+            sink.start()
+            assert mtad(postfix, "queue", "import").returncode == 0
+            assert listing(mtad(postfix, "postqueue", "-j")) == before
+            started = mtad(postfix, "start")
+            assert started.returncode == 0, started.stderr
+            try:
+                mtad(postfix, "postqueue", "-f")
+                wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
+                wait_until(lambda: not listing(mtad(postfix, "postqueue", "-j")), "an empty queue", 30)
+            finally:
+                mtad(postfix, "stop")
+            assert arrived(sink) == expected()
