@@ -104,8 +104,9 @@ class SmtpdRole:
                     anvil=around.anvil,
                 )
             )
-            if self._services[-1].milters is not None and self._router is None:
-                # what is told to milters of a recipient's way
+            service = self._services[-1]
+            if self._router is None and (service.milters is not None or service.evaluator.asks_routes):
+                # what is told to milters of a recipient's way, and which addresses have none
                 self._router = Router(around.plan.p, AddressClasses(around.plan.p))
 
     def serve(self) -> Deferred[None]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mtad.policy import check as words
 from mtad.policy.check import DUNNO, OK, REJECT, Check
 from mtad.policy.request import CONNECT, DATA, EHLO, END_OF_MESSAGE, ETRN, HELO, MAIL, RCPT, VRFY, Request
-from mtad.policy.setup import Setup, Sleep
+from mtad.policy.setup import Setup, Sleep, WayTo
 from mtad.policy.unlisted import UNLISTED_RECIPIENT, UNLISTED_SENDER
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -48,8 +48,8 @@ class Evaluator:
     ``sleep`` waits for some seconds (for the restriction ``sleep N``); ``actions`` are the access(5) actions
     on messages that the caller carries out when it finds them in ``Request.actions``: any of ``BCC``,
     ``DISCARD``, ``FILTER``, ``HOLD``, ``PREPEND``, ``REDIRECT``.  Tables that give another one are answered
-    ``451 4.3.5``.  ``dial`` makes the way to a policy service, ``resolver`` asks the DNS.  ``warnings`` are
-    what ``mtad check`` should show.
+    ``451 4.3.5``.  ``dial`` makes the way to a policy service, ``resolver`` asks the DNS, ``route``
+    says where mail would go (``transport_maps``).  ``warnings`` are what ``mtad check`` should show.
     """
 
     def __init__(
@@ -63,12 +63,18 @@ class Evaluator:
         actions: Collection[str] = (),
         dial: Dial | None = None,
         resolver: Resolver | None = None,
+        route: WayTo | None = None,
     ) -> None:
-        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial, resolver)
+        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial, resolver, route)
         if setup.errors:
             raise setup.errors[0]
         self._setup = setup
         self.warnings = setup.warnings
+
+    @property
+    def asks_routes(self) -> bool:
+        """Whether ``route`` may be asked."""
+        return self._setup.asks_routes
 
     def close(self) -> None:
         """Let go of the tables; nothing may be asked afterwards."""

@@ -10,7 +10,7 @@ Postfix counterpart: ``smtpd_check_init()``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mtad.config.expand import parse_level
 from mtad.errors import ConfigError, MtadError
@@ -22,7 +22,7 @@ from mtad.policy.compiler import FAKE_RELAY, Compiler
 from mtad.policy.expansion import Expander
 from mtad.policy.header_context import HeaderContext
 from mtad.policy.policy_service import NoWay, PolicyServices
-from mtad.policy.unlisted import UnlistedTables
+from mtad.policy.unlisted import ROUTING, UnlistedTables
 from mtad.rewrite.resolve import Resolver
 from mtad.tables import AddressList, Maps, StringList
 
@@ -35,6 +35,20 @@ if TYPE_CHECKING:
     from mtad.rewrite.classes import AddressClasses
 
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class Way(Protocol):
+    """Where an address's mail would go: the transport, and its next hop or text."""
+
+    @property
+    def transport(self) -> str: ...
+
+    @property
+    def nexthop(self) -> str: ...
+
+
+#: Of a sender's mail to an address.
+WayTo = Callable[[bytes, bytes], Awaitable[Way]]
 
 _CODES = (
     "access_map_defer_code",
@@ -72,6 +86,7 @@ class Setup:
         actions: frozenset[str],
         dial: Dial | None = None,
         resolver: DnsResolver | None = None,
+        route: WayTo | None = None,
     ) -> None:
         self.p = p
         self.log = log
@@ -79,6 +94,7 @@ class Setup:
         self.classes = classes
         self.sleep = sleep
         self.actions = actions
+        self.route = route
         self.policy = PolicyServices(p, log.warning, dial or NoWay)
         self.errors: list[ConfigError] = []
         self.warnings: list[str] = []
@@ -220,6 +236,11 @@ class Setup:
         if self._unlisted is None:
             self._unlisted = UnlistedTables(self)
         return self._unlisted
+
+    @property
+    def asks_routes(self) -> bool:
+        """Whether the transports of addresses depend on tables."""
+        return any(self.rewriter.p[name] for name in ROUTING)
 
     # -- notes on old defaults
 

@@ -2,7 +2,8 @@
 
 An address passes that any rewriting map knows; else the table of its class must know it:
 ``local_recipient_maps``, ``virtual_mailbox_maps``, ``relay_recipient_maps`` (a class without table takes
-every address).  Transports ``error:`` and ``retry:`` of a class refuse with their text.
+every address).  Transports ``error:`` and ``retry:`` refuse with their text, be they those of a class or
+(where the evaluator was given a ``route``) from ``transport_maps``.
 
 Postfix counterpart: ``check_rcpt_maps()``.
 """
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mtad.policy.setup import Setup
     from mtad.rewrite.resolve import Resolution
 
+#: Beside the class of an address, these say what its transport is.
+ROUTING = ("transport_maps", "sender_dependent_default_transport_maps")
 _ALWAYS_LOCAL = ("postmaster", "mailer-daemon")
 
 
@@ -116,10 +119,7 @@ async def _search(check: Check, address: Address, found: Resolution, kind: str) 
     if kind == SENDER and await check.find_address(tables.sender_canonical, found.key) is not None:
         return DUNNO
     scope = Scope(address.text, kind, "")
-    transport, _, reason = tables.transports[found.kind]
-    moved = await check.find_address(tables.relocated, found.key)
-    if moved is not None:
-        transport, reason = b"error", _moved(moved, tables.relocated_prefix)
+    transport, reason = await _transport(check, found, kind)
     default = b".1.0" if kind == SENDER else b".1.1"
     if transport in (b"error", b"retry"):
         hard = transport == b"error"
@@ -137,6 +137,20 @@ async def _search(check: Check, address: Address, found: Resolution, kind: str) 
         return DUNNO
     text = b"User unknown" + (b" in %b table" % name if tables.show_table else b"")
     return check.refuse(code, b"5" + default, scope, text)
+
+
+async def _transport(check: Check, found: Resolution, kind: str) -> tuple[bytes, bytes]:
+    """The transport of an address, and for ``error`` and ``retry`` their text."""
+    tables, request = check.setup.unlisted, check.request
+    if check.setup.route is not None and check.setup.asks_routes:
+        other = request.recipient if kind == SENDER else request.sender
+        route = await check.setup.route(other.text if other is not None else b"", found.text)
+        return route.transport.encode(), route.nexthop.encode()
+    moved = await check.find_address(tables.relocated, found.key)
+    if moved is not None:
+        return b"error", _moved(moved, tables.relocated_prefix)
+    transport, _, reason = tables.transports[found.kind]
+    return transport, reason
 
 
 def _moved(reply: bytes, prefix: bool) -> bytes:

@@ -49,6 +49,7 @@ from mtad.smtpd.rules import CleanupRules, service_parameters
 from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
 from mtad.smtpd.stress import Stress
 from mtad.smtpd.tls_names import ServerNames
+from mtad.smtpd.watching import Watching
 from mtad.tables.match import AddressList
 from mtad.wire.settings import ServerSettings
 
@@ -142,9 +143,11 @@ class SmtpdService(Factory):
             actions=ACTIONS,
             dial=self._dial,
             resolver=resolver,
+            route=route,
         )
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
+        self.watching = Watching.build(p, self.log)
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:

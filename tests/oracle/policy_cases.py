@@ -18,6 +18,7 @@ from typing import Any
 from oracle.postfix import Postfix
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.route import Router
 from mtad.maillog import ListSink, MailLog
 from mtad.policy.evaluator import Evaluator
 from mtad.policy.request import Request
@@ -107,7 +108,8 @@ def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = No
     log = MailLog(sink, "x")
     plain = Parameters.from_mapping(main)
     classes = AddressClasses(plain, own=["127.0.0.1"])
-    evaluator = Evaluator(p, log, Rewriter(plain), classes, resolver=resolver)
+    route: Any = Router(plain, classes).resolve
+    evaluator = Evaluator(p, log, Rewriter(plain), classes, resolver=resolver, route=route)
     sink.lines.clear()
     name = _name(case)
     address = case.client["ADDR"].removeprefix("IPV6:")

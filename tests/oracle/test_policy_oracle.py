@@ -23,6 +23,9 @@ MAIN = {
     "virtual_mailbox_maps": "inline:{{user@box.example=x}}",
     "relay_domains": "relay.example",
     "relay_recipient_maps": "inline:{{user@relay.example=x}}",
+    "transport_maps": "inline:{{shut@local.example=error:5.1.1 no such}, {shut.example=error:closed}, "
+    "{late.example=retry:4.3.2 later}, {user@relay.example=error:}, {.sub.example=error:5.2.1 sub}, "
+    "{alias.example=smtp:}}",
     "mynetworks": "10.0.0.0/8",
     "inet_interfaces": "127.0.0.1",
     "smtpd_authorized_xclient_hosts": "127.0.0.1",
@@ -102,6 +105,13 @@ CASES = [
     rcpt("fqdn_null", "reject_non_fqdn_sender, reject", sender="<>"),
     rcpt("unlisted_sender", "reject_unlisted_sender, permit", sender="<no@local.example>"),
     rcpt("unlisted_sender_auto", "permit", sender="<no@alias.example>",
+         settings={"smtpd_reject_unlisted_sender": "yes"}),
+    rcpt("transports", "permit", "<shut@local.example>", "<r@shut.example>", "<r@late.example>",
+         "<user@relay.example>", "<r@x.sub.example>", "<r@sub.example>", "<no@alias.example>",
+         "<known@local.example>", "<SHUT+ext@Local.example>"),
+    rcpt("transports_of_senders", "permit", sender="<r@shut.example>",
+         settings={"smtpd_reject_unlisted_sender": "yes"}),
+    rcpt("transports_later", "permit", sender="<r@late.example>",
          settings={"smtpd_reject_unlisted_sender": "yes"}),
     rcpt("unlisted_off", "permit", *EVERYWHERE[:4], settings={"smtpd_reject_unlisted_recipient": "no"}),
     rcpt("unlisted_hidden", "permit", *EVERYWHERE[:9], settings={"show_user_unknown_table_name": "no"}),

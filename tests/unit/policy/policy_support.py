@@ -39,13 +39,20 @@ class Bench:
     """An evaluator, its log, and a request to ask about."""
 
     def __init__(
-        self, actions: tuple[str, ...] = ALL_ACTIONS, dial: Dial | None = None, **settings: str
+        self,
+        actions: tuple[str, ...] = ALL_ACTIONS,
+        dial: Dial | None = None,
+        *,
+        resolver: Any = None,
+        route: Any = None,
+        **settings: str,
     ) -> None:
         self.sink = ListSink()
         log = MailLog(self.sink, "postfix/smtpd")
         p = Parameters.from_mapping({**BASE, **settings})
         classes = AddressClasses(p, own=["127.0.0.1"])
-        self.evaluator = Evaluator(p, log, Rewriter(p), classes, sleep=no_sleep, actions=actions, dial=dial)
+        more: Any = {"actions": actions, "dial": dial, "resolver": resolver, "route": route}
+        self.evaluator = Evaluator(p, log, Rewriter(p), classes, sleep=no_sleep, **more)
         self.sink.lines.clear()
         self.request = Request("c.example.net", "192.0.2.9", "4711", protocol="ESMTP", helo=b"c.example.net")
 
