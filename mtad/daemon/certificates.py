@@ -27,7 +27,7 @@ def certificate_files(p: Parameters, smtpd: Sequence[ServicePlan], services: Seq
     found = [path for plan in smtpd if plan.tls.available for path in files_of(plan.p, "smtpd")]
     found += files_of(p, "smtp")
     for service in services:
-        if service.type == "unix" and os.path.basename(service.command) == "smtp":
+        if service.type == "unix" and os.path.basename(service.command) in ("smtp", "lmtp"):
             found += files_of(p.for_service(service), "smtp")
     return list(dict.fromkeys(found))
 

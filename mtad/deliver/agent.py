@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mtad.config.parameters import Parameters
@@ -21,10 +22,12 @@ from mtad.deliver.connector import Connector
 from mtad.deliver.credentials import Login, PasswordMaps
 from mtad.deliver.failure import Purpose, SessionFailure
 from mtad.deliver.job import Job, Result
+from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.names import names_of
 from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
 from mtad.deliver.pool import Pool
 from mtad.deliver.report import log_outcomes
+from mtad.deliver.security import Demands, Security
 from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.status_filter import StatusFilter
 from mtad.deliver.transaction import Transaction
@@ -33,7 +36,7 @@ from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
 from mtad.net.interfaces import own_addresses
 from mtad.net.listen import port_number
-from mtad.net.tls import ClientTLS, Policy, main_policy
+from mtad.net.tls import ClientTLS, Policy
 from mtad.oauth.tokens import Accounts
 from mtad.queue.message import Outcome, Recipient
 from mtad.queue.store import QueueStore
@@ -46,7 +49,7 @@ _SOFT = "SOFTBOUNCE"
 class _Attempt:
     """A delivery under way: who is still to be served, and what came of the others."""
 
-    __slots__ = ("failure", "job", "key", "loops", "pending", "result")
+    __slots__ = ("demands", "failure", "job", "key", "loops", "pending", "result")
 
     def __init__(self, job: Job, key: Hashable) -> None:
         self.job = job
@@ -54,6 +57,7 @@ class _Attempt:
         self.pending: list[Recipient] = job.recipients
         self.result = Result()
         self.failure: SessionFailure | None = None
+        self.demands = Demands()  # of the next hop under way
         self.loops = False  # the mail would come back to us
 
 
@@ -73,6 +77,7 @@ class Agent:
         clock: Callable[[], float],
         accounts: Accounts,
         lmtp: bool = False,
+        sts: MtaSts | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -86,8 +91,7 @@ class Agent:
         name = "smtp_connection_cache_destinations"
         self._cached = StringList(name, p[name], p.directory)
         tls = ClientTLS(p, log)
-        self._policy = tls.policy
-        self._plain = main_policy(p, "none")
+        self._security = Security(p, tls.policy, resolver, log, sts, lmtp)
         self._fallback_age = p.seconds("minimal_backoff_time")
         self._port_of = lambda name: port_number(name, p)
         self._relayhosts = frozenset(p.words("relayhost"))
@@ -110,12 +114,14 @@ class Agent:
         nexthop = job.route.nexthop
         if not job.busy and self._cached and await self._cached.matches(_domain(nexthop)):
             job.busy = True
-        key: Hashable = (nexthop, job.message.sender) if self._passwords.by_sender else nexthop
+        sender = job.message.sender if self._passwords.by_sender else None
+        key: Hashable = (nexthop, sender, self._security.wish(job.message))
         attempt = _Attempt(job, key)
         job.stamps.begun = job.stamps.connected = self._clock()
-        connection = self._pool.take(key)
-        while connection is not None and not await self._use(connection, attempt):
-            connection = self._pool.take(key)  # the server had hung up meanwhile
+        while (connection := self._pool.take(key)) is not None:
+            connection.log_reuse()
+            if await self._use(connection, attempt):
+                break  # else the server had hung up meanwhile
         if attempt.pending:
             await self._by_hosts(attempt)
         return attempt.result
@@ -124,6 +130,7 @@ class Agent:
         """Go through the hosts until nobody is left to serve."""
         nexthop = attempt.job.route.nexthop
         if self._settings.lmtp and nexthop.startswith("unix:"):
+            attempt.demands = await self._security.demands(attempt.job.message, self._settings.myhostname)
             await self._try_hosts(attempt, [self._socket(nexthop[5:])], True)
         else:
             await self._by_elements(attempt, nexthop)
@@ -159,6 +166,7 @@ class Agent:
         settings = self._settings
         try:
             destination = parse_destination(element, settings.default_port, self._port_of)
+            attempt.demands = await self._security.demands(attempt.job.message, destination.host)
             return await self._finder.find(destination)
         except HopError as error:
             dsn, temporary = error.dsn, error.temporary
@@ -182,9 +190,9 @@ class Agent:
             try:
                 connection = await self._open(attempt, host, best)
             except SessionFailure as failure:
-                attempt.failure = failure
+                attempt.failure = (attempt.failure if failure.passed_over else None) or failure
                 attempt.job.stamps.connected = self._clock()
-                if not failure.temporary:
+                if not failure.temporary and not failure.host_only:
                     return
                 if failure.connected and not last:
                     self._log.info(f"{attempt.job.message.queue_id}: {failure.text}")
@@ -200,7 +208,7 @@ class Agent:
         """A session with ``host``; raises SessionFailure."""
         message = attempt.job.message
         login: Login | None = None
-        policy = self._policy
+        policy = await self._security.policy(host, attempt.demands, message.queue_id)
         if self._passwords:
             try:
                 login = await self._passwords.find(message.sender, host.name, host.destination.text)
@@ -214,13 +222,18 @@ class Agent:
             if not failure.tls or policy.level != "may" or login or waited < self._fallback_age:
                 raise
             self._log.info(f"{message.queue_id}: {failure.text}")
-            return await self._connect(attempt, host, self._plain, login, best)
+            plain = replace(policy, level="none")
+            return await self._connect(attempt, host, plain, login, best, policy.level)
 
     async def _connect(
-        self, attempt: _Attempt, host: Host, policy: Policy, login: Login | None, best: int
+        self, attempt: _Attempt, host: Host, policy: Policy, login: Login | None, best: int, level: str = ""
     ) -> Connection:
-        job = attempt.job
-        purpose = Purpose(job.message.queue_id, job.route.nexthop, host.preference == best)
+        """``level``: the TLS level that was tried before, in vain."""
+        job, demands = attempt.job, attempt.demands
+        is_best = host.preference == best
+        purpose = Purpose(
+            job.message.queue_id, job.route.nexthop, is_best, demands.requiretls, demands.report, level
+        )
         try:
             connection = await self._connector.open(host, policy, login, self._sessions, purpose)
         except ConfigError as error:
@@ -262,7 +275,9 @@ class Agent:
             for outcome in traced:
                 outcome.action = "delivered" if self._settings.assume_final else "relayed"
             result.traced += traced
-        self._pool.give(attempt.key, connection, job.busy and self._settings.cache_on_demand)
+        keeps = connection.keeps_tls if connection.keeps_tls is not None else self._settings.tls_reuse
+        reusable = connection.tls is None or keeps
+        self._pool.give(attempt.key, connection, reusable and job.busy and self._settings.cache_on_demand)
         return True
 
     def _sorted(self, connection: Connection, attempt: _Attempt, outcomes: list[Outcome]) -> list[Outcome]:

@@ -92,6 +92,8 @@ class Connection(Protocol):
         self.opened = 0.0
         self.discarding = ""  # a line for the log at each EHLO
         self.tls: TLSInfo | None = None
+        self.requiretls = False  # the sender of what it carries has asked for REQUIRETLS
+        self.keeps_tls: bool | None = None  # may carry further messages within TLS; None: as main.cf has it
         self.tls_status = ""  # for log lines: "may", "may:none", "encrypt?", "!encrypt" (3.11's tls=)
         self.made: Callable[[], None] | None = None  # called when the connection is there
         self.closed: Callable[[], None] | None = None  # called once when it is gone
@@ -186,6 +188,11 @@ class Connection(Protocol):
             await self._wait(limit)
         self.tls = handshake.finish(self.transport.getHandle())
         return self.tls
+
+    def log_reuse(self) -> None:
+        """Say that TLS serves once more."""
+        if self._handshake is not None and self.tls is not None:
+            self._handshake.log_reused(self.tls)
 
     def quit(self) -> None:
         """End the session in good manners; its answer is not waited for."""

@@ -25,13 +25,15 @@ from mtad.auth.gssapi import client_mechanism
 from mtad.auth.offload import HASHES, offload
 from mtad.config.parameters import Parameters
 from mtad.deliver.auth_cache import RefusedLogins
-from mtad.deliver.connection import Connection, ConnectionBroken, HandshakeFailed
+from mtad.deliver.connection import Connection, ConnectionBroken
 from mtad.deliver.credentials import Login
 from mtad.deliver.dial import connector_of
 from mtad.deliver.failure import Purpose, SessionFailure, failure_by, malformed
 from mtad.deliver.greeting import Greetings
 from mtad.deliver.nexthop import Host
+from mtad.deliver.requiretls import DISABLE
 from mtad.deliver.settings import SmtpSettings
+from mtad.deliver.starttls import Encryption, TlsStatus
 from mtad.deliver.variants import Variants
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
@@ -51,7 +53,6 @@ from mtad.wire.client_events import (
     Challenge,
     ClientSettings,
     ProtocolError,
-    StartTLSAnswer,
 )
 
 
@@ -87,7 +88,6 @@ class Connector:
     ) -> None:
         self._settings = settings
         self._accounts = accounts
-        self._tls = tls
         self._reactor = reactor
         self._connect_tcp = connector_of(reactor)
         self._log = log
@@ -102,6 +102,8 @@ class Connector:
             self._refused_logins = RefusedLogins(p, log, clock)
         self._variants = Variants(p, log)
         self._greetings = Greetings(settings, log)
+        note_offers = p.flag("smtp_tls_note_starttls_offer")
+        self._encryption = Encryption(settings, tls, self._greetings, log, note_offers)
         self._own_addresses = partial(own_addresses, p)
         self._queue_directory = p["queue_directory"]
         self._client_settings = ClientSettings(
@@ -130,7 +132,7 @@ class Connector:
         variant = await self._variants.of(host, self._client_settings)
         session = ClientSession(variant.settings, tls=self._settings.wrappermode)
         connection = Connection(host, session, self._settings.timeouts, self._reactor)
-        connection.tls_status = f"{policy.level}?"
+        connection.tls_status = str(TlsStatus(purpose.level or policy.level, purpose.requiretls))
         try:
             connection.discarding = variant.discarding
             await self._session(connection, policy, login, registry, purpose)
@@ -212,58 +214,15 @@ class Connector:
     async def _prepare(
         self, connection: Connection, policy: Policy, login: Login | None, purpose: Purpose
     ) -> None:
+        connection.requiretls = purpose.requiretls != DISABLE
+        if purpose.report is not None:
+            purpose.report.begin(connection.host, policy, connection.transport.getHost())
         if self._settings.wrappermode:
-            await self._handshake(connection, policy)
+            await self._encryption.wrap(connection, policy, purpose)
         extended = await self._greetings.heard(connection, purpose)
-        session = connection.session
-        if policy.level != "none" and not session.tls:
-            if extended and session.extensions.starttls:
-                await self._starttls(connection, policy, purpose)
-            elif policy.required:
-                connection.tls_status = f"!{policy.level}"
-                text = f"TLS is required, but was not offered by host {connection.host.pair}"
-                raise SessionFailure("4.7.4", text, temporary=True, relay=connection.host.relay)
-        if not session.tls:
-            connection.tls_status = "none" if policy.level == "none" else f"{policy.level}:none"
-        if login is not None and session.extensions.auth:
+        await self._encryption.upgrade(connection, policy, purpose, extended)
+        if login is not None and connection.session.extensions.auth:
             await self._authenticate(connection, login)
-
-    async def _starttls(self, connection: Connection, policy: Policy, purpose: Purpose) -> None:
-        connection.session.starttls()
-        match await connection.next_event():
-            case StartTLSAnswer(reply) if reply.positive:
-                await self._handshake(connection, policy)
-                connection.session.tls_started()
-                await self._greetings.heard(connection, purpose)
-            case StartTLSAnswer(reply):
-                if policy.required:
-                    pair = connection.host.pair
-                    connection.tls_status = f"!{policy.level}"
-                    text = f"TLS is required, but host {pair} refused to start TLS: {reply}"
-                    raise failure_by(connection, reply, text, True)
-            case ProtocolError(text):
-                raise malformed(connection, text)
-            case _:
-                raise ConnectionBroken(f"lost connection with {connection.host.pair}")
-
-    async def _handshake(self, connection: Connection, policy: Policy) -> None:
-        host = connection.host
-        handshake = self._tls.start(
-            policy, nexthop=host.destination.host, host=host.name, address=host.address, port=host.port
-        )
-        try:
-            info = await connection.start_tls(handshake, self._settings.timeouts.starttls)
-        except HandshakeFailed as failed:
-            self._log.info(f"SSL_connect error to {host.relay}: {failed.text}")
-            for problem in failed.problems:
-                self._log.warning(f"TLS library problem: {printable(problem)}")
-            text = "Cannot start TLS: handshake failure"
-            raise SessionFailure("4.7.5", text, temporary=True, relay=host.relay, tls=True) from failed
-        refusal = handshake.refusal(info)
-        if refusal:
-            connection.tls_status = f"!{policy.level}"
-            raise SessionFailure("4.7.5", refusal, temporary=True, relay=host.relay)
-        connection.tls_status = policy.level
 
     # -- AUTH
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtad.deliver.connection import Connection
+from mtad.deliver.requiretls import DISABLE
+from mtad.deliver.tlsrpt import Report
 from mtad.errors import MtadError
 from mtad.wire.server_reply import ServerReply
 
@@ -19,12 +21,16 @@ class Purpose:
     queue_id: str
     nexthop: str
     best: bool = True
+    requiretls: str = DISABLE  # how strictly the sender's wish for REQUIRETLS is taken
+    report: Report | None = None  # for the domain, about TLS
+    level: str = ""  # the TLS level that was tried before, in vain
 
 
 class SessionFailure(MtadError):
     """No session.  ``relay`` and what follows it are as in :class:`~mtad.queue.message.Outcome`.
 
-    ``tls``: the TLS handshake failed, so that one without TLS may do.
+    ``tls``: the TLS handshake failed, so that one without TLS may do.  ``host_only``: another host may do
+    better, though this failure is for good.  ``passed_over``: the host was not tried at all.
     """
 
     def __init__(
@@ -37,6 +43,8 @@ class SessionFailure(MtadError):
         diagnostic: str = "",
         remote_mta: str = "",
         tls: bool = False,
+        host_only: bool = False,
+        passed_over: bool = False,
     ) -> None:
         self.dsn = dsn
         self.text = text
@@ -45,6 +53,8 @@ class SessionFailure(MtadError):
         self.diagnostic = diagnostic
         self.remote_mta = remote_mta
         self.tls = tls
+        self.host_only = host_only
+        self.passed_over = passed_over
         self.tls_status = ""  # as of Connection
         super().__init__(text)
 

@@ -32,6 +32,9 @@ class Greetings:
                     if extended and connection.discarding:
                         self._log.info(connection.discarding)
                     self._check_name(connection, reply, extended, purpose)
+                    if purpose.report is not None and connection.tls is None:
+                        lines = [line.decode("utf-8", "replace") for line in reply.lines]
+                        purpose.report.greeted("\r\n".join(lines))
                     return extended
                 case Greeting(reply) if not reply.positive:
                     raise self._refused(connection, reply, self._settings.skip_5xx_greeting)

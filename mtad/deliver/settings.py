@@ -77,6 +77,8 @@ class SmtpSettings:
     sasl_soft_bounce: bool
     sasl_authzid: bool
     log_tls: bool
+    tls_reuse: bool
+    block_early_reply: bool
     delay_digits: int
     best_mx_transport: str
     pix_threshold: int
@@ -118,6 +120,9 @@ class SmtpSettings:
             sasl_soft_bounce=p.flag("smtp_sasl_auth_soft_bounce"),
             sasl_authzid=p.flag("send_cyrus_sasl_authzid"),
             log_tls=p.flag("smtp_log_tls_feature_status"),
+            # the reason for Postfix's default is that its connections change processes
+            tls_reuse=p.flag("smtp_tls_connection_reuse") or not p.explicit("smtp_tls_connection_reuse"),
+            block_early_reply=p.flag("smtp_tls_block_early_mail_reply"),
             delay_digits=p.number("delay_logging_resolution_limit"),
             best_mx_transport=p["best_mx_transport"],
             pix_threshold=p.seconds("smtp_pix_workaround_threshold_time"),

@@ -85,7 +85,7 @@ class Transaction:
     async def run(self) -> None:
         """Do it."""
         connection = self._connection
-        if self._impossible():
+        if self._impossible() or self._spoke_early():
             return
         try:
             connection.session.send(self._envelope())
@@ -135,6 +135,21 @@ class Transaction:
         if self._open:
             self._left_over()
 
+    def _spoke_early(self) -> bool:
+        """``smtp_tls_block_early_mail_reply``: whether there is an answer to MAIL before we have said it.
+
+        It would answer what somebody else has put before our session (CVE-2009-3555).
+        """
+        session = self._connection.session
+        if not (self._settings.block_early_reply and session.tls and session.unread):
+            return False
+        pair = self._connection.host.pair
+        self._log.warning(f"server {pair} violates smtp_tls_block_early_mail_reply policy")
+        self._connection.abort()
+        self.unreached = ("4.7.0", "unexpected server message")
+        self._defer("4.7.0", "unexpected server message")
+        return True
+
     def _impossible(self) -> bool:
         """Whether this server can't take this message at all."""
         extensions, message = self._connection.session.extensions, self._message
@@ -170,15 +185,19 @@ class Transaction:
                 for one in self._open.values()
             ]
         )
+        wished = self._connection.requiretls
+        session = self._connection.session
+        offered = session.tls and session.extensions.requiretls
         return Envelope(
             message.sender,
             recipients,
             message.size,
             message.body,
             message.smtputf8,
-            message.ret,
+            b"HDRS" if wished and not offered else message.ret,  # its content is not for all eyes
             message.envid,
             self._forward(),
+            requiretls=wished and offered,
         )
 
     def _forward(self) -> tuple[tuple[bytes, bytes], ...]:

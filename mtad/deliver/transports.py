@@ -20,6 +20,7 @@ from mtad.deliver.agent import Agent
 from mtad.deliver.internal import Internal
 from mtad.deliver.job import Job, Result
 from mtad.deliver.lmtp_parameters import client_parameters
+from mtad.deliver.mta_sts import MtaSts
 from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
 from mtad.oauth.tokens import Accounts
@@ -87,6 +88,8 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
     clients = [own[name] for name, (program, _) in found.items() if program in _CLIENTS]
     if any(client.flag("smtp_sasl_auth_enable") for client in clients):
         accounts.load()
+    around.resolver.dnssec = any(client["smtp_dns_support_level"] == "dnssec" for client in clients)
+    sts = MtaSts.build(p, around.resolver, around.reactor, log.named(f"{p['syslog_name']}/smtp"))
     made: dict[str, Deliverer] = {}
     for name, (program, _) in found.items():
         parameters = own[name]
@@ -102,6 +105,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 around.clock,
                 accounts,
                 program == "lmtp",
+                sts,
             )
         else:
             status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"

@@ -117,9 +117,9 @@ class HttpClient:
                 raise
             raise p.error("mtad_oauth_CAfile", f"{error.path}: {error.reason}") from error
 
-    async def get(self, url: str) -> HttpAnswer:
-        """The answer to GET."""
-        return await self._request(b"GET", url, {}, None)
+    async def get(self, url: str, accept: str = "application/json") -> HttpAnswer:
+        """The answer to GET; ``accept``: the kind of content."""
+        return await self._request(b"GET", url, {"Accept": accept}, None)
 
     async def post(self, url: str, form: Mapping[str, str], authorization: str = "") -> HttpAnswer:
         """The answer to a form."""

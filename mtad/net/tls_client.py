@@ -227,6 +227,11 @@ class Handshake:
         self._log(info)
         return info
 
+    @property
+    def must_match(self) -> bool:
+        """No mail unless the server's certificate matches."""
+        return must_match(self.level)
+
     def refusal(self, info: TLSInfo) -> str:
         """The text of the 4.7.5 that a server gets which is not who it should be, or nothing."""
         return "Server certificate not verified" if must_match(self.level) and not info.verified else ""

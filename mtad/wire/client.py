@@ -106,6 +106,11 @@ class ClientSession:
         if not (self.closed or self._handshaking):
             self._reader.buffer.add(data)
 
+    @property
+    def unread(self) -> bool:
+        """The server has said something that nobody has looked at."""
+        return bool(self._events) or bool(self._reader.buffer)
+
     def next_event(self) -> ClientEvent | None:
         """The next event; None: the server, or the shell, has to do something first."""
         while not self._events:

@@ -46,6 +46,8 @@ def mail_command(settings: ClientSettings, offered: Extensions, envelope: Envelo
         words.append(b"RET=" + envelope.ret)
     if offered.smtputf8 and envelope.smtputf8:
         words.append(b"SMTPUTF8")
+    if offered.requiretls and envelope.requiretls:
+        words.append(b"REQUIRETLS")
     if offered.auth and settings.dummy_mail_auth:
         words.append(b"AUTH=<>")
     return b" ".join(words)
@@ -108,5 +110,6 @@ def offered_extensions(reply: ServerReply, discard: frozenset[str]) -> Extension
         # Who offers SMTPUTF8 must take 8-bit content, whether it says so or not.
         eightbitmime="8bitmime" in offered or "smtputf8" in offered,
         smtputf8="smtputf8" in offered,
+        requiretls="requiretls" in offered,
         xforward=frozenset(word.upper() for word in found["xforward"]) if "xforward" in offered else _NOTHING,
     )

@@ -41,6 +41,7 @@ class Extensions:
     eightbitmime: bool = False
     smtputf8: bool = False
     xforward: frozenset[bytes] = frozenset()  # upper case
+    requiretls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Envelope:
     ret: bytes = b""
     envid: bytes = b""
     forward: tuple[tuple[bytes, bytes], ...] = ()  # XFORWARD: names and values, those that may be said
+    requiretls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
