@@ -30,6 +30,7 @@ async def change_envelope(
     changes: Sequence[tuple[str, bytes, bytes]], message: Message, rewrite: Rewrite, log: MailLog
 ) -> None:
     """Carry out ``changes`` (of :attr:`~mtad.smtpd.milter.edits.Draft.envelope`) in their order."""
+    added: set[tuple[bytes, frozenset[bytes], bytes]] = set()
     for what, text, arguments in changes:
         if what == SENDER:
             sender = _address(text, "add multi-sender", message, log)
@@ -44,9 +45,10 @@ async def change_envelope(
             if recipient.text:
                 notify, orcpt = _recipient_arguments(arguments, message, log)
                 address = await rewrite(recipient, True)
-                orcpt = orcpt or b"rfc822;" + xtext_encode(recipient.text)
-                if all(one.address != address for one in message.recipients):
-                    message.recipients.append(Recipient(address, recipient.text, notify, orcpt))
+                orcpt = orcpt or b"rfc822;" + xtext_encode(address)
+                if (address, notify, orcpt) not in added:
+                    added.add((address, notify, orcpt))
+                    message.recipients.append(Recipient(address, address, notify, orcpt))
             else:
                 log.warning(f"{message.queue_id}: ignoring attempt from Milter to add null recipient")
 
@@ -80,6 +82,11 @@ def _recipient_arguments(arguments: bytes, message: Message, log: MailLog) -> tu
         if name.upper() == b"NOTIFY":
             words = frozenset(value.upper().split(b","))
             if notify or not (words == _NEVER or (words and words <= _NOTIFY)):
+                strange = printable(b",".join(words - _NOTIFY - _NEVER)[:_LONGEST])
+                if strange:
+                    log.warning(
+                        f'unknown DSN NOTIFY command value "{strange}" in "{printable(value[:_LONGEST])}"'
+                    )
                 log.warning(
                     f"{message.queue_id}: Bad NOTIFY parameter from Milter or header/body_checks: {shown}"
                 )

@@ -57,6 +57,7 @@ class SessionMilters:
         self._route = milters.route
         self._refused: Reply | None = None  # why we refuse the recipient in hand
         self._in_mail = False
+        self._in_message = False
         self.chain = Chain(
             milters.filters,
             specs,
@@ -183,6 +184,7 @@ class SessionMilters:
             size_limit=service.settings.message_size_limit,
             header_limit=service.cleanup.limits.header_size,
         )
+        self._in_message = True
         try:
             response = await self.chain.message(draft, service.cleanup_log)
             if draft.changed:
@@ -195,6 +197,7 @@ class SessionMilters:
             service.cleanup_log.warning(f"{message.queue_id}: {failure}")
             return Reply(failure.code, failure.text.encode(), failure.dsn.encode())
         finally:
+            self._in_message = False
             draft.close()
         await change_envelope(draft.envelope, message, self._rewrite, service.cleanup_log)
         return self._verdict(response, message) if response is not None else None
@@ -234,7 +237,7 @@ class SessionMilters:
         known = _MACROS.get(key)
         if known is not None:
             return known(self)
-        if key.startswith(("{mail_", "{rcpt_")):
+        if key.startswith(("{mail_", "{rcpt_")) and not self._in_message:
             return await self._address_macro(key)
         return None
 
