@@ -196,6 +196,8 @@ class SubmissionProtocol(Protocol):
         counts = await service.client_limits.of(request, client)
         session = self.session = Session(service, engine, request, client)
         session.counts = counts
+        if service.watching is not None:
+            session.transcript = await service.watching.attend(request)
         for warning in filter(None, (problem, name.warning)):
             service.log.warning(warning)
         service.log.info(f"connect from {session.client}")
@@ -228,6 +230,8 @@ class SubmissionProtocol(Protocol):
             reply = SYNCHRONIZATION if early else await session.begin()
         # what milters say of a connection is said to its commands too, but does not forbid them
         engine.greet(reply, lasting=session.milters is None)
+        if session.transcript is not None:
+            session.transcript.replied(reply)
         self._busy = False
         self._notes()
         self._pump()
@@ -307,7 +311,11 @@ class SubmissionProtocol(Protocol):
         if self._closing or session is None:
             return
         if reply is not None and reply.code >= 400 and service.refusals.changes:
-            drive(service.refusals.changed(reply, session.request), self._delayed, self._failed)
+            drive(
+                service.refusals.changed(reply, session.request, session.last_recipient),
+                self._delayed,
+                self._failed,
+            )
         else:
             self._delayed(reply)
 
@@ -378,7 +386,7 @@ class SubmissionProtocol(Protocol):
         reply = Reply(421, f"{self.service.settings.myhostname} {text}".encode(), dsn.encode())
         session, refusals = self.session, self.service.refusals
         if session is not None and refusals.changes:
-            drive(refusals.changed(reply, session.request), self._part, self._failed)
+            drive(refusals.changed(reply, session.request, session.last_recipient), self._part, self._failed)
         else:
             self._part(reply)
 

@@ -21,6 +21,7 @@ from mtad.maillog import MailLog
 from mtad.policy.expansion import Expander
 from mtad.policy.request import Request
 from mtad.tables.maps import Maps
+from mtad.wire.events import Address
 from mtad.wire.reply import Reply
 
 _REPLY = re.compile(rb"([45][0-9]{2})[ -](?:([0-9]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*)", re.DOTALL)
@@ -59,19 +60,22 @@ class Refusals:
         """With ``soft_bounce``, a refusal for now in place of one for good."""
         return soft(reply) if self._soft else reply
 
-    async def changed(self, reply: Reply, request: Request) -> Reply:
-        """The reply that the client gets."""
+    async def changed(self, reply: Reply, request: Request, last: Address | None) -> Reply:
+        """The reply that the client gets.  ``last``: the last recipient accepted, for ``$recipient``."""
         if self._filter:
             reply = await self._filtered(reply, request.queue_id or "NOQUEUE")
         footer = await self._found(self._footers, reply)
         text = self._footer if footer is None else footer.decode("utf-8", "replace")
         if not text or reply.code < 400:
             return reply
+        before, request.recipient = request.recipient, last
         try:
             lines = [self._expander.expand(line, request) for line in text.split("\\n")]
         except ExpansionError as problem:
-            self._log.warning(f"smtpd_reject_footer: {problem}")
+            self._log.warning(str(problem))
             return reply
+        finally:
+            request.recipient = before
         return with_footer(reply, lines)
 
     async def _found(self, maps: Maps, reply: Reply) -> bytes | None:

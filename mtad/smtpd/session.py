@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
     from mtad.smtpd.milter.session import SessionMilters
+    from mtad.wire.events import Address
 
 Answer = Reply | Coroutine[Any, Any, Reply | None]
 
@@ -75,6 +76,8 @@ class Session(LoginCommands, MailCommands):
         elif kind is ev.Helo:
             self.verb = b"EHLO" if event.extended else b"HELO"  # type: ignore[union-attr]
             self.counters.given(self.verb)
+        if self.transcript is not None:
+            self.transcript.said(event)
         if self.counts is not None and (refusal := self.counts.command(event)) is not None:
             return refusal
         return _HANDLERS[kind](self, event)
@@ -82,6 +85,8 @@ class Session(LoginCommands, MailCommands):
     def answered(self, reply: Reply) -> None:
         """Count ``reply``, which is about to be given to the command in hand."""
         code = reply.code
+        if self.transcript is not None:
+            self.transcript.replied(reply)
         if code in (334, 354) or reply is TLS_READY:
             return  # the command goes on
         verb, error = self.verb, self._error
@@ -96,6 +101,12 @@ class Session(LoginCommands, MailCommands):
             self.junk_count += 1
             if self.junk_count > self.service.settings.junk_command_limit + 1:
                 self.error_count += 1
+
+    @property
+    def last_recipient(self) -> Address | None:
+        """The last recipient that was accepted in this transaction."""
+        transaction = self.transaction
+        return transaction.recipients[-1].recipient if transaction and transaction.recipients else None
 
     def forget(self) -> None:
         """The connection is gone: drop what is not in the queue."""
@@ -224,6 +235,8 @@ class Session(LoginCommands, MailCommands):
         engine, service = self.engine, self.service
         request = self.request = become(self.request, event.values)
         self.client = request.client
+        if service.watching is not None:
+            self.transcript = await service.watching.attend(request)
         settings = await service.clients.settings(
             request.client_address, request.client_name, engine.settings
         )
