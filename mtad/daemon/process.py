@@ -28,6 +28,7 @@ from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from mtad.daemon.paths import Paths
+from mtad.daemon.pickup import PickupRole
 from mtad.daemon.plan import Plan
 from mtad.daemon.readers import PipeWatch
 from mtad.daemon.roles import QmgrRole, SmtpdRole, Surroundings
@@ -109,7 +110,7 @@ class _Process:
         self._lines = lines
         self._anvil = anvil
         self._status = 0
-        self._parts: list[SmtpdRole | QmgrRole] = []
+        self._parts: list[SmtpdRole | QmgrRole | PickupRole] = []
         self._reactor: Any = None
 
     def run(self, sockets: Sockets, channels: Channels) -> int:
@@ -124,6 +125,7 @@ class _Process:
         store = SQLiteStore(self._paths.queue, reactor)
         if "qmgr" in self._roles:
             self._parts.append(QmgrRole(around, store, channels))
+            self._parts.append(PickupRole(around, store))
         if "smtpd" in self._roles:
             self._parts.append(SmtpdRole(around, store, sockets))
         for part in self._parts:

@@ -59,6 +59,7 @@ class Envelope:
     envid: bytes = b""
     options: int = 0
     warned: bool = False
+    redirect: bytes = b""  # who gets the message in place of all recipients
     #: of the recipient that comes next
     original: bytes = b""
     orcpt: bytes = b""
@@ -68,6 +69,9 @@ class Envelope:
         """The message, without content.  Raises BadRecord where there is no sender."""
         if self.sender is None:
             raise BadRecord("no sender")
+        if self.redirect and self.recipients:
+            first = self.recipients[0]
+            self.recipients = [Recipient(self.redirect, first.original, first.notify, first.orcpt)]
         if self.options & _TLS_REQUIRED:
             self.attributes["requiretls"] = "yes"
         if self.options & _TLS_OPTIONAL:
@@ -114,6 +118,8 @@ class Envelope:
             self.options = _digits(fields[5]) if len(fields) > 5 else 0
         elif kind == rec.WARN:
             self.warned = _digits(data) == 0
+        elif kind == rec.REDIRECT:
+            self.redirect = data
         elif kind == rec.ENVELOPE_ID:
             self.envid = xtext_encode(data)
         elif kind == rec.RETURN:

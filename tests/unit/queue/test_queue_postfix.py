@@ -94,7 +94,7 @@ def test_long_lines_are_cut() -> None:
 addresses = st.binary(min_size=1, max_size=20).map(lambda local: local + b"@example.net")
 attributes = st.dictionaries(
     st.sampled_from(["client_name", "sasl_username", "log_client_name", "sender_fullname", "verp_delimiters",
-                     "content_filter", "redirect_to", "rewrite_context", "message_id", "trace_flags"]),
+                     "filter", "content_inspector", "rewrite_context", "message_id", "trace_flags"]),
     st.text("abcäöü =;", min_size=1, max_size=10),
 )  # fmt: skip
 

@@ -1,0 +1,193 @@
+"""The role that takes mail out of the maildrop; it lives in the queue manager's process.
+
+It looks when the directory changes, as the system tells, and once a minute.  A file of which nothing can be
+made is logged and moved to ``corrupt``, where the queue's owner may look at it.
+
+Postfix counterpart: ``pickup(8)`` as ``master(8)`` runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from typing import Any
+
+from twisted.internet import inotify
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
+
+from mtad.daemon.authorized import refused
+from mtad.daemon.roles import Surroundings
+from mtad.deliver.bounce import Bouncer
+from mtad.errors import MtadError
+from mtad.maillog import printable
+from mtad.net.drive import drive
+from mtad.queue.message import Outcome
+from mtad.queue.postfix.files import CORRUPT, MAILDROP, QueueDirectory, ready
+from mtad.queue.sqlite import SQLiteStore
+from mtad.smtpd.pickup import Pickup, Refusal, Unfit
+
+#: Seconds between looks at the directory.
+_INTERVAL = 60.0
+#: Seconds after a failure of the queue until the next attempt.
+_RETRY = 5.0
+_EVENTS = inotify.IN_ATTRIB | inotify.IN_MOVED_TO | inotify.IN_CLOSE_WRITE
+
+
+class PickupRole:
+    """See the module."""
+
+    def __init__(self, around: Surroundings, store: SQLiteStore) -> None:
+        self._around = around
+        self._store = store
+        self._log = around.log.named(f"{around.plan.p['syslog_name']}/pickup")
+        self._maildrop = QueueDirectory.of(around.plan.p)
+        self._watch: Any = None
+        self._call: Any = None
+        self._looking = False
+        self._again = False
+        self._stopping = False
+        self.ended: Deferred[None] = Deferred()
+
+    def start(self) -> None:
+        """Make what must be made with the rights we started with."""
+        around = self._around
+        p = around.plan.p
+        ids = around.ids()
+        self._bouncer = Bouncer(p, self._store, around.log, ids.next, time.time)
+        self._wakeup = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._pickup = Pickup(
+            p,
+            around.plan.services,
+            self._store,
+            around.log,
+            ids,
+            around.paths.spool,
+            may_not_submit=lambda uid: "" if uid == 0 else refused(p, "authorized_submit_users", uid),
+            pause=lambda: deferLater(around.reactor, 0.0),
+            refused=self._return,
+        )
+
+    def serve(self) -> Deferred[None]:
+        """Take what is there, and what comes."""
+        reactor = self._around.reactor
+        try:
+            self._watch = inotify.INotify(reactor)
+            self._watch.startReading()
+            path = FilePath(os.fsencode(os.path.join(self._maildrop.path, MAILDROP)))
+            self._watch.watch(path, mask=_EVENTS, callbacks=[lambda *_: self._look()])
+        except (OSError, inotify.INotifyError) as problem:
+            self._log.warning(f"cannot watch the maildrop, will look once a minute: {problem}")
+        self._tick()
+        return succeed(None)
+
+    def drain(self) -> None:
+        """Take no more."""
+        self.stop()
+
+    def stop(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if self._watch is not None:
+            self._watch.loseConnection()
+        if not self._looking:
+            self._end()
+
+    def _end(self) -> None:
+        self._wakeup.close()
+        self.ended.callback(None)
+
+    def _tick(self) -> None:
+        self._schedule(_INTERVAL)
+        self._look()
+
+    def _schedule(self, delay: float) -> None:
+        if self._call is not None and self._call.active():
+            self._call.reset(delay)
+        elif not self._stopping:
+            self._call = self._around.reactor.callLater(delay, self._tick)
+
+    def _look(self) -> None:
+        """Take everything that is whole."""
+        if self._looking:
+            self._again = True
+        elif not self._stopping:
+            self._looking = True
+            drive(self._take_all(), self._looked, self._failed)
+
+    async def _take_all(self) -> None:
+        self._again = True
+        while self._again:
+            self._again = False
+            taken = False
+            for entry in list(self._maildrop.files(MAILDROP)):
+                if self._stopping:
+                    return
+                taken |= ready(entry.stat(follow_symlinks=False).st_mode) and await self._take(entry.path)
+            if taken:
+                self._tell_manager()
+
+    async def _take(self, path: str) -> bool:
+        try:
+            return await self._pickup.take(path)
+        except FileNotFoundError:
+            return False
+        except Unfit as problem:
+            self._log.warning(f"{problem} -- message moved to {CORRUPT}")
+            self._set_aside(path)
+            return False
+
+    def _set_aside(self, path: str) -> None:
+        directory = os.path.join(self._maildrop.path, CORRUPT)
+        try:
+            if not os.path.isdir(directory):
+                os.mkdir(directory, 0o700)
+            os.rename(path, os.path.join(directory, os.path.basename(path)))
+        except OSError:
+            # the directory is root's: it stays, but is not looked at again
+            try:
+                os.chmod(path, stat.S_IRUSR, follow_symlinks=False)
+            except (OSError, NotImplementedError):
+                os.unlink(path)
+
+    async def _return(self, refusal: Refusal, name: str) -> None:
+        """Have a message that intake would not have returned to its sender."""
+        message, reply = refusal.message, refusal.reply
+        reason = printable(reply.text)
+        dsn = reply.dsn.decode() or "5.0.0"
+        for recipient in message.recipients:
+            self._log.info(
+                f"{message.queue_id}: to=<{printable(recipient.address)}>, relay=none, delay=0, "
+                f"delays=0/0/0/0, dsn={dsn}, status=bounced ({reason})"
+            )
+        outcomes = [Outcome(recipient, "bounced", dsn, reason) for recipient in message.recipients]
+        message.content = b""
+        notices = self._bouncer.failed(message, outcomes)
+        for notice in notices:
+            await self._store.enqueue(notice.message, name)
+        self._bouncer.announce(notices)
+
+    def _tell_manager(self) -> None:
+        try:
+            self._wakeup.sendto(b"I", self._around.paths.wakeup)
+        except OSError:
+            pass  # it looks of itself, too
+
+    def _looked(self, _: None) -> None:
+        self._looking = False
+        if self._stopping:
+            self._end()
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.warning(f"maildrop: {printable(failure.getErrorMessage())}; will try again")
+        if not failure.check(MtadError, OSError):
+            self._log.error(printable(failure.getTraceback()))
+        self._schedule(_RETRY)
+        self._looked(None)

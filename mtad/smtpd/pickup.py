@@ -1,0 +1,242 @@
+"""Mail of this host's own programs: from a file of the maildrop into the queue.
+
+:class:`Pickup` reads a file as sendmail(1) or postdrop(1) left it, puts a Received header on top, and has
+envelope and content cleaned as those of any other message.  The message is in the queue, and that the file
+was taken is noted with it, before the file goes: whenever the program stops, a file becomes one message.
+What a file may hold is not trusted: its owner wrote it.
+
+Raises :class:`Unfit` for a file of which nothing can be made, QueueError where the queue fails or a table
+can't be asked, so that it is tried again.
+
+Postfix counterpart: ``pickup(8)``, and the part of ``cleanup(8)`` that serves it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from mtad.config.master_cf import Service
+from mtad.config.parameters import Parameters
+from mtad.errors import MtadError, QueueError
+from mtad.maillog import MailLog, printable
+from mtad.queue.ids import QueueIds
+from mtad.queue.message import HOLD, Message, Recipient
+from mtad.queue.postfix.envelope import Envelope as FileEnvelope
+from mtad.queue.postfix.envelope import QueueFile
+from mtad.queue.postfix.files import open_plain, ready
+from mtad.queue.spool import open_spool
+from mtad.queue.store import QueueStore
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.envelope import Envelope
+from mtad.smtpd.headers import Birth
+from mtad.smtpd.intake import Intake
+from mtad.smtpd.received import mail_date
+from mtad.smtpd.rules import CleanupRules, service_parameters
+from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin
+from mtad.wire.reply import Reply
+from mtad.wire.tokens import quote
+
+#: Pieces of content that are taken before others have their turn.
+_TURN = 16
+_DAY, _DRIFT = 86400, 7200
+
+
+class Unfit(MtadError):
+    """Nothing can be made of this file, now or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that may not come into the queue: its envelope, and why."""
+
+    message: Message
+    reply: Reply
+
+
+class Pickup:
+    """See the module.
+
+    ``may_not_submit`` tells by uid who is refused; ``pause`` lets others have their turn; ``refused`` has a
+    message returned to its sender, and is over when that is durable.
+    """
+
+    def __init__(
+        self,
+        p: Parameters,
+        services: Sequence[Service],
+        store: QueueStore,
+        log: MailLog,
+        ids: QueueIds,
+        spool_directory: str,
+        *,
+        may_not_submit: Callable[[int], str],
+        pause: Callable[[], Awaitable[None]],
+        refused: Callable[[Refusal, str], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._log = log.named(f"{p['syslog_name']}/pickup")
+        self._cleanup_log = log.named(f"{p['syslog_name']}/cleanup")
+        self._ids = ids
+        self._spool_directory = spool_directory
+        self._may_not_submit = may_not_submit
+        self._pause = pause
+        self._refused = refused
+        own = service_parameters(p, services, "pickup")
+        cleanup = service_parameters(p, services, own["cleanup_service_name"])
+        rewriter = Rewriter(service_parameters(p, services, "rewrite"))
+        self._rules = CleanupRules(cleanup, rewriter, AddressClasses(p), self._cleanup_log)
+        self._overrides = frozenset(own.words("receive_override_options"))
+        self._filter = own["content_filter"]
+        self._size_limit = p.number("message_size_limit")
+        self._by = f"{p['myhostname']} ({p['mail_name']}, from userid "
+
+    async def take(self, path: str) -> bool:
+        """Make a message of the file, and remove it; False where it is not whole, or somebody else's."""
+        try:
+            file = open_plain(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise Unfit(f"open input file {path}: {error.strerror}") from error
+        with file:
+            status = os.fstat(file.fileno())
+            if not ready(status.st_mode) or not _lock(file):
+                return False
+            name = f"{os.path.basename(path)}:{status.st_ino}:{status.st_mtime_ns}"
+            if not self._store.was_taken(name):
+                await self._make(path, file, status, name)
+            _remove(path)
+        await self._store.forget_taken((name,))
+        return True
+
+    async def _make(self, path: str, file: BinaryIO, status: os.stat_result, name: str) -> None:
+        uid = status.st_uid
+        if user := self._may_not_submit(uid):
+            raise Unfit(f"{path}: User {user}({uid}) is not allowed to submit mail")
+        now = time.time()
+        if status.st_mtime > now + _DRIFT:
+            late = int(status.st_mtime - now)
+            self._log.warning(f"message {path} dated {late} seconds into the future")
+        elif status.st_mtime < now - _DAY:
+            self._log.warning(
+                f"message {path} has been queued for {(now - status.st_mtime) // _DAY:.0f} days"
+            )
+        source = QueueFile(file)
+        queue_id = self._ids.next()
+        intake: Intake | None = None
+        try:
+            written = source.read_envelope()
+            if written.sender is None:
+                raise Unfit(f"{path}: uid={uid}: no envelope sender")
+            self._log.info(f"{queue_id}: uid={uid} from=<{printable(quote(written.sender))}>")
+            state = self._state(queue_id, written)
+            envelope = Envelope(self._rules, state)
+            await envelope.set_sender(written.sender)
+            intake = self._intake(written, state, now)
+            await intake.begin(b"", self._received(queue_id, status, now))
+            await self._feed(source, intake)
+            source.read_rest()
+            for one in written.recipients:
+                await envelope.add(one.address, one.notify, one.orcpt, one.original)
+            await envelope.finish()
+            if not written.recipients:
+                raise Unfit(f"{path}: uid={uid}: no recipients")
+            await self._queue(queue_id, written, envelope, intake, name)
+        finally:
+            if intake is not None:
+                intake.discard()
+
+    def _state(self, queue_id: str, written: FileEnvelope) -> MessageState:
+        state = MessageState(queue_id, self._cleanup_log, Origin("local"), overrides=self._overrides)
+        state.detect_utf8 = self._rules.autodetects("sendmail")
+        state.smtputf8 = bool(written.options & 1)
+        state.eight_bit = written.body == b"8BITMIME"
+        return state
+
+    def _intake(self, written: FileEnvelope, state: MessageState, now: float) -> Intake:
+        context = written.attributes.get("rewrite_context", "local")
+        if context != "local":
+            context = "remote" if self._rules.rewriter.rewrites_remote else ""
+        full_name = written.attributes.get("sender_fullname", "").encode()
+        return Intake(
+            self._rules,
+            state,
+            Birth(now, written.arrival or now, context, full_name),
+            size_limit=self._size_limit,
+            spool=lambda: open_spool(self._spool_directory),
+        )
+
+    def _received(self, queue_id: str, status: os.stat_result, now: float) -> bytes:
+        date = mail_date(min(status.st_mtime, now)).decode()
+        return f"Received: by {self._by}{status.st_uid})\r\n\tid {queue_id}; {date}\r\n".encode()
+
+    async def _feed(self, source: QueueFile, intake: Intake) -> None:
+        for number, chunk in enumerate(source.content(), 1):
+            more = intake.feed(chunk)
+            if more is not None:
+                await more
+            if number % _TURN == 0:
+                await self._pause()
+
+    async def _queue(
+        self, queue_id: str, written: FileEnvelope, envelope: Envelope, intake: Intake, name: str
+    ) -> None:
+        content = await intake.finish()
+        state = intake.state
+        message = written.message(queue_id)
+        message.sender, message.recipients = state.sender, envelope.recipients
+        message.smtputf8 = state.smtputf8
+        if state.eight_bit:
+            message.body = b"8BITMIME"
+        if state.message_id:
+            message.attributes["message_id"] = printable(state.message_id)
+        self._act(message, state)
+        refusal = FILE_TOO_BIG if intake.too_big else intake.refusal
+        if refusal is not None and refusal.code < 500:
+            raise QueueError(f"{queue_id}: {printable(refusal.text)}")
+        if refusal is not None:
+            await self._refused(Refusal(message, refusal), name)
+            return
+        if state.discarded:
+            self._cleanup_log.info(f"{queue_id}: removed (discarded)")
+            return
+        message.content, message.spool, message.size = content, intake.spool, intake.size
+        await self._store.enqueue(message, name)
+
+    def _act(self, message: Message, state: MessageState) -> None:
+        """Do to the message what header and body checks asked for."""
+        wanted = state.filter.decode("utf-8", "replace") or self._filter
+        if state.redirect and message.recipients:
+            first = message.recipients[0]
+            address = self._rules.rewriter.rewrite_internal(state.redirect)
+            message.recipients = [Recipient(address, first.original, first.notify, first.orcpt)]
+        elif wanted:
+            message.attributes["filter"] = wanted
+        if state.held:
+            message.state = HOLD
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether the file is ours: no other process takes it, or has just removed it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    status = os.fstat(file.fileno())
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise QueueError(f"remove {path}: {error.strerror}") from error
