@@ -82,6 +82,7 @@ class Rewriter:
         kinds = [token.kind for token in parts]
         if kinds == ["@"]:
             parts[:] = [Token(QUOTED)]
+            return
         if not parts or (kinds == [QUOTED] and not parts[0].text):
             return
         if kinds[0] == "@" and ":" in kinds[:-1]:  # source route

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mtad.policy.client_limits import ClientCounts
     from mtad.smtpd.milter.session import SessionMilters
     from mtad.smtpd.service import SmtpdService
+    from mtad.smtpd.watching import Transcript
     from mtad.wire.server import ServerSession
 
 DATA_GO = Reply(354, b"End data with <CR><LF>.<CR><LF>")
@@ -67,6 +68,7 @@ class Content:
         "service",
         "tls",
         "transaction",
+        "transcript",
         "verb",
     )  # fmt: skip
 
@@ -79,6 +81,7 @@ class Content:
         self.log = service.log
         self.counters = Counters()
         self.counts: ClientCounts | None = None  # of its host, where they are limited
+        self.transcript: Transcript | None = None  # where this client is looked at
         self.error_count = 0
         self.junk_count = 0
         self.forwarded = Forwarded()
@@ -118,7 +121,7 @@ class Content:
             return local.reply
         local = local if self.forwarded.local is None else self.forwarded.local
         rules = service.cleanup
-        remote = "remote" if rules.rewriter.rewrites_remote else ""
+        remote = "remote" if rules.rewrites_remote else ""
         birth = Birth(transaction.created, transaction.arrival, "local" if local else remote)
         state = await self._envelope(transaction)
         limit = service.settings.message_size_limit
@@ -301,7 +304,8 @@ class Content:
         """
         request, service = self.request, self.service
         if self.milters is not None and state.going_on:
-            refusal = await self.milters.message(message)
+            assert transaction.envelope is not None
+            refusal = await self.milters.message(message, transaction.envelope, state)
             if refusal is not None:
                 if message.spool is not None:
                     message.spool.close()

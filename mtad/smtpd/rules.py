@@ -66,6 +66,7 @@ class CleanupRules:
         self.rewrites = {place: bool(self.mapped[place]) or place in self.masked for place in _CLASSES}
 
     def _read_headers(self, p: Parameters) -> None:
+        self.rewrites_remote = bool(p["remote_header_rewrite_domain"])
         self.always_complete = p.flag("always_add_missing_headers")
         self.hopcount_limit = p.number("hopcount_limit")
         self.long_queue_ids = p.flag("enable_long_queue_ids")
