@@ -43,14 +43,22 @@ class Actor(Protocol):
 
 
 class Checks:
-    """See the module.  ``unknown`` are the words for an action that there is none of."""
+    """See the module.  ``unknown`` are the words for an action that there is none of; ``sisters``: there are
+    tables for other headers and the body too."""
 
     def __init__(
-        self, p: Parameters, prefix: str, warn: Callable[[str], None], *, unknown: str = "unknown command"
+        self,
+        p: Parameters,
+        prefix: str,
+        warn: Callable[[str], None],
+        *,
+        unknown: str = "unknown command",
+        sisters: bool = True,
     ) -> None:
         def maps(name: str) -> Maps:
             title = prefix + name
-            return Maps(p[title], p.directory, title=title, raw=True, warn=warn)
+            tables = p[title] if sisters or name == "header_checks" else ""
+            return Maps(tables, p.directory, title=title, raw=True, warn=warn)
 
         self._unknown = unknown
         self._headers = {

@@ -84,10 +84,12 @@ class Envelope:
         for address in state.copies:
             await self.copy(address)
 
-    async def copy(self, text: bytes) -> None:
-        """One more recipient, of whom nobody is told."""
+    async def copy(self, text: bytes, notify: frozenset[bytes] = _NEVER, orcpt: bytes = b"") -> None:
+        """One more recipient, of whom nobody is told unless ``notify`` says so."""
         address = await self._completed(text)
-        await self._out(address, address, _NEVER, b"")
+        if not orcpt and address and notify != _NEVER:
+            orcpt = b"rfc822;" + xtext_encode(address)
+        await self._out(address, address, notify, orcpt)
 
     async def _copy_by(self, maps: Maps, address: bytes) -> None:
         rules = self._rules

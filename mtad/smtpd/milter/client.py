@@ -291,7 +291,7 @@ class Milter:
             code, data = await link.read(self._limit)
             if code == wire.PROGRESS and not data:
                 continue
-            if changes is not None and changes.take(code, data):
+            if changes is not None and await changes.take(code, data):
                 continue
             if code == wire.QUARANTINE:
                 reason = data.partition(b"\0")[0][:_REASON_LIMIT]
@@ -387,7 +387,7 @@ class Milter:
                     break
         return await self._event(wire.EOM, b"", macros, draft)
 
-    def request_change(self, code: bytes, data: bytes, draft: Draft, space: bytes) -> None:
+    async def request_change(self, code: bytes, data: bytes, draft: Draft, space: bytes) -> None:
         """Carry out one change that the filter asks for.  Raises BadPacket, TooBig."""
         if code in (wire.CHANGE_HEADER, wire.INSERT_HEADER):
             index, data = wire.number(data)
@@ -397,16 +397,16 @@ class Milter:
                 raise self.misuse(f"bad {what} header index: {index}")
             text = name + b":" + space + value
             if code == wire.INSERT_HEADER:
-                draft.insert_header(index + 1, text)
+                await draft.insert_header(index + 1, text)
             elif not name:
                 raise self.misuse("null change header name")
             elif value:
-                draft.change_header(index or 1, name, text)
+                await draft.change_header(index or 1, name, text)
             else:
                 draft.delete_header(index or 1, name)
         elif code == wire.ADD_HEADER:
             name, value = wire.strings(data, 2, 2)
-            draft.add_header(name + b":" + space + value)
+            await draft.add_header(name + b":" + space + value)
         else:
             least, most, what = _ENVELOPE_CHANGES[code]
             address, *arguments = wire.strings(data, least, most)
@@ -423,7 +423,7 @@ class _Changes:
         self._body = ""  # a new body: "begun", "done"
         self.problem: Response | None = None
 
-    def take(self, code: bytes, data: bytes) -> bool:
+    async def take(self, code: bytes, data: bytes) -> bool:
         """Carry out a change; False when the packet is none."""
         try:
             if code == wire.REPLACE_BODY:
@@ -435,7 +435,7 @@ class _Changes:
             if code not in _CHANGES:
                 return False
             if self.problem is None:
-                self._milter.request_change(code, data, self._draft, self._space)
+                await self._milter.request_change(code, data, self._draft, self._space)
         except TooBig:
             self.problem = _TOO_BIG
         return code in _CHANGES

@@ -13,7 +13,7 @@ Postfix counterpart: the editing functions of ``cleanup_milter.c``, ``cleanup_ou
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -55,7 +55,10 @@ class Header:
 
 
 class Draft:
-    """See the module.  ``content`` is the message, or None where it is in ``spool``."""
+    """See the module.  ``content`` is the message, or None where it is in ``spool``.
+
+    ``check`` has its say about each new header (``milter_header_checks``): what is to stand in its place.
+    """
 
     def __init__(
         self,
@@ -65,12 +68,14 @@ class Draft:
         *,
         size_limit: int,
         header_limit: int,
+        check: Callable[[bytes], Awaitable[list[bytes]]] | None = None,
     ) -> None:
         self._content = content
         self._spool = spool
         self._open_spool = open_spool
         self._size_limit = size_limit
         self._header_limit = header_limit
+        self._check = check
         self.changed = False
         self.envelope: list[tuple[str, bytes, bytes]] = []
         self.headers: list[Header] = []
@@ -148,24 +153,31 @@ class Draft:
 
     # -- headers
 
-    def add_header(self, text: bytes) -> None:
+    async def add_header(self, text: bytes) -> None:
         """Put a header behind the last."""
-        self.changed = True
-        self.headers.append(Header(self._tidy(text)))
+        self._put_headers(len(self.headers), await self._made(text))
 
-    def insert_header(self, index: int, text: bytes) -> None:
+    async def insert_header(self, index: int, text: bytes) -> None:
         """Put a header before the one with ``index`` (1: the topmost, ours), or behind the last."""
-        self.changed = True
-        self.headers.insert(max(index, 1) - 1, Header(self._tidy(text)))
+        self._put_headers(max(index, 1) - 1, await self._made(text))
 
-    def change_header(self, index: int, name: bytes, text: bytes) -> None:
+    async def change_header(self, index: int, name: bytes, text: bytes) -> None:
         """Put ``text`` in place of the header ``name`` with ``index`` (1: the first), or behind the last."""
         found = self._find(index, name)
         if found is None:
-            self.add_header(text)
-        else:
+            await self.add_header(text)
+        elif made := await self._made(text):
+            del self.headers[found]
+            self._put_headers(found, made)
+
+    def _put_headers(self, position: int, made: list[Header]) -> None:
+        if made:
             self.changed = True
-            self.headers[found] = Header(self._tidy(text))
+            self.headers[position:position] = made
+
+    async def _made(self, text: bytes) -> list[Header]:
+        text = self._tidy(text)
+        return [Header(one) for one in ([text] if self._check is None else await self._check(text))]
 
     def delete_header(self, index: int, name: bytes) -> None:
         """Remove the header ``name`` with ``index``, if there is one."""

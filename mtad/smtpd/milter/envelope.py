@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from mtad.maillog import MailLog, printable
-from mtad.queue.message import Message, Recipient
+from mtad.queue.message import Message
+from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.milter.edits import DELETE, SENDER
 from mtad.wire.address import from_text
-from mtad.wire.command import xtext_decode, xtext_encode
+from mtad.wire.command import xtext_decode
 from mtad.wire.events import Address
 from mtad.wire.tokens import addresses, internal, parse
 
-#: Rewrites an address, of a recipient (True) or a sender.
-Rewrite = Callable[[Address, bool], Awaitable[bytes]]
+#: What a recipient's address is in the end.
+Destination = Callable[[Address], Awaitable[bytes]]
 
 _NOTIFY = frozenset((b"SUCCESS", b"FAILURE", b"DELAY"))
 _NEVER = frozenset((b"NEVER",))
@@ -27,38 +28,42 @@ _LONGEST = 100
 
 
 async def change_envelope(
-    changes: Sequence[tuple[str, bytes, bytes]], message: Message, rewrite: Rewrite, log: MailLog
+    changes: Sequence[tuple[str, bytes, bytes]],
+    message: Message,
+    envelope: Envelope,
+    destination: Destination,
+    log: MailLog,
 ) -> None:
-    """Carry out ``changes`` (of :attr:`~mtad.smtpd.milter.edits.Draft.envelope`) in their order."""
-    added: set[tuple[bytes, frozenset[bytes], bytes]] = set()
+    """Carry out ``changes`` (of :attr:`~mtad.smtpd.milter.edits.Draft.envelope`) in their order.
+
+    ``message.recipients`` are those of ``envelope``; its sender is to be taken from there afterwards.
+    """
     for what, text, arguments in changes:
         if what == SENDER:
-            sender = _address(text, "add multi-sender", message, log)
-            message.sender = await rewrite(sender, False) if sender.text else b""
+            await envelope.set_sender(_address(text, "add multi-sender", message, log))
             _sender_arguments(arguments, message, log)
         elif what == DELETE:
-            gone = _address(text, "drop multi-recipient", message, log).text
+            gone = _address(text, "drop multi-recipient", message, log)
             kept = [one for one in message.recipients if (one.original or one.address) != gone]
             message.recipients[:] = kept
         else:
             recipient = _address(text, "add multi-recipient", message, log)
-            if recipient.text:
-                notify, orcpt = _recipient_arguments(arguments, message, log)
-                address = await rewrite(recipient, True)
-                orcpt = orcpt or b"rfc822;" + xtext_encode(address)
-                if (address, notify, orcpt) not in added:
-                    added.add((address, notify, orcpt))
-                    message.recipients.append(Recipient(address, address, notify, orcpt))
-            else:
+            if not recipient:
                 log.warning(f"{message.queue_id}: ignoring attempt from Milter to add null recipient")
+                continue
+            notify, orcpt = _recipient_arguments(arguments, message, log)
+            before = len(message.recipients)
+            await envelope.copy(recipient, notify, orcpt)
+            for one in message.recipients[before:]:
+                one.address = await destination(from_text(one.address))
 
 
-def _address(text: bytes, what: str, message: Message, log: MailLog) -> Address:
-    """The one address that ``text`` holds; the null address where it holds none."""
+def _address(text: bytes, what: str, message: Message, log: MailLog) -> bytes:
+    """The one address that ``text`` holds, in internal form; empty where it holds none."""
     found = addresses(parse(text))
     if len(found) > 1:
         log.warning(f'{message.queue_id}: Milter request to {what}: "{printable(text)}"')
-    return from_text(internal(found[0]) if found else b"")
+    return internal(found[0]) if found else b""
 
 
 def _sender_arguments(arguments: bytes, message: Message, log: MailLog) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import MailLog
+from mtad.mime.checks import Checks
 from mtad.smtpd.milter.session import SessionMilters
 from mtad.smtpd.milter.specs import DISABLE, Filter, Filters, read_filters
 from mtad.tables.maps import Maps
@@ -50,6 +51,7 @@ class MilterService:
         self.filters = filters
         self.route = route
         self.soft_bounce = p.flag("soft_bounce")
+        self.checks = Checks(p, "milter_", log.warning, sisters=False)
         self._log = log
         title = "smtpd_milter_maps"
         self._maps = Maps(p[title], p.directory, title=title, warn=log.warning)

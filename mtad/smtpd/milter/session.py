@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mtad.maillog import printable
+from mtad.mime.checks import name_of
+from mtad.mime.state import PRIMARY, Header
 from mtad.policy import report
 from mtad.queue.spool import queue_error
 from mtad.smtpd.milter.chain import Chain
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mtad.queue.message import Message
+    from mtad.smtpd.envelope import Envelope
     from mtad.smtpd.milter.service import MilterService
     from mtad.smtpd.session import Session
-    from mtad.wire.events import Address
+    from mtad.smtpd.state import MessageState
 
 #: The words of a command's arguments: blanks in quotes and in ``<>`` part nothing.
 _WORD = re.compile(rb'(?:<[^>]*>|"(?:\\.|[^"\\])*"|[^\s"<]|["<])+')
@@ -55,6 +58,7 @@ class SessionMilters:
         service = session.service
         self._session = session
         self._route = milters.route
+        self._checks = milters.checks
         self._refused: Reply | None = None  # why we refuse the recipient in hand
         self._in_mail = False
         self._in_message = False
@@ -174,19 +178,27 @@ class SessionMilters:
 
     # -- content
 
-    async def message(self, message: Message) -> Reply | None:
-        """Show the complete message to filters, which may change it; the refusal, or None."""
-        service = self._session.service
+    async def message(self, message: Message, envelope: Envelope, state: MessageState) -> Reply | None:
+        """Show the complete message to filters, which may change it; the refusal, or None.
+
+        ``message.recipients`` are those of ``envelope``.
+        """
+        service, log = self._session.service, self._session.service.cleanup_log
+
+        async def check(text: bytes) -> list[bytes]:
+            return await self._checks.header(Header(PRIMARY, name_of(text), text), state)
+
         draft = Draft(
             message.content,
             message.spool,
             service.open_spool,
             size_limit=service.settings.message_size_limit,
             header_limit=service.cleanup.limits.header_size,
+            check=check if self._checks.headers else None,
         )
         self._in_message = True
         try:
-            response = await self.chain.message(draft, service.cleanup_log)
+            response = await self.chain.message(draft, log)
             if draft.changed:
                 old = message.spool
                 message.content, message.spool, message.size = draft.finish()
@@ -194,19 +206,17 @@ class SessionMilters:
                     old.close()
         except OSError as problem:
             failure = queue_error(problem)
-            service.cleanup_log.warning(f"{message.queue_id}: {failure}")
+            log.warning(f"{message.queue_id}: {failure}")
             return Reply(failure.code, failure.text.encode(), failure.dsn.encode())
         finally:
             self._in_message = False
             draft.close()
-        await change_envelope(draft.envelope, message, self._rewrite, service.cleanup_log)
+        if state.going_on and draft.envelope:
+            await change_envelope(draft.envelope, message, envelope, service.evaluator.destination, log)
+            message.sender = state.sender
+        if not state.going_on:
+            return state.refusal
         return self._verdict(response, message) if response is not None else None
-
-    async def _rewrite(self, address: Address, recipient: bool) -> bytes:
-        service = self._session.service
-        if recipient:
-            return await service.evaluator.destination(address)
-        return service.rewriter.rewrite(address).text
 
     def _verdict(self, response: Response, message: Message) -> Reply | None:
         """What is said and logged about a message that filters have seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Coroutine
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,12 @@ def draft(content: bytes = MESSAGE, spooled: bool = False, limit: int = 0) -> Dr
     )  # fmt: skip
 
 
+def run(coroutine: Coroutine[object, None, None]) -> None:
+    """Nothing here waits."""
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+
+
 def finished(one: Draft) -> bytes:
     content, spool, size = one.finish()
     if content is None:
@@ -35,6 +42,21 @@ def finished(one: Draft) -> bytes:
         content = spool.read()
     assert size == len(content)
     return content
+
+
+def test_checks_of_new_headers_have_the_last_word() -> None:
+    async def check(text: bytes) -> list[bytes]:
+        if text.startswith(b"X-Gone"):
+            return []
+        return [b"X-Before: it", text.upper()]
+
+    one = Draft(MESSAGE, None, io.BytesIO, size_limit=0, header_limit=102400, check=check)
+    run(one.add_header(b"X-Gone: 1"))
+    run(one.change_header(1, b"To", b"X-Gone: 1"))
+    assert not one.changed
+    run(one.insert_header(2, b"X-New: a\nb"))
+    head = finished(one).partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert head[2:6] == [b"X-Before: it", b"X-NEW: A", b"\tB", b"From: a@b"]
 
 
 # -- packets
@@ -86,8 +108,8 @@ def filters(**values: str) -> Filters:
 
 def test_filters_of_main_cf() -> None:
     found = filters(
-        smtpd_milters="inet:localhost:8891, { unix:opendkim/sock, connect_timeout=3s, { command_timeout = 2m },"
-        " content_timeout=10, default_action=ACCEPT, protocol=4 } local:/run/x inet:[::1]:99",
+        smtpd_milters="inet:localhost:8891, { unix:opendkim/sock, connect_timeout=3s,"
+        " { command_timeout = 2m }, content_timeout=10, default_action=ACCEPT, protocol=4 } local:/run/x inet:[::1]:99",
         queue_directory="/var/spool/postfix",
         milter_default_action="tempfail",
         milter_macro_defaults="auth_type=none, {mail_host}=here, { x = a b }",
@@ -175,19 +197,19 @@ def test_a_large_message_comes_in_pieces_that_filters_take() -> None:
     assert {len(piece) for piece in pieces[:-1]} == {wire.PIECE}
     assert b"".join(pieces) == body
     assert len(one.headers[1].value) == 100001
-    one.add_header(b"A: b")
+    run(one.add_header(b"A: b"))
     assert finished(one).endswith(b"y\r\nA: b\r\n\r\n" + body)
 
 
 def test_headers_are_counted_without_ours_except_for_insertions() -> None:
     one = draft()
-    one.change_header(2, b"TO", b"To: other")
-    one.change_header(3, b"to", b"To: new")
+    run(one.change_header(2, b"TO", b"To: other"))
+    run(one.change_header(3, b"to", b"To: new"))
     one.delete_header(1, b"from")
     one.delete_header(1, b"received")  # hidden
-    one.insert_header(1, b"X-First: 1")
-    one.insert_header(3, b"X-Third: 3")
-    one.insert_header(99, b"X-Last: z\nfolded\n\n\ttwice")
+    run(one.insert_header(1, b"X-First: 1"))
+    run(one.insert_header(3, b"X-Third: 3"))
+    run(one.insert_header(99, b"X-Last: z\nfolded\n\n\ttwice"))
     assert finished(one).partition(b"\r\n\r\n")[0].split(b"\r\n") == [
         b"X-First: 1", b"Received: from us", b"\tby us", b"X-Third: 3", b"To: c@d", b"To: other",
         b"Subject: long", b" line", b"To: new", b"X-Last: z", b"\tfolded", b"\ttwice",
@@ -196,7 +218,7 @@ def test_headers_are_counted_without_ours_except_for_insertions() -> None:
 
 def test_no_change_ends_the_header_section_or_makes_another_header() -> None:
     one = draft()
-    one.add_header(b"X: a\r\n\r\nbody?\r\nBcc: all\0\rx")
+    run(one.add_header(b"X: a\r\n\r\nbody?\r\nBcc: all\0\rx"))
     assert finished(one).partition(b"\r\n\r\n")[0].endswith(b"X: a\r\n\tbody?\r\n\tBcc: all x")
 
 
