@@ -220,7 +220,8 @@ def _verifier(
     transition = (conf.get("auto_transition") or "no").lower()
     if name != "auxprop" and transition not in _NO:
         rounds = conf.number("scram_iteration_counter", ROUNDS)
-        verifier = Transition(verifier, store, log, transition != "noplain", rounds)
+        one_time = "otp" in (word.lower() for word in conf.words("mech_list"))
+        verifier = Transition(verifier, store, log, transition != "noplain", rounds, one_time)
     return Noted(verifier, log) if conf.number("log_level", 1) >= NOTES else verifier
 
 

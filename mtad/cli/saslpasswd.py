@@ -18,10 +18,11 @@ import sys
 
 from mtad import __version__
 from mtad.auth.auxprop import PASSWORD, SCRAM
-from mtad.auth.verifiers import ROUNDS, scram_keys
+from mtad.auth.verifiers import ROUNDS, otp_secret, scram_keys
 from mtad.cli.directory import load_parameters
-from mtad.config.sasl_conf import find_sasl_conf, read_sasl_conf
+from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf
 from mtad.errors import ConfigError, TableError
+from mtad.sasl import otp
 from mtad.tables.sasldb import DEFAULT_PATH, SaslDb
 
 USAGE = """\
@@ -29,7 +30,7 @@ usage: mtad saslpasswd [-p] [-c] [-d] [-n] [-a APP] [-f FILE] [-u DOMAIN] USER
   -p         take the password from standard input, without a prompt
   -c         make a new user
   -d         remove the user
-  -n         keep no password in the clear
+  -n         keep no password in the clear, only what proves it (for SCRAM; for OTP, if mech_list has it)
   -a APP     find the file by APP's SASL configuration
   -f FILE    the file of users
   -u DOMAIN  the user's realm
@@ -82,7 +83,8 @@ def _run(argv: list[str]) -> None:
         realm = given["-u"] if "-u" in given else load_parameters()["myhostname"]
     if not user or not realm:
         raise _Refused(BAD_PARAMETER, "invalid parameter supplied")
-    db = SaslDb(given.get("-f") or configured_path(application))
+    conf = SaslConf() if "-f" in given and "-n" not in given else configuration(application)
+    db = SaslDb(given.get("-f") or conf.get("sasldb_path") or DEFAULT_PATH)
     if "-d" in given:
         db.delete(user, realm)
         return
@@ -90,17 +92,23 @@ def _run(argv: list[str]) -> None:
     if "-n" not in given:
         db.set(user, realm, password)
     elif "-c" in given or db.get(user, realm) is not None:
-        # what proves the password without holding it, for the SCRAM mechanisms
-        db.change(user, realm, {PASSWORD: None, SCRAM: scram_keys(password, ROUNDS)})
+        # what proves the password without holding it
+        kept: dict[str, bytes | None] = {PASSWORD: None, SCRAM: scram_keys(password, ROUNDS)}
+        if "otp" in (word.lower() for word in conf.words("mech_list")):
+            kept[otp.PROPERTY] = otp_secret(password)
+        db.change(user, realm, kept)
+
+
+def configuration(application: str | None) -> SaslConf:
+    """The SASL configuration of that application; raises ConfigError."""
+    p = load_parameters(overrides={"smtpd_sasl_path": application} if application else None)
+    path = find_sasl_conf(p)
+    return SaslConf() if path is None else read_sasl_conf(path)
 
 
 def configured_path(application: str | None) -> str:
     """The user database of that application's SASL configuration; raises ConfigError."""
-    p = load_parameters(overrides={"smtpd_sasl_path": application} if application else None)
-    path = find_sasl_conf(p)
-    if path is None:
-        return DEFAULT_PATH
-    return read_sasl_conf(path).get("sasldb_path") or DEFAULT_PATH
+    return configuration(application).get("sasldb_path") or DEFAULT_PATH
 
 
 def ask_password(prompt: str = "Password: ") -> bytes:

@@ -17,6 +17,7 @@ from mtad.auth.verifiers import Transition
 from mtad.config.sasl_conf import SaslConf
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import ListSink, MailLog
+from mtad.sasl import otp
 from mtad.tables.sasldb import SaslDb
 
 B64 = base64.b64encode
@@ -130,6 +131,25 @@ def test_transition(build: Build, database: Path, tmp_path: Path, sink: ListSink
     assert at_once(store.replace(b"new", "userPassword", b"right", b"other")) is False
     assert at_once(store.fetch(b"new", ("userPassword",))) == {"userPassword": b"newer"}
     assert [text for _, _, text in sink.lines if "auto_transition" in text] == []
+
+
+def test_a_transition_without_plain_for_otp(build: Build, tmp_path: Path, sink: ListSink) -> None:
+    """Its user can log in by SCRAM and by the first one-time password, which are not the password."""
+    conf = {"sasldb_path": str(tmp_path / "own"), "mech_list": "scram-sha-256 otp plain"}
+    authenticator = build(conf, smtpd_sasl_security_options="")
+    transition = Transition(Fixed(), authenticator.store, MailLog(sink, "x"), False, 100, True)
+    at_once(transition.verify(b"new", b"right"))
+    kept = at_once(authenticator.store.fetch(b"new", ("userPassword", "authPassword", otp.PROPERTY)))
+    assert set(kept) == {"authPassword", otp.PROPERTY}
+    first = otp.parse_secret(kept[otp.PROPERTY])
+    assert (first.algorithm, first.sequence) == ("md5", 499)
+    exchange = authenticator.begin(b"OTP", SESSION)
+    at_once(exchange.step(base64.b64encode(b"\0new")))
+    answer = b"hex:" + otp.generate("md5", 498, first.seed, b"right").hex().encode()
+    assert isinstance(at_once(exchange.step(base64.b64encode(answer))), Granted)
+    at_once(transition.verify(b"new", b"right"))  # which does not begin the sequence anew
+    now = at_once(authenticator.store.fetch(b"new", (otp.PROPERTY,)))[otp.PROPERTY]
+    assert otp.parse_secret(now).sequence == 498
 
 
 def test_a_transition_that_fails_is_only_told(build: Build, database: Path, sink: ListSink) -> None:
