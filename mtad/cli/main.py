@@ -19,7 +19,7 @@ import mtad
 #: Tools with options of their own, by the module that has their ``main(argv)``.
 TOOLS = (
     "newaliases", "oauth", "postalias", "postconf", "postmap", "postqueue", "saslpasswd", "sasldblistusers",
-    "saslauthd", "testsaslauthd", "pluginviewer", "auth-test", "sink", "demo",
+    "saslauthd", "testsaslauthd", "pluginviewer", "auth-test", "explain", "sink", "demo",
     "postsuper", "postcat", "postlog", "sendmail", "mailq", "qshape", "queue", "install-commands",
 )  # fmt: skip
 
@@ -47,7 +47,8 @@ usage: mtad [-c config_dir] [-Dv] command
 tools: mtad postconf | postmap | postalias | newaliases | sink | demo
        mtad sendmail | mailq | postqueue | postsuper | postcat | postlog | qshape
        mtad queue check | repair | import | export; mtad install-commands
-       mtad auth-test | saslpasswd | sasldblistusers | saslauthd | testsaslauthd | pluginviewer | oauth
+       mtad explain | auth-test | oauth
+       mtad saslpasswd | sasldblistusers | saslauthd | testsaslauthd | pluginviewer
        (try them with --help)
 """
 

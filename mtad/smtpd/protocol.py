@@ -338,10 +338,17 @@ class SubmissionProtocol(Protocol):
         self._pump()
 
     def _filter_failed(self, failure: Failure) -> None:
-        if failure.check(TableError) is None:
+        session = self.session
+        if failure.check(TableError) is None or session is None:
             self._failed(failure)
-        else:
-            self._hang_up("Server local data error", "4.3.0")
+            return
+        text = f"421 4.3.0 {self.service.settings.myhostname} Server local data error"
+        where = session.engine.where.decode()
+        session.log.info(
+            f"{session.request.queue_id or 'NOQUEUE'}: reject: {where} from {session.client}: {text}"
+        )
+        self._reason = ""
+        self._hang_up("Server local data error", "4.3.0")
 
     def _say(self, reply: Reply | None) -> None:
         session, engine = self.session, self._engine

@@ -1,0 +1,3 @@
+"""The parts of ``mtad explain``: what is asked (``case``, ``history``), the answer (``trial``), its words
+(``text``).
+"""
