@@ -22,7 +22,9 @@ MAIN = {
     "smtpd_restriction_classes": "strict",
     "strict": "permit_mynetworks, reject",
     "smtpd_sasl_auth_enable": "yes",
+    "cyrus_sasl_config_path": "{dir}/sasl",
 }
+FILES = {"sasl/smtpd.conf": "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"}
 SECRET = base64.b64encode(b"\0alice\0secret").decode()
 LINES = (
     "EHLO c.example",
@@ -54,14 +56,16 @@ def lines_of(mtad: Mtad, service: str) -> list[str]:
 def test_what_is_logged() -> None:
     trace = [
         "trace: RCPT from unknown[127.0.0.1]: smtpd_recipient_restrictions: check_recipient_access "
-        f"{TABLE}: {TABLE} has bob@example.com = REJECT not him: 554 5.7.1 <bob@example.com>: Recipient address rejected: not him; "
+        f"{TABLE}: {TABLE} has bob@example.com = REJECT not him: "
+        "554 5.7.1 <bob@example.com>: Recipient address rejected: not him; "
         "from=<a@example.com> to=<bob@example.com> proto=ESMTP helo=<c.example>",
         "trace: RCPT from unknown[127.0.0.1]: strict: permit_mynetworks: OK; "
         "from=<a@example.com> to=<carol@example.com> proto=ESMTP helo=<c.example>",
         "trace: RCPT from unknown[127.0.0.1]: smtpd_recipient_restrictions: strict: OK; "
         "from=<a@example.com> to=<carol@example.com> proto=ESMTP helo=<c.example>",
     ]
-    with Mtad(MAIN, SERVICES) as mtad:
+    with Mtad(MAIN, SERVICES, FILES) as mtad:
+        wait_until(lambda: mtad.log().count("]: disconnect from") == len(SERVICES), "the ports were tried")
         plain = lines_of(mtad, "plain")
         assert not any(line.startswith(("<", ">")) or " trace: " in line for line in plain)
         assert [line[:10] for line in lines_of(mtad, "others")] == [line[:10] for line in plain]
