@@ -27,9 +27,9 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 #: Programs of Postfix whose work mtad does itself, without a line of master.cf.
 REPLACED = frozenset(
     {
-        "anvil", "bounce", "cleanup", "defer", "discard", "error", "flush", "oqmgr", "pickup", "postlogd",
-        "proxymap", "qmgr", "scache", "showq", "smtp", "smtpd", "tlsmgr", "tlsproxy", "trivial-rewrite",
-        "verify", "nbdb_reindexd",
+        "anvil", "bounce", "cleanup", "defer", "discard", "error", "flush", "lmtp", "local", "nbdb_reindexd",
+        "oqmgr", "pickup", "postlogd", "proxymap", "qmgr", "scache", "showq", "smtp", "smtpd", "tlsmgr",
+        "tlsproxy", "trivial-rewrite", "verify", "virtual",
     }
 )  # fmt: skip
 

@@ -123,8 +123,7 @@ class Children:
         pid = os.fork()
         if pid == 0:
             self._let_go(pipe, life)
-            if "qmgr" not in roles:
-                self._channels.close()
+            self._channels.keep(roles)
             if other is not None:
                 other.listeners.close_all_but(configuration.listeners)
             if "smtpd" not in roles:

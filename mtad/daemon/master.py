@@ -32,6 +32,7 @@ from mtad.daemon.notify import Notifier
 from mtad.daemon.paths import Paths, hand_over, make_directories
 from mtad.daemon.plan import Plan, make_plan, renewed
 from mtad.daemon.sockets import Channels, Listeners
+from mtad.deliver.transports import writes_mailboxes
 from mtad.errors import ConfigError, MtadError
 from mtad.maillog import MailLog, Sink
 from mtad.net.tls_sessions import SessionContexts
@@ -196,10 +197,12 @@ class Master:
     # -- children
 
     def _roles(self, configuration: Configuration) -> list[tuple[str, ...]]:
+        plan = configuration.plan
+        mailman: list[tuple[str, ...]] = [("mailman",)] if writes_mailboxes(plan.p, plan.services) else []
         if self._single:
-            return [("qmgr", "smtpd")]
-        workers = configuration.plan.p.number("mtad_smtpd_workers") or os.cpu_count() or 1
-        return [("qmgr",), *[("smtpd",)] * workers]
+            return [("qmgr", "smtpd"), *mailman]
+        workers = plan.p.number("mtad_smtpd_workers") or os.cpu_count() or 1
+        return [("qmgr",), *mailman, *[("smtpd",)] * workers]
 
     def _try(self, configuration: Configuration) -> None:
         """Fork the processes of a new configuration; the rest follows when they are prepared."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.mailbox import mailman_socket
 from mtad.errors import ConfigError
 from mtad.oauth.state import state_directory
 
@@ -86,6 +87,7 @@ class Paths:
     control: str
     spool: str
     tokens: str  # of OAuth accounts
+    mailman: str  # who writes mailboxes listens here
     wakeup: str  # datagrams that tell qmgr of new mail
     outcome: str  # what became of the last reload
     maildrop: str
@@ -99,6 +101,7 @@ def paths(p: Parameters) -> Paths:
         control=os.path.join(queue, "control"),
         spool=os.path.join(queue, "spool"),
         tokens=state_directory(p),
+        mailman=mailman_socket(p),
         wakeup=os.path.join(queue, "wakeup"),
         outcome=os.path.join(p["queue_directory"], "pid", "mtad.reload"),
         maildrop=os.path.join(p["queue_directory"], "maildrop"),

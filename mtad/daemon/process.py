@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
+from mtad.daemon.mailman import Mailman, Rules
 from mtad.daemon.paths import Paths
 from mtad.daemon.pickup import PickupRole
 from mtad.daemon.plan import Plan
@@ -44,6 +45,9 @@ from mtad.tables.threads import Threads
 
 #: Exit status of a child that could not start for the configuration's sake.
 BAD_START = 78
+
+#: Seconds between looks at the files of tables.
+WATCH_PAUSE = 0.01
 
 #: The signals of a master, held back in a new child until it has its own handlers.
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -76,10 +80,15 @@ def run_child(
     lines: Lines,
     anvil: Anvil,
 ) -> None:
-    """Be a child with ``roles`` (``smtpd``, ``qmgr``).  Signals are blocked when this is called."""
+    """Be a child with ``roles`` (``smtpd`` and ``qmgr``, or ``mailman`` alone).
+
+    Signals are blocked when this is called."""
     status = 1
     try:
-        status = _Process(roles, plan, paths, sink, lines, anvil).run(sockets, channels)
+        if "mailman" in roles:
+            status = _write_mailboxes(plan, channels, lines)
+        else:
+            status = _Process(roles, plan, paths, sink, lines, anvil).run(sockets, channels)
     except MtadError as problem:
         _report(plan, sink, roles, f"fatal: {problem}")
         lines.say(f"F{problem}".encode("utf-8", "replace")[:4000])
@@ -91,6 +100,14 @@ def run_child(
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+def _write_mailboxes(plan: Plan, channels: Channels, lines: Lines) -> int:
+    """Be the process that keeps root's rights, and has no reactor."""
+    lines.say(b"P")
+    mailman = Mailman(Rules.of(plan.p, plan.owner.uid), channels.mailman, lines.say, lines.beat)
+    mailman.run(lines.life)
+    return 0
 
 
 def _report(plan: Plan, sink: Sink, roles: Sequence[str], text: str) -> None:
@@ -131,6 +148,7 @@ class _Process:
         for part in self._parts:
             part.start()
         # a table that root alone may read has changed: the master's fresh processes can open it
+        Watch.pause = WATCH_PAUSE
         Watch.unreadable = lambda: self._lines.say(b"T")
         self._plan.owner.become()
         os.umask(0o077)

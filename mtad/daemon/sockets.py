@@ -85,11 +85,16 @@ class Channels:
         self.wakeup = _unix(paths.wakeup, socket.SOCK_DGRAM, owner, 0o600)
         self.control = _unix(paths.control, socket.SOCK_STREAM, owner, 0o666)
         self.control.listen(64)
+        self.mailman = _unix(paths.mailman, socket.SOCK_STREAM, owner, 0o600)
+        self.mailman.listen(64)
 
-    def close(self) -> None:
-        """Let go of both in a process that does not need them."""
-        self.wakeup.close()
-        self.control.close()
+    def keep(self, roles: Sequence[str]) -> None:
+        """Let go of what a process with these roles does not need."""
+        if "qmgr" not in roles:
+            self.wakeup.close()
+            self.control.close()
+        if "mailman" not in roles:
+            self.mailman.close()
 
 
 def _unix(path: str, kind: socket.SocketKind, owner: Owner, mode: int) -> socket.socket:

@@ -135,8 +135,7 @@ class Agent:
         else:
             await self._by_elements(attempt, nexthop)
         if attempt.pending and attempt.loops and self._settings.best_mx_transport:
-            attempt.result.passed = attempt.pending
-            attempt.result.passed_to = self._settings.best_mx_transport
+            attempt.result.passed[self._settings.best_mx_transport] = attempt.pending
             attempt.pending = []
         if attempt.pending:
             await self._fail(attempt)

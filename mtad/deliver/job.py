@@ -31,16 +31,14 @@ class Result:
 
     ``unreached`` is the status and reason when the destination itself could not be reached;
     ``traced`` are outcomes that the sender may want to hear of, since no other server will tell of them;
-    ``forwards`` are messages that take the place of recipients; ``passed`` go on by the transport
-    ``passed_to``.
+    ``forwards`` are messages that take the place of recipients; ``passed`` go on by other transports.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     unreached: tuple[str, str] | None = None
     traced: list[Outcome] = field(default_factory=list)
     forwards: list[Message] = field(default_factory=list)
-    passed: list[Recipient] = field(default_factory=list)
-    passed_to: str = ""
+    passed: dict[str, list[Recipient]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

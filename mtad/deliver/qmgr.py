@@ -91,7 +91,10 @@ class QueueManager:
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
         bouncer = Bouncer(p, store, log, new_id, self._clock)
         self._settler = Settler(p, store, bouncer, self._log, self._clock, self._sleep)
-        around = Around(p, store, reactor, log, resolver, rng or random.Random(), self._clock)
+        router = Router(p, classes, warn)
+        around = Around(
+            p, store, reactor, log, resolver, rng or random.Random(), self._clock, new_id, router.resolve
+        )
         self._transports: dict[str, Deliverer] = make_transports(around, services)
         self._transports[OWN] = Internal(p, "sent", self._log, self._clock)
         self._suspension = Internal(p, "deferred", log.named(f"{name}/error"), self._clock)
@@ -99,7 +102,7 @@ class QueueManager:
         self._dispatcher = Dispatcher(self, self._limits_of, self._clock, reactor.callLater)
         self._assigner = Assigner(
             p,
-            Router(p, classes, warn),
+            router,
             Router(p, classes, warn, verify=True),
             self._transports,
             lambda transport: self._limits_of(transport).recipients,
@@ -382,16 +385,15 @@ class QueueManager:
         active = self._active[job.message.seq]
         active.traced += result.traced
         active.forwards += result.forwards
-        if result.passed:
-            self._pass_on(job, active, result)
+        for transport, recipients in result.passed.items():
+            self._pass_on(job, active, transport, recipients)
         self._over(active, result.outcomes)
 
-    def _pass_on(self, job: Job, active: Active, result: Result) -> None:
+    def _pass_on(self, job: Job, active: Active, transport: str, recipients: list[Recipient]) -> None:
         """Recipients that another transport is to deliver."""
-        route = split_transport(result.passed_to)
+        route = split_transport(transport)
         route = Route(route.transport, route.nexthop or job.route.nexthop)
-        stamps = Stamps(job.message.arrival, active.begun)
-        onward = Job(job.message, result.passed, route, stamps)
+        onward = Job(job.message, recipients, route, Stamps(job.message.arrival, active.begun))
         active.jobs += 1
         if route.transport not in self._transports:
             self.suspended(onward, "4.3.0", f'mail transport "{route.transport}" is not available in mtad')

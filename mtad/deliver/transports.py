@@ -10,7 +10,7 @@ Postfix counterpart: ``qmgr_transport.c``, and the delivery agents that ``master
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,14 +20,17 @@ from mtad.deliver.agent import Agent
 from mtad.deliver.internal import Internal
 from mtad.deliver.job import Job, Result
 from mtad.deliver.lmtp_parameters import client_parameters
+from mtad.deliver.local import LocalAgent, Office, VirtualAgent
+from mtad.deliver.mailbox import Mailboxes, mailman_socket
 from mtad.deliver.mta_sts import MtaSts
+from mtad.deliver.route import Route
 from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
 from mtad.oauth.tokens import Accounts
 from mtad.queue.store import QueueStore
 
 #: Programs of Postfix that deliver, each with a transport here.
-PROGRAMS = frozenset({"smtp", "lmtp", "error", "discard"})
+PROGRAMS = frozenset({"smtp", "lmtp", "error", "discard", "local", "virtual"})
 #: The transports there are without a line of master.cf, and their programs.
 _USUAL = {
     "smtp": "smtp",
@@ -68,6 +71,8 @@ class Around:
     resolver: Resolver
     rng: random.Random
     clock: Callable[[], float]
+    new_id: Callable[[], str]
+    resolve: Callable[[bytes, bytes], Awaitable[Route]]
 
 
 def programs(services: Sequence[Service]) -> dict[str, tuple[str, Service | None]]:
@@ -77,6 +82,13 @@ def programs(services: Sequence[Service]) -> dict[str, tuple[str, Service | None
         if service.type == "unix":
             found[service.name] = (service.command.rpartition("/")[2], service)
     return {name: pair for name, pair in found.items() if pair[0] in PROGRAMS}
+
+
+def writes_mailboxes(p: Parameters, services: Sequence[Service]) -> bool:
+    """Whether there are maildirs that mail is written into."""
+    kinds = {program for program, _ in programs(services).values()}
+    local = "local" in kinds and p["home_mailbox"].endswith("/")
+    return local or ("virtual" in kinds and bool(p["virtual_mailbox_base"]))
 
 
 def make_transports(around: Around, services: Sequence[Service]) -> dict[str, Deliverer]:
@@ -90,6 +102,11 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
         accounts.load()
     around.resolver.dnssec = any(client["smtp_dns_support_level"] == "dnssec" for client in clients)
     sts = MtaSts.build(p, around.resolver, around.reactor, log.named(f"{p['syslog_name']}/smtp"))
+    mailboxes = Mailboxes(mailman_socket(p), around.reactor)
+
+    async def is_mine(transport: str, address: bytes) -> bool:
+        return (await around.resolve(b"", address)).transport == transport
+
     made: dict[str, Deliverer] = {}
     for name, (program, _) in found.items():
         parameters = own[name]
@@ -107,6 +124,9 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 program == "lmtp",
                 sts,
             )
+        elif program in ("local", "virtual"):
+            office = Office(around.store, named, around.clock, mailboxes, around.new_id, is_mine)
+            made[name] = (LocalAgent if program == "local" else VirtualAgent)(parameters, name, office)
         else:
             status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"
             made[name] = Internal(parameters, status, named, around.clock)

@@ -1,0 +1,386 @@
+"""Local delivery: aliases expanded, mail for users into their maildirs.
+
+:class:`LocalAgent` stands for ``local(8)`` and :class:`VirtualAgent` for ``virtual(8)``.  A name that is an
+alias of one mailbox is delivered there; one that stands for more, or for an address elsewhere, becomes a new
+message, queued in the same transaction that ends the old recipient, so that nothing is lost or sent twice
+when some of them must wait.  ``mailbox_transport`` and ``fallback_transport`` pass mail on.  Commands, files,
+``~/.forward`` and mailboxes in mbox format are none of mtad's: what needs one of them waits (``.forward`` is
+not looked at).  Outcomes are logged; nothing is raised but mistakes.
+
+RFC 3461 section 5.2.7 (aliases and lists).  Postfix counterpart: ``local(8)``, ``virtual(8)``.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mtad.config.parameters import Parameters
+from mtad.deliver.bounce import content_of, header_section
+from mtad.deliver.dsn_text import mail_date
+from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
+from mtad.deliver.job import Job, Result
+from mtad.deliver.mailbox import Mailboxes, NotWritten
+from mtad.deliver.report import external, log_outcomes
+from mtad.deliver.status_filter import StatusFilter
+from mtad.errors import MtadError
+from mtad.maillog import MailLog, printable
+from mtad.queue.message import Message, Outcome, Recipient
+from mtad.queue.store import QueueStore
+from mtad.tables.maps import Maps, split_extension
+
+_HEADER_LIMIT = 256 * 1024
+_NO_MAILDIR = NotWritten("4.3.5", "home_mailbox does not end in a slash: mtad writes only maildirs")
+#: Users whose mail is discarded where nobody has it.
+_NOBODY = (b"mailer-daemon", b"postmaster", b"double-bounce")
+Whose = Mapping[str, object]
+_NAME_BAD = re.compile(r"[^A-Za-z0-9.-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What local deliveries are made with.  ``is_mine``: whether an address is for the transport named."""
+
+    store: QueueStore
+    log: MailLog
+    clock: Callable[[], float]
+    mailboxes: Mailboxes
+    new_id: Callable[[], str]
+    is_mine: Callable[[str, bytes], Awaitable[bool]]
+
+
+class _Carrier:
+    """What both kinds of mailboxes share: the headers on top, the file, the outcome."""
+
+    immediate = False
+
+    def __init__(self, p: Parameters, office: Office, relay: str, filter_name: str) -> None:
+        self._office = office
+        self._relay = relay
+        self._digits = p.number("delay_logging_resolution_limit")
+        self._soft_bounce = p.flag("soft_bounce")
+        self._delivered_to = "file" in p.words("prepend_delivered_header")
+        self._original = p.flag("enable_original_recipient")
+        self._host = _NAME_BAD.sub("_", socket.gethostname())
+        self._filter = StatusFilter(p, office.log, filter_name)
+
+    def close_idle(self) -> None:
+        """Nothing is ever idle."""
+
+    def abort(self) -> None:
+        """What is being written will be, or will be again."""
+
+    async def _write(
+        self, message: Message, one: Recipient, whose: Mapping[str, object]
+    ) -> NotWritten | None:
+        """Write a mail into a mailbox."""
+        head = self._head(message, one)
+        size = len(head)
+        pieces = [head]
+        if message.content is not None:
+            body = message.content.replace(b"\r\n", b"\n")
+            pieces.append(body)
+            size += len(body)
+            return await self._office.mailboxes.write(whose, self._name(message, one), pieces, size)
+        for piece in _with_newlines(self._office.store.read(message)):  # twice: the size comes first
+            size += len(piece)
+
+        def all_pieces() -> Iterator[bytes]:
+            yield head
+            yield from _with_newlines(self._office.store.read(message))
+
+        return await self._office.mailboxes.write(whose, self._name(message, one), all_pieces(), size)
+
+    def _name(self, message: Message, one: Recipient) -> str:
+        """The file's name: the same each time that this mail is written for this recipient."""
+        return f"{int(message.arrival)}.Q{message.queue_id}R{one.id}.{self._host}"
+
+    def _head(self, message: Message, one: Recipient) -> bytes:
+        lines = [b"Return-Path: <%b>\n" % external(message.sender)]
+        if self._original and one.original:
+            lines.append(b"X-Original-To: %b\n" % external(one.original))
+        if self._delivered_to:
+            lines.append(b"Delivered-To: %b\n" % external(one.address))
+        return b"".join(lines)
+
+    async def _end(self, job: Job, outcomes: list[Outcome], logged: Sequence[Outcome] = ()) -> list[Outcome]:
+        """Log outcomes; ``logged``: others in their place."""
+        job.stamps.done = self._office.clock()
+        if self._filter:
+            await self._filter.apply(outcomes)
+        shown = list(logged or outcomes)
+        if self._soft_bounce:
+            for outcome in outcomes:
+                if outcome.status == "bounced":
+                    outcome.status, outcome.dsn = "SOFTBOUNCE", f"4{outcome.dsn[1:]}"
+        log_outcomes(self._office.log, job.message.queue_id, shown, job.stamps, self._digits)
+        for outcome in outcomes:
+            if outcome.status == "SOFTBOUNCE":
+                outcome.status = "deferred"
+        return outcomes
+
+    def _outcome(self, one: Recipient, dsn: str, reason: str) -> Outcome:
+        status = {"2": "sent", "4": "deferred"}.get(dsn[0], "bounced")
+        return Outcome(one, status, dsn, reason, self._relay)
+
+
+class LocalAgent(_Carrier):
+    """The deliveries of one ``local`` transport."""
+
+    def __init__(self, p: Parameters, name: str, office: Office) -> None:
+        super().__init__(p, office, "local", "local_delivery_status_filter")
+
+        def maps(title: str) -> Maps:
+            return Maps(p[title], p.directory, title=title, warn=office.log.warning)
+
+        async def is_mine(address: bytes) -> bool:
+            return await office.is_mine(name, address)
+
+        self._aliases = Aliases(p, is_mine, office.log)
+        self._delimiter = p["recipient_delimiter"]
+        self._hostname = p["myhostname"].encode()
+        self._mail_name = p["mail_name"].encode()
+        self._mailbox_maps = maps("mailbox_transport_maps")
+        self._mailbox_transport = p["mailbox_transport"]
+        self._fallback_maps = maps("fallback_transport_maps")
+        self._fallback_transport = p["fallback_transport"]
+        self._luser_relay = p["luser_relay"]
+        self._maildirs = p["home_mailbox"].endswith("/")
+        self._delivered_forward = "forward" in p.words("prepend_delivered_header")
+
+    async def deliver(self, job: Job) -> Result:
+        """Make a delivery, one recipient after the other."""
+        result = Result()
+        for recipient in job.recipients:
+            job.stamps.begun = job.stamps.connected = self._office.clock()
+            await self._recipient(job, recipient, result)
+        return result
+
+    async def _recipient(self, job: Job, one: Recipient, result: Result) -> None:
+        message = job.message
+        content = content_of(self._office.store, message, _HEADER_LIMIT)
+        if _was_delivered_to(header_section(content[:_HEADER_LIMIT]), one.address):
+            reason = f"mail forwarding loop for {printable(external(one.address))}"
+            result.outcomes += await self._end(job, [self._outcome(one, "5.4.6", reason)])
+            return
+        if "expanded" in message.attributes:
+            await self._mailbox(job, one, one.address, result)
+            return
+        try:
+            if "probe" in message.attributes:
+                value = await self._aliases.lookup(one.address)
+                if value is not None:
+                    reason = f"aliased to {printable(value)}"
+                    result.outcomes += await self._end(job, [self._outcome(one, "2.0.0", reason)])
+                    return
+            found = await self._aliases.expand(one.address)
+        except NotExpanded as error:
+            result.outcomes += await self._end(job, [self._outcome(one, error.dsn, error.text)])
+            return
+        if len(found.mailboxes) == 1 and not found.others and found.owner is None:
+            await self._mailbox(job, one, found.mailboxes[0], result, found.aliased)
+        else:
+            await self._forward(job, one, found, result)
+
+    # -- a new message
+
+    async def _forward(self, job: Job, one: Recipient, found: Expansion, result: Result) -> None:
+        """Send the mail on to those that a name stands for."""
+        new = self._new_message(job.message, one, found)
+        text = f"forwarded as {new.queue_id}"
+        logged = [
+            Outcome(Recipient(each.address, one.original), "sent", "2.0.0", text, self._relay)
+            for each in new.recipients
+        ]
+        done = self._outcome(one, "2.0.0", text)
+        result.outcomes += await self._end(job, [done], logged)
+        result.forwards.append(new)
+        self._trace(one, found, result)
+
+    def _trace(self, one: Recipient, found: Expansion, result: Result) -> None:
+        """Tell a sender who wants to know that an alias was expanded."""
+        if b"SUCCESS" in one.notify:
+            traced = self._outcome(one, "2.0.0", "alias expanded")
+            traced.action = "expanded" if found.owner is None else "delivered"
+            result.traced.append(traced)
+
+    def _new_message(self, message: Message, one: Recipient, found: Expansion) -> Message:
+        now = self._office.clock()
+        queue_id = self._office.new_id()
+        listed = found.owner is not None
+        notify = one.notify - {b"SUCCESS"}
+        if one.notify and not notify:
+            notify = frozenset((b"NEVER",))
+        original = b"" if listed else one.original or one.address
+        people = [
+            Recipient(address, original or address, notify, b"" if listed else one.orcpt)
+            for address in (*found.mailboxes, *found.others)
+        ]
+        received = b"Received: by %b (%b)\r\n\tid %b; %b\r\n" % (
+            self._hostname,
+            self._mail_name,
+            queue_id.encode(),
+            mail_date(now),
+        )
+        if self._delivered_forward:
+            received += b"Delivered-To: %b\r\n" % external(one.address)
+        content = received + content_of(self._office.store, message, message.size)
+        attributes = {**message.attributes, "expanded": "yes"}
+        for name in ("filter", "deliver_by"):
+            attributes.pop(name, None)
+        return Message(
+            queue_id,
+            message.sender if found.owner is None else found.owner,
+            people,
+            now,
+            size=len(content),
+            content=content,
+            body=message.body,
+            smtputf8=message.smtputf8,
+            ret=b"" if listed else message.ret,
+            envid=b"" if listed else message.envid,
+            attributes=attributes,
+        )
+
+    # -- a mailbox
+
+    async def _mailbox(
+        self, job: Job, one: Recipient, address: bytes, result: Result, aliased: bool = False
+    ) -> None:
+        """Deliver to a user; ``address`` is the user's, which may be another than the recipient's."""
+        transport = await self._transport(self._mailbox_maps, address, self._mailbox_transport)
+        if transport:
+            self._pass(one, address, transport, result)
+            return
+        served = one if address == one.address else Recipient(address, one.original or one.address, id=one.id)
+        local = _local_part(address).lower()
+        user, _ = split_extension(local, self._delimiter)
+        name = user.decode("utf-8", "replace")
+        probe = "probe" in job.message.attributes
+        if not self._maildirs:
+            failure: NotWritten | None = _NO_MAILDIR
+        elif probe:
+            failure = await self._office.mailboxes.ask({"user": name})
+        else:
+            failure = await self._write(job.message, served, {"user": name})
+        if failure is not None and failure.unknown:
+            await self._unknown(job, one, address, name, result)
+            return
+        dsn, reason = "2.0.0", "delivers to maildir" if probe else "delivered to maildir"
+        if failure is not None:
+            dsn, reason = failure.dsn, failure.text
+        await self._done(job, one, served, dsn, reason, result)
+
+    async def _done(
+        self, job: Job, one: Recipient, served: Recipient, dsn: str, reason: str, result: Result
+    ) -> None:
+        done = self._outcome(one, dsn, reason)
+        logged = [Outcome(served, done.status, dsn, reason, self._relay)] if served is not one else ()
+        result.outcomes += await self._end(job, [done], logged)
+        if done.status == "sent":
+            done.action = "delivered"
+            result.traced.append(done)
+
+    def _pass(self, one: Recipient, address: bytes, transport: str, result: Result) -> None:
+        one.address = address
+        result.passed.setdefault(transport, []).append(one)
+
+    async def _unknown(self, job: Job, one: Recipient, address: bytes, user: str, result: Result) -> None:
+        """There is no such user."""
+        transport = await self._transport(self._fallback_maps, address, self._fallback_transport)
+        if transport:
+            self._pass(one, address, transport, result)
+            return
+        dsn, reason = "5.1.1", f'unknown user: "{printable(user)}"'
+        if user.encode() in _NOBODY:
+            dsn, reason = "2.0.0", "discarded"
+        elif self._luser_relay:
+            dsn, reason = "4.3.0", "luser_relay is not available in mtad"
+        await self._done(job, one, one, dsn, reason, result)
+
+    async def _transport(self, maps: Maps, address: bytes, usual: str) -> str:
+        """What a pair like ``mailbox_transport_maps``, ``mailbox_transport`` says."""
+        try:
+            value = await maps.lookup(_local_part(address).lower())
+        except MtadError as error:
+            self._office.log.warning(str(error))
+            return "retry:4.3.0 table lookup failure"
+        return usual if value is None else value.decode("utf-8", "replace")
+
+
+class VirtualAgent(_Carrier):
+    """The deliveries of one ``virtual`` transport."""
+
+    def __init__(self, p: Parameters, name: str, office: Office) -> None:
+        super().__init__(p, office, "virtual", "virtual_delivery_status_filter")
+
+        def maps(title: str) -> Maps:
+            return Maps(p[title], p.directory, title=title, warn=office.log.warning)
+
+        self._delimiter = p["recipient_delimiter"]
+        self._mailbox_maps = maps("virtual_mailbox_maps")
+        self._uid_maps = maps("virtual_uid_maps")
+        self._gid_maps = maps("virtual_gid_maps")
+
+    async def deliver(self, job: Job) -> Result:
+        """Make a delivery, one recipient after the other."""
+        result = Result()
+        for one in job.recipients:
+            job.stamps.begun = job.stamps.connected = self._office.clock()
+            dsn, reason = await self._recipient(job.message, one)
+            done = self._outcome(one, dsn, reason)
+            result.outcomes += await self._end(job, [done])
+            if done.status == "sent":
+                done.action = "delivered"
+                result.traced.append(done)
+        return result
+
+    async def _recipient(self, message: Message, one: Recipient) -> tuple[str, str]:
+        """Status and reason."""
+        address = one.address
+        try:
+            path = await self._mailbox_maps.find_address(address, self._delimiter)
+            if path is None:
+                return "5.1.1", f'unknown user: "{printable(external(address))}"'
+            uid = await self._uid_maps.find_address(address, self._delimiter)
+            gid = await self._gid_maps.find_address(address, self._delimiter)
+        except MtadError as error:
+            self._office.log.warning(str(error))
+            return "4.3.5", "mail system configuration error"
+        if uid is None or gid is None or not (uid.isdigit() and gid.isdigit()):
+            shown = printable(external(address))
+            self._office.log.warning(f"recipient {shown}: not found in virtual_uid_maps or virtual_gid_maps")
+            return "4.3.5", "mail system configuration error"
+        if not path.endswith(b"/"):
+            return "4.3.5", "the mailbox is no maildir: mtad writes no other"
+        if "probe" in message.attributes:
+            return "2.0.0", "delivers to maildir"
+        whose = {"path": path.decode("utf-8", "surrogateescape"), "uid": int(uid), "gid": int(gid)}
+        failure = await self._write(message, one, whose)
+        return ("2.0.0", "delivered to maildir") if failure is None else (failure.dsn, failure.text)
+
+
+def _was_delivered_to(headers: bytes, address: bytes) -> bool:
+    """Whether the mail was delivered to that address before."""
+    if b"elivered-" not in headers:
+        return False
+    found = re.findall(rb"(?im)^delivered-to:[ \t]*(.*?)[ \t]*\r?$", headers)
+    return external(address).lower() in [each.lower() for each in found]
+
+
+def _with_newlines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same with LF for CRLF, over the edges of pieces."""
+    held = b""
+    for piece in pieces:
+        piece = held + piece
+        held = b"\r" if piece.endswith(b"\r") else b""
+        yield (piece[:-1] if held else piece).replace(b"\r\n", b"\n")
+    if held:
+        yield held
+
+
+def _local_part(address: bytes) -> bytes:
+    local, at, domain = address.rpartition(b"@")
+    return local if at else domain
