@@ -19,6 +19,7 @@ from mtad.deliver.failure import Purpose, SessionFailure, failure_by, malformed
 from mtad.deliver.greeting import Greetings
 from mtad.deliver.requiretls import DISABLE, ENFORCE, OPPORTUNISTIC, STARTTLS
 from mtad.deliver.settings import SmtpSettings
+from mtad.errors import ConfigError
 from mtad.maillog import MailLog, printable
 from mtad.net.tls import ClientTLS, Handshake, Policy
 from mtad.wire.client_events import ProtocolError, StartTLSAnswer
@@ -132,18 +133,22 @@ class Encryption:
             raise _required(connection, "5.7.30" if reply is None else "5.7.10", text)
         if reply is not None:
             text = f"TLS is required, but host {host.pair} refused to start TLS: {reply}"
-            raise failure_by(connection, reply, text, True)
+            raise failure_by(connection, reply, text, False)
         text = f"TLS is required, but was not offered by host {host.pair}"
         raise SessionFailure("4.7.4", text, temporary=True, relay=host.relay)
 
     async def _handshake(
         self, connection: Connection, policy: Policy, purpose: Purpose, status: TlsStatus
     ) -> None:
-        host = connection.host
-        handshake = self._tls.start(
-            policy, nexthop=host.destination.host, host=host.name, address=host.address, port=host.port
-        )
-        report = purpose.report
+        host, report = connection.host, purpose.report
+        failed_text = "Cannot start TLS: handshake failure"
+        try:
+            handshake = self._tls.start(
+                policy, nexthop=host.destination.host, host=host.name, address=host.address, port=host.port
+            )
+        except ConfigError as error:
+            self._log.warning(f"{host.relay}: {error.reason}")
+            raise SessionFailure("4.7.5", failed_text, temporary=True, relay=host.relay, tls=True) from error
         try:
             info = await connection.start_tls(handshake, self._settings.timeouts.starttls)
         except HandshakeFailed as failed:
@@ -152,8 +157,7 @@ class Encryption:
                 self._log.warning(f"TLS library problem: {printable(problem)}")
             if report is not None:
                 report.failure("validation-failure", "tls-handshake-failure")
-            text = "Cannot start TLS: handshake failure"
-            raise SessionFailure("4.7.5", text, temporary=True, relay=host.relay, tls=True) from failed
+            raise SessionFailure("4.7.5", failed_text, temporary=True, relay=host.relay, tls=True) from failed
         connection.keeps_tls = policy.reuse
         refusal = handshake.refusal(info)
         if report is not None:

@@ -223,7 +223,7 @@ def failure_of(info: TLSInfo) -> tuple[str, str]:
             return "certificate-host-mismatch", ""
         case openssl.VERIFY_EXPIRED:
             return "certificate-expired", ""
-        case openssl.VERIFY_OK | openssl.VERIFY_UNTRUSTED | openssl.VERIFY_UNSPECIFIED:
+        case openssl.VERIFY_OK | openssl.VERIFY_UNSPECIFIED:
             return "certificate-not-trusted", ""
         case error:
             return "validation-failure", openssl.verify_text(error).replace(" ", "_")

@@ -160,7 +160,7 @@ def cipher_list(
     source = _GRADE_LIST.get(grade.lower())
     if source is None:
         raise ConfigError(
-            f'invalid cipher grade "{grade}"', parameter=grade_parameter, remedy="use high, medium or null"
+            f'invalid cipher grade: "{grade}"', parameter=grade_parameter, remedy="use high, medium or null"
         )
     parts = [p[source], f"@SECLEVEL={security_level}"]
     for word in (word for text in exclusions for word in _words(text)):

@@ -249,9 +249,16 @@ class Handshake:
         if policy.anchors and must_match(self.level):
             chain = connection.get_peer_cert_chain(as_cryptography=True) or [certificate]
             found = [each for each in chain if isinstance(each, x509.Certificate)]
-            verdict = judge(found, self._anchors, self._tls.digests, self._tls.depth)
+            verdict = Verdict(openssl.VERIFY_UNSPECIFIED, None, 0)
+            if self._anchors:
+                verdict = judge(found, self._anchors, self._tls.digests, self._tls.depth)
             trusted = verdict.error == openssl.VERIFY_OK
-            info = replace(info, trusted=trusted, verify_error=verdict.error)
+            info = replace(
+                info,
+                trusted=trusted,
+                verify_error=verdict.error,
+                verify_depth=0 if trusted else verdict.depth,
+            )
         testing = external is not None and external.testing
         if not info.trusted or not (must_match(self.level) or testing):
             return info

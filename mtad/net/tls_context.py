@@ -67,11 +67,10 @@ class Logging:
             )
             return
         head = f"certificate verification failed for {peer}"
+        purpose = "CA" if info.verify_depth > 0 else purpose
         match info.verify_error:
             case openssl.VERIFY_OK:
                 return
-            case openssl.VERIFY_UNTRUSTED:
-                text = f"{head}: not trusted by local or TLSA policy"
             case openssl.VERIFY_SELF_SIGNED:
                 text = f"{head}: self-signed certificate"
             case (

@@ -75,6 +75,7 @@ class TLSInfo:
     verified: bool = False
     insecure: bool = False  # verified, but for a name that is not certain
     verify_error: int = 0
+    verify_depth: int = 0  # where in the chain, as far as that is known
     peer_cn: str = ""
     issuer_cn: str = ""
     untrusted_issuer: str = ""

@@ -32,13 +32,20 @@ CERTIFICATE, KEY = 0, 1
 
 #: Certificates of a chain that are looked at
 _CHAIN_LIMIT = 20
+#: Results that say no more than that there is no path to an anchor.
+_NO_PATH = (
+    openssl.VERIFY_NO_ISSUER,
+    openssl.VERIFY_NO_LEAF_ISSUER,
+    openssl.VERIFY_SELF_SIGNED,
+    openssl.VERIFY_SELF_SIGNED_IN_CHAIN,
+)
 _STANDARD = {"sha256": 1, "sha512": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``error``: OpenSSL's code, 0: trusted.  ``matched`` stands at ``depth`` of the chain; ``by_key``: it is
-    a key that is not in the chain."""
+    """``error``: OpenSSL's code, about what stands at ``depth``, 0: trusted.  ``matched`` stands at ``depth``
+    of the chain; ``by_key``: it is a key that is not in the chain."""
 
     error: int
     matched: Tlsa | None = None
@@ -142,7 +149,7 @@ def judge(
     anchors = _strongest(records, TRUST_ANCHOR, digests)
     if not anchors:
         return Verdict(openssl.VERIFY_DANE_NO_MATCH)
-    worst = openssl.VERIFY_UNTRUSTED
+    worst = openssl.VERIFY_DANE_NO_MATCH
     for verdict, trusted in _anchored(chain, anchors, digests):
         if verdict.depth > depth_limit:
             worst = openssl.VERIFY_CHAIN_TOO_LONG
@@ -150,8 +157,9 @@ def judge(
         error = openssl.verify_path(chain[0], chain[1:], trusted)
         if error == openssl.VERIFY_OK:
             return verdict
-        worst = error
-    return Verdict(worst)
+        if error not in _NO_PATH:
+            worst = error
+    return Verdict(worst, None, len(chain) - 1)
 
 
 def _anchored(

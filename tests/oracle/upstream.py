@@ -2,7 +2,7 @@
 
 ``Upstream(...)`` listens on a free port of 127.0.0.1 in threads of this process.  ``rules`` maps a stage, or
 ``stage:address``, to the reply to give there; stages are ``connect``, ``ehlo``, ``helo``, ``starttls``,
-``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``rset``.  ``data`` and ``dot`` go by the sender's address.
+``handshake``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``rset``.  ``data`` and ``dot`` go by the sender's address.
 The reply ``DROP`` hangs up.  It waits for nothing and never fails: what it did not expect is in what it
 heard.
 """
@@ -39,8 +39,10 @@ class Upstream:
         users: Mapping[str, str] | None = None,
         mechanisms: str = "PLAIN LOGIN CRAM-MD5",
         tls: tuple[str, str] | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
-        """``users``: passwords by login; with any, MAIL needs a login.  ``tls``: certificate and key."""
+        """``users``: passwords by login; with any, MAIL needs a login.  ``tls``: certificate and key.
+        ``address``: where to listen."""
         self.users = dict(users or {})
         self.rules: Mapping[str, bytes] = {}
         self.sessions: list[Heard] = []
@@ -49,7 +51,11 @@ class Upstream:
         if tls is not None:
             self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self.context.load_cert_chain(*tls)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        #: the names that clients have asked for in TLS, in turn
+        self.server_names: list[str] = []
+        if self.context is not None:
+            self.context.sni_callback = lambda _, name, __: self.server_names.append(name or "")
+        self._listener = socket.create_server(address, backlog=64)
         self.port = int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Upstream:
@@ -159,6 +165,10 @@ class _Conversation:
         context = self._upstream.context
         assert context is not None
         again = self._say("starttls", b"220 2.0.0 Go on")
+        garbage = self._upstream.rule("handshake")
+        if again and self._positive and garbage:
+            self._socket.sendall(garbage)
+            return False
         if again and self._positive:
             self._socket = context.wrap_socket(self._socket, server_side=True)
             self._stream = self._socket.makefile("rb")

@@ -1,0 +1,121 @@
+"""Servers with TLS, good and bad, for many domains at once, and what a client's log says of each.
+
+A :class:`Scene` is a domain ``NAME.example`` whose mail exchanger ``mx.NAME.example`` has an address and an
+:class:`~oracle.upstream.Upstream` of its own.  :class:`Scenes` serves them, sends one message to all of them
+by a daemon that is running, and gives what it logged about each, with what differs by nature masked.  To be
+used in the namespace of :mod:`oracle.names`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import smtplib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from live.daemon import wait_until
+from oracle.upstream import OFFERS, Upstream
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """``certificate``: the name of one of the PKI, empty: no STARTTLS.  ``policy``: its line in the policy
+    table, if any; ``zone``: further DNS data, where {name} and {address} stand for its own, and all of it, if
+    ``plain`` is false.  ``rules`` and ``offers`` are the upstream's.  ``domain``: mail goes there instead."""
+
+    name: str
+    certificate: str = "good"
+    policy: str = ""
+    zone: str = ""
+    rules: Mapping[str, bytes] = field(default_factory=dict)
+    offers: Sequence[str] = OFFERS
+    domain: str = ""
+
+    @property
+    def recipient(self) -> str:
+        return f"bob@{self.domain or self.name + '.example'}"
+
+
+#: What differs by nature.
+MASKS = (
+    (r"^[0-9A-Za-z]{6,}: ", "ID: "),
+    (r"delay=[\d.]+, delays=[\d./]+, ", ""),
+    (r"(tls=\S+), ", ""),
+    (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
+    (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),
+    (r"(SSL_connect error to \S+): -?\d+", r"\1: N"),
+    (r"/\S*/(?=[\w.]+\.pem)", "DIR/"),
+)
+_LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ postfix/smtp\[\d+\]: (.*)")
+
+
+class Scenes:
+    """The servers of all scenes; a context manager."""
+
+    def __init__(self, scenes: Sequence[Scene], pki: Mapping[str, tuple[str, str]]) -> None:
+        """``pki``: the files of certificate (with its chain) and key by name."""
+        self.scenes = scenes
+        self._pki = pki
+        self._stack = contextlib.ExitStack()
+        self.upstreams: dict[str, Upstream] = {}
+
+    def zone(self) -> str:
+        """The DNS data of all of them."""
+        lines = []
+        for number, scene in enumerate(self.scenes):
+            text = scene.zone or "{name}.example MX 10 mx.{name}.example\nmx.{name}.example A {address}\n"
+            lines.append(text.format(name=scene.name, address=self.address(number)))
+        return "\n".join(lines)
+
+    def policies(self) -> str:
+        """The text of the policy table."""
+        return "".join(f"{scene.name}.example {scene.policy}\n" for scene in self.scenes if scene.policy)
+
+    def address(self, number: int) -> str:
+        return f"192.0.2.{number + 1}"
+
+    def __enter__(self) -> Scenes:
+        for number, scene in enumerate(self.scenes):
+            tls = self._pki[scene.certificate] if scene.certificate else None
+            upstream = Upstream(scene.offers, tls=tls, address=(self.address(number), 25))
+            upstream.rules = scene.rules
+            self.upstreams[scene.name] = self._stack.enter_context(upstream)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def play(self, daemon: Any) -> dict[str, list[str]]:
+        """Send a message to all of them by ``daemon`` (mtad or Postfix); what its client logged, by scene."""
+        for upstream in self.upstreams.values():
+            upstream.server_names.clear()
+        with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=30) as client:
+            recipients = [scene.recipient for scene in self.scenes]
+            client.sendmail("a@example.com", recipients, "Subject: x\r\n\r\nx\r\n")
+        wait_until(lambda: self._statuses(daemon.log()) >= len(self.scenes), "all deliveries", 40)
+        texts = [m[1] for line in daemon.log().splitlines() if (m := _LINE.match(line))]
+        return {scene.name: self._about(scene, texts) for scene in self.scenes}
+
+    def names(self) -> dict[str, str]:
+        """The TLS server names that the client has sent last, by scene."""
+        return {name: each.server_names[-1] for name, each in self.upstreams.items() if each.server_names}
+
+    def _statuses(self, log: str) -> int:
+        return sum(f"to=<{scene.recipient}>" in log for scene in self.scenes)
+
+    def _about(self, scene: Scene, texts: Sequence[str]) -> list[str]:
+        names = rf"{re.escape(scene.name)}\.example|{re.escape(scene.recipient)}"
+        mine = re.compile(rf"(?<![\w-])({names})(?![\w-])")
+        found = []
+        previous = False
+        for text in texts:
+            more = previous and text.startswith("warning: TLS library problem")
+            previous = more or bool(mine.search(text))
+            if not previous:
+                continue
+            for pattern, substitute in MASKS:
+                text = re.sub(pattern, substitute, text)
+            found.append(text)
+        return sorted(set(found))  # another process warns again
