@@ -55,9 +55,9 @@ class CommandFilter:
         """The line to be obeyed in place of ``line``.  Raises TableError."""
         try:
             found = await self._maps.lookup(line.lstrip(b" \t"))
-        except TableError:
-            spec = self._maps.tables[0].spec
-            self._log.warning(f'{spec} lookup error for "{printable(line[:100])}"')
+        except TableError as problem:
+            for text in (str(problem), *getattr(problem, "__notes__", ())):
+                self._log.warning(text)
             raise
         if found is None:
             return line

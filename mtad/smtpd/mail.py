@@ -52,9 +52,6 @@ class MailCommands(Content):
             return refusal
         refusal = self._no_room(event.size)
         if refusal is not None:
-            if refusal is NO_ROOM:
-                request.sender = None
-            self.log.info(reject_line(request, "MAIL", refusal))
             self._end_transaction()
             return refusal
         if event.wishes is not None:
@@ -68,16 +65,20 @@ class MailCommands(Content):
         return (event.wishes and wishes.mail_reply(event.wishes, request)) or MAIL_OK
 
     def _no_room(self, size: int) -> Reply | None:
-        """Why a message of ``size`` bytes (0: not said) has no room, or None."""
-        settings = self.service.settings
+        """Why a message of ``size`` bytes (0: not said) has no room, logged; or None."""
+        settings, request = self.service.settings, self.request
         limit = settings.message_size_limit
         if limit and size > limit:
+            self.log.info(reject_line(request, "MAIL", TOO_BIG))
             return TOO_BIG
         space = os.statvfs(self.service.spool_directory)
         free = space.f_bavail * space.f_frsize
-        if free < settings.queue_minfree or free < 1.5 * limit:
-            return NO_ROOM
-        return None
+        if free >= settings.queue_minfree and free >= 1.5 * limit:
+            return None
+        request.sender = None
+        self.log.info(reject_line(request, "MAIL", NO_ROOM))
+        self.log.warning(f"not enough free space in mail queue: {free} bytes < 1.5*message size limit")
+        return NO_ROOM
 
     async def _rcpt(self, event: ev.Rcpt) -> Reply:
         request, service = self.request, self.service

@@ -84,7 +84,8 @@ class Refusals:
         try:
             return await maps.lookup(reply.encode()[:-2])
         except TableError as problem:
-            self._log.warning(str(problem))
+            for text in (str(problem), *getattr(problem, "__notes__", ())):
+                self._log.warning(text)
             return None
 
     async def _filtered(self, reply: Reply, queue_id: str) -> Reply:

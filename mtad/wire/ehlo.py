@@ -25,8 +25,10 @@ _KEYWORDS = (
 @lru_cache(maxsize=64)
 def discarding(discarded: frozenset[str]) -> str:
     """The line for the log that these keywords (lower case) make at each EHLO; may be empty."""
+    if "silent-discard" in discarded or "enhancedstatuscodes" in discarded:  # the latter as in Postfix
+        return ""
     names = ", ".join(word.upper() for word in _KEYWORDS if word in discarded)
-    return f"discarding EHLO keywords: {names}" if names and "silent-discard" not in discarded else ""
+    return f"discarding EHLO keywords: {names}" if names else ""
 
 
 @lru_cache(maxsize=256)
