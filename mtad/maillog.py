@@ -34,7 +34,7 @@ LINE_LIMIT = 2000
 
 def printable(data: bytes | str) -> str:
     """``data`` as text for a log line or a reply: control characters become ``?``."""
-    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+    text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
     return _UNPRINTABLE.sub("?", text)
 
 

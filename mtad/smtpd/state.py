@@ -137,6 +137,7 @@ class MessageState:
 
     def note(self, action: str, where: str, text: bytes, argument: bytes) -> None:
         origin = self.origin
+        text = text.partition(b"\0")[0]
         line = f"{self.queue_id}: {action}: {where} {_shown(text[:200])} from {origin.client};"
         line += f" from=<{_shown(quote(self.sender))}>"
         if self.recipient is not None:
@@ -185,7 +186,9 @@ class MessageState:
 
     def _reject(self, argument: bytes, where: str, text: bytes) -> None:
         argument = argument or b"message content rejected"
-        reason = argument if _STATUS.match(argument) else b"5.7.1 " + argument
+        found = _STATUS.match(argument)
+        status = found[0] if found else b"5.7.1"
+        reason = status + b" " + (argument[found.end() :].lstrip() if found else argument)
         if reason[:1] == b"2":
             self.log.warning(f"bad DSN action in {_shown(argument)} -- need 4.x.x or 5.x.x")
             reason = b"4" + reason[1:]
