@@ -82,9 +82,11 @@ def verify_text(code: int) -> str:
     return str(_ffi.string(_lib.X509_verify_cert_error_string(code)).decode("ascii", "replace"))
 
 
-def verify_path(leaf: x509.Certificate, others: Sequence[x509.Certificate], anchor: x509.Certificate) -> int:
-    """The result of looking for a valid path from a server's certificate to ``anchor``, which is trusted
-    whether or not it is a root; 0 when there is one."""
+def verify_path(
+    leaf: x509.Certificate, others: Sequence[x509.Certificate], anchor: x509.Certificate
+) -> tuple[int, int]:
+    """Whether there is a valid path from a server's certificate to ``anchor``, which is trusted whether or
+    not it is a root: 0, or what is wrong, and where in the chain."""
     store = crypto.X509Store()
     store.add_cert(crypto.X509.from_cryptography(anchor))
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
@@ -93,8 +95,8 @@ def verify_path(leaf: x509.Certificate, others: Sequence[x509.Certificate], anch
     try:
         crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), chain).verify_certificate()
     except crypto.X509StoreContextError as error:
-        return int(error.errors[0])
-    return VERIFY_OK
+        return int(error.errors[0]), int(error.errors[1])
+    return VERIFY_OK, 0
 
 
 def session_reused(connection: SSL.Connection) -> bool:

@@ -149,17 +149,17 @@ def judge(
     anchors = _strongest(records, TRUST_ANCHOR, digests)
     if not anchors:
         return Verdict(openssl.VERIFY_DANE_NO_MATCH)
-    worst = openssl.VERIFY_DANE_NO_MATCH
+    worst = Verdict(openssl.VERIFY_DANE_NO_MATCH, None, len(chain) - 1)
     for verdict, trusted in _anchored(chain, anchors, digests):
         if verdict.depth > depth_limit:
-            worst = openssl.VERIFY_CHAIN_TOO_LONG
+            worst = Verdict(openssl.VERIFY_CHAIN_TOO_LONG, None, verdict.depth)
             continue
-        error = openssl.verify_path(chain[0], chain[1:], trusted)
+        error, depth = openssl.verify_path(chain[0], chain[1:], trusted)
         if error == openssl.VERIFY_OK:
             return verdict
         if error not in _NO_PATH:
-            worst = error
-    return Verdict(worst, None, len(chain) - 1)
+            worst = Verdict(error, None, depth)
+    return worst
 
 
 def _anchored(

@@ -167,6 +167,7 @@ class _Conversation:
         again = self._say("starttls", b"220 2.0.0 Go on")
         garbage = self._upstream.rule("handshake")
         if again and self._positive and garbage:
+            self._socket.recv(65536)  # the client's greeting in TLS
             self._socket.sendall(garbage)
             return False
         if again and self._positive:
