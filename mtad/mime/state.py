@@ -36,6 +36,7 @@ _DOMAINS = {
 #: A whole header with the lines that continue it, and its name alone.
 _HEADER = re.compile(rb"([!-9;-~]+)[ \t]*(:[^\r\n\0]*(?:\r\n[ \t][^\r\n\0]*)*)\r\n(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_EIGHT_BIT = re.compile(rb"[\x80-\xff]")
 _BLANKS = (b" ", b"\t")
 _LONGEST_SHOWN = 100
 
@@ -425,14 +426,25 @@ class MimeState:
 
     def _slab(self, data: bytes) -> None:
         """Records without a boundary."""
-        if self._wants & Wants.EIGHT_BIT_BODY and self._encoding == _SEVEN and not data.isascii():
-            for line in data.split(b"\r\n"):
-                limit = self._limits.line_length
-                for start in range(0, max(len(line), 1), limit):
-                    self._check_body(line[start : start + limit])
+        checking = self._wants & Wants.EIGHT_BIT_BODY and not self.faults & Fault.EIGHT_BIT_BODY
+        if checking and self._encoding == _SEVEN and not data.isascii():
+            data = self._up_to_fault(data)
         partial = not data.endswith(b"\n")
         self._mid_line = partial
         self._out(data, partial)
+
+    def _up_to_fault(self, data: bytes) -> bytes:
+        """Give out the records before the first with 8 bits, report that one, and give it and the rest."""
+        found = _EIGHT_BIT.search(data)
+        assert found is not None
+        start = data.rfind(b"\n", 0, found.start()) + 1
+        start += (found.start() - start) // self._limits.line_length * self._limits.line_length
+        end = data.find(b"\r\n", start)
+        record = data[start : end if end >= 0 else len(data)][: self._limits.line_length]
+        if start:
+            self._out(data[:start], not data.endswith(b"\n", 0, start))
+        self._report(Fault.EIGHT_BIT_BODY, record)
+        return data[start:]
 
     def _check_body(self, text: bytes) -> None:
         if self._wants & Wants.EIGHT_BIT_BODY and self._encoding == _SEVEN and not text.isascii():

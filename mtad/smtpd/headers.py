@@ -193,10 +193,18 @@ class HeaderCleaner:
             if of_kind + b"from" not in self._seen:
                 out += self._out(folded(self._make_from()))
             if rules.undisclosed and not self._seen & {b"to", b"cc", b"resent-to", b"resent-cc"}:
-                out += rules.undisclosed + b"\r\n"
+                out += self._undisclosed()
         if faults & Fault.END_OF_HEADERS and rules.end_of_headers == "add_header":
             out += b"MIME-Error: message header was not terminated by empty line\r\n"
         return out
+
+    def _undisclosed(self) -> bytes:
+        text = self._rules.undisclosed
+        if self._rules.undisclosed_fits:
+            return text + b"\r\n"
+        shown = f'bad undisclosed_recipients_header header text "{printable(text)}"'
+        self._state.log.warning(f'{shown} -- need "headername: headervalue"')
+        return b""
 
     def _make_message_id(self) -> bytes:
         rules, state = self._rules, self._state

@@ -81,11 +81,13 @@ class Intake:
     async def begin(self, top: bytes, received: bytes) -> None:
         """What we put on top: ``top``, then our own header ``received``."""
         rules, state = self._rules, self.state
-        if not top and not (state.filtering and rules.checks.headers) and rules.hopcount_limit > 1:
+        seen = state.filtering and (rules.checks.headers or not self._plain)
+        if not top and not seen and rules.hopcount_limit > 1:
             self._cleaner.hops = 1
             self._keep(received)
         else:
-            await self._events(top + received)
+            data = top + received
+            await self._events(data if self._plain else await self._allowed(data))
 
     def feed(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """Take a chunk of the message as the client sent it (unstuffed).  Where there is more to do than to

@@ -71,12 +71,7 @@ class CleanupRules:
         self.hopcount_limit = p.number("hopcount_limit")
         self.long_queue_ids = p.flag("enable_long_queue_ids")
         self.undisclosed = p["undisclosed_recipients_header"].encode()
-        if self.undisclosed and not is_header(self.undisclosed):
-            self.log.warning(
-                f'bad undisclosed_recipients_header header text "{p["undisclosed_recipients_header"]}" -- '
-                'need "headername: headervalue"'
-            )
-            self.undisclosed = b""
+        self.undisclosed_fits = is_header(self.undisclosed)
         self.drop = frozenset(name.lower().encode() for name in p.words("message_drop_headers"))
         self.token_limit = p.number("header_address_token_limit")
         self.obsolete_from = p["header_from_format"] == "obsolete"

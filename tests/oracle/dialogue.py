@@ -342,15 +342,19 @@ def _ends_with_id(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -
     return lines
 
 
+_STAYS = ("hold", "discard")
+
+
 def _canceled(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     opened = [m[1] for line in lines if (m := re.match(rf"({_ID}): client=", line.text))]
     active = {m[1] for line in lines if (m := _ACTIVE.match(line.text))}
-    actions = {m[1] for line in lines if (m := re.match(rf"{_ID}: (?:milter-)?(hold|discard): ", line.text))}
-    word = "discarded" if "discard" in actions else "canceled"
-    if "hold" not in actions:
-        lines += [
-            Line("postfix/cleanup", f"{each}: removed ({word})") for each in opened if each not in active
-        ]
+    action = re.compile(rf"({_ID}): (?:milter-)?(hold|discard): ")
+    actions = {m.groups() for line in lines if (m := action.match(line.text))}
+    for each in opened:
+        held, discarded = ((each, word) in actions or ("NOQUEUE", word) in actions for word in _STAYS)
+        if each not in active and not held:
+            word = "discarded" if discarded else "canceled"
+            lines.append(Line("postfix/cleanup", f"{each}: removed ({word})"))
     return lines
 
 
@@ -434,6 +438,7 @@ MASKS: tuple[tuple[str, str], ...] = (
     (r"(?<=334 )(?:PD|bm9u|cj|dj|cnNw)[0-9A-Za-z+/=]+", "CHALLENGE"),  # of "<", "non", "r=", "v=", "rsp"
     (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),  # where in OpenSSL
     (r"localhost\[127\.0\.0\.1\]:\d+", "localhost[127.0.0.1]:PORT"),
+    (r"mail queue: \d+ bytes", "mail queue: N bytes"),
     (r"key-exchange \S+( \([^)]*\))?", "key-exchange K"),
     (r"(for service 127\.0\.0\.1:)\d+", r"\1PORT"),
 )
@@ -507,7 +512,8 @@ mech_list: PLAIN LOGIN
 
 def _line(name: str, overrides: Mapping[str, str], private: str, program: str) -> str:
     options = "".join(f"\n  -o {{ {key} = {value} }}" for key, value in overrides.items())
-    return f"{name} unix {private} - n - - {program}{options}\n"
+    processes = 0 if program == "cleanup" else "-"
+    return f"{name} unix {private} - n - {processes} {program}{options}\n"
 
 
 def _internal(config: Config) -> str:
@@ -533,7 +539,11 @@ class House:
             certificate if config.upstream_tls else None,
         )
         internal = self._filled(_internal(config))
-        what = (self._main(), config.services, self._files())
+        services = [
+            (name, {key: self._filled(value) for key, value in options.items()})
+            for name, options in config.services
+        ]
+        what = (self._main(), services, self._files())
         self.postfix = Postfix(*what, master_extra=internal)
         self.mtad = Mtad(*what, master_extra=internal)
         self.sides: tuple[Postfix | Mtad, ...] = (self.postfix, self.mtad)
