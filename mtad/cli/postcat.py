@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 from mtad.cli.control import ControlError, ask
 from mtad.cli.directory import load_parameters
-from mtad.cli.voice import Fatal, Voice
+from mtad.cli.voice import Fatal, Voice, complaint
 from mtad.config.parameters import Parameters
 from mtad.daemon.paths import paths
 from mtad.errors import MtadError
@@ -28,7 +28,7 @@ from mtad.queue.message import Message
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.envelope import write_message
 from mtad.queue.postfix.files import MAILDROP, QueueDirectory, open_plain, valid_id
-from mtad.queue.postfix.records import Record, read_records
+from mtad.queue.postfix.records import BadRecord, Record, read_records
 from mtad.queue.sqlite import SQLiteStore
 
 USAGE = (
@@ -55,6 +55,7 @@ class _Printer:
         self._with_path, self._offsets, self._decimal = "f" in flags, "o" in flags, "d" in flags
         self._part = _ENVELOPE
         self._last = b""
+        self._sized = False
 
     def run(self, file: BinaryIO, start: int) -> None:
         """Print ``file`` from the offset ``start``."""
@@ -65,9 +66,14 @@ class _Printer:
                 return
             if self._show[_ENVELOPE]:
                 self._write(f"*** ENVELOPE RECORDS {self._path} ***\n".encode())
-        for record in self._records(file, start):
-            if not self._take(record):
-                break
+        try:
+            for record in self._records(file, start):
+                if not self._take(record):
+                    break
+        except BadRecord as error:
+            self._out.flush()
+            self._voice.warning(f"{self._path}: {error}")
+            raise Fatal("record read error") from error
 
     def _records(self, file: BinaryIO, start: int) -> Iterator[Record]:
         """The records in the order in which they count; with -v pointers and padding, too."""
@@ -107,7 +113,19 @@ class _Printer:
             return self._raw
         if self._show[self._part]:
             self._print(record)
+        if kind == rec.SIZE and not self._path.startswith(f"{MAILDROP}/"):
+            self._look_at_size(record.data)
         return True
+
+    def _look_at_size(self, data: bytes) -> None:
+        """Only told of: we need no size to find our way."""
+        fields = data.split()
+        if self._sized:
+            self._voice.warning("file contains multiple size records")
+        elif len(fields) < 2 or not all(field.isdigit() and int(field) for field in fields[:2]):
+            self._voice.warning(f"invalid size record: {data[:100].decode('utf-8', 'replace')}")
+        else:
+            self._sized = True
 
     def _prefix(self, record: Record) -> bytes:
         text = f"{self._path}: " if self._with_path else ""
@@ -131,14 +149,15 @@ class _Printer:
             self._last = b"" if ended and kind == rec.UNENDED else kind
             return
         name = rec.NAMES.get(kind, "unknown_record_type")
-        if kind == rec.UNENDED:
-            name = "unterminated_text"
         if kind in (rec.TIME, rec.WARN):
             data = _date(data)
         elif kind == rec.ATTRIBUTE:
             attribute, equals, value = data.partition(b"=")
             if not equals:
-                self._voice.warning(f"{self._path}: malformed attribute: missing '=' after attribute name")
+                self._write(self._prefix(record))
+                self._out.flush()
+                problem = f"missing '=' after attribute name: {data[:100].decode('utf-8', 'replace')}"
+                self._voice.warning(f"{self._path}: malformed attribute: {problem}")
                 return
             if attribute == b"create_time":
                 name, data = "create_time", _date(value)
@@ -193,7 +212,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             options, names = getopt.getopt(list(argv), "bc:defhoqrs:v")
         except getopt.GetoptError as error:
-            sys.stderr.write(f"postcat: invalid option -- '{error.opt}'\n")
+            sys.stderr.write(f"postcat: {complaint(error)}\n")
             raise Fatal(USAGE) from error
         values = {option[1]: value for option, value in options}
         flags = frozenset(values)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mtad.cli.directory import load_parameters
-from mtad.cli.voice import Fatal, Voice
+from mtad.cli.voice import Fatal, Voice, complaint
 from mtad.daemon.logs import open_sink
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             options, words = getopt.getopt(list(argv), "c:ip:t:v")
         except getopt.GetoptError as error:
+            sys.stderr.write(f"postlog: {complaint(error)}\n")
             raise Fatal(USAGE) from error
         values = dict(options)
         p = load_parameters(values.get("-c"))

@@ -20,7 +20,7 @@ from itertools import chain
 
 from mtad.cli.control import ControlError, SystemDown, ask, stream
 from mtad.cli.directory import load_parameters
-from mtad.cli.voice import Fatal, Voice
+from mtad.cli.voice import Fatal, Voice, complaint
 from mtad.config.parameters import Parameters
 from mtad.daemon.authorized import refused, user_name
 from mtad.errors import MtadError
@@ -62,7 +62,7 @@ def _parse(argv: Sequence[str]) -> tuple[str, str, str | None]:
     try:
         options, rest = getopt.getopt(list(argv), "c:fi:jps:v")
     except getopt.GetoptError as error:
-        sys.stderr.write(f"postqueue: {error}\n")
+        sys.stderr.write(f"postqueue: {complaint(error)}\n")
         raise Fatal(USAGE) from error
     modes = [(option, value) for option, value in options if option in _MODES]
     if rest or len(modes) != 1:

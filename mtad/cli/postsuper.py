@@ -19,7 +19,7 @@ from typing import Any
 
 from mtad.cli.control import ControlError, ask
 from mtad.cli.directory import load_parameters
-from mtad.cli.voice import Fatal, Voice
+from mtad.cli.voice import Fatal, Voice, complaint
 from mtad.config.parameters import Parameters
 from mtad.daemon.paths import owner, paths
 from mtad.errors import MtadError
@@ -215,7 +215,7 @@ def _parse(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str], str |
     try:
         options, queues = getopt.getopt(list(argv), "c:d:e:f:h:H:pr:sSv")
     except getopt.GetoptError as error:
-        sys.stderr.write(f"postsuper: {error.msg}\n")
+        sys.stderr.write(f"postsuper: {complaint(error)}\n")
         raise Fatal(USAGE) from error
     directory = None
     for option, value in options:

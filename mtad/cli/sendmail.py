@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from mtad.cli.directory import config_directory, load_parameters
 from mtad.cli.sendmail_input import Input
-from mtad.cli.voice import Fatal, Voice
+from mtad.cli.voice import Fatal, Voice, complaint
 from mtad.config.parameters import Parameters
 from mtad.daemon.authorized import refused, sender_refused
 from mtad.errors import MtadError
@@ -143,7 +143,7 @@ class _Reader:
         try:
             return getopt.getopt(words, _OPTIONS)
         except getopt.GetoptError as error:
-            sys.stderr.write(f"{self._name}: {error.msg}\n")
+            sys.stderr.write(f"{self._name}: {complaint(error)}\n")
             raise Fatal(f"usage: {self._name} [options]") from error
 
     def _take(self, letter: str, value: str) -> None:

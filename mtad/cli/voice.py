@@ -10,6 +10,7 @@ Postfix counterpart: ``msg(3)``, ``msg_vstream(3)``, ``maillog_client(3)``.
 from __future__ import annotations
 
 import sys
+from getopt import GetoptError
 
 from mtad.config.parameters import Parameters
 from mtad.daemon.logs import open_sink, program_log
@@ -23,6 +24,12 @@ class Fatal(MtadError):
     def __init__(self, text: str, status: int = 0) -> None:
         self.status = status
         super().__init__(text)
+
+
+def complaint(error: GetoptError) -> str:
+    """What getopt(3) says of such an option."""
+    what = "option requires an argument" if "requires argument" in error.msg else "invalid option"
+    return f"{what} -- '{error.opt}'"
 
 
 class Voice:

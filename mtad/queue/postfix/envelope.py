@@ -28,7 +28,12 @@ _UTF8_REQUESTED, _UTF8_HEADER, _UTF8_SENDER = 1, 2, 4
 _TLS_OPTIONAL, _TLS_REQUIRED = 16, 32
 
 #: Records that become attributes of the same meaning.
-_KEPT = {kind: rec.NAMES[kind] for kind in (rec.FULL_NAME, rec.INSPECTOR, rec.FILTER, rec.REDIRECT, rec.VERP)}
+_KEPT = {
+    rec.FULL_NAME: "sender_fullname",
+    rec.INSPECTOR: "content_inspector",
+    rec.FILTER: "filter",
+    rec.VERP: "verp_delimiters",
+}
 _KINDS = {name: kind for kind, name in _KEPT.items()}
 #: Attributes that go before the sender's record, as cleanup(8) writes them.
 _EARLY = ("log_ident", "rewrite_context")

@@ -1,9 +1,10 @@
 """Records: the form in which Postfix's queue files hold everything.
 
 A record is a type (one byte), its length in portions of seven bits, the lowest first, and its data.
-:func:`pack` makes one, :func:`read_records` reads them; it follows pointers, which cleanup(8) leaves where a
-Milter has changed a message, and skips padding, unless ``raw``.  Raises :class:`BadRecord` for what is no
-record, for one longer than :data:`LONGEST`, and for pointers that lead astray.
+:func:`pack` makes one, :func:`read_records` reads them.  It follows pointers, which cleanup(8) leaves where
+a Milter has changed a message, skips padding, and stops behind the last record, unless ``raw``.  Raises
+:class:`BadRecord` for what is no record, for one longer than :data:`LONGEST`, and for pointers that lead
+astray.
 
 Postfix counterpart: ``record(3)``, ``rec_type(3)``, ``rec_attr_map(3)``.
 """
@@ -77,7 +78,7 @@ class BadRecord(QueueError):
 
 
 class Record(NamedTuple):
-    """One record and where it begins."""
+    """One record, and where it was looked for: before any pointers and padding that led to it."""
 
     offset: int
     kind: bytes
@@ -103,18 +104,20 @@ def attribute(name: str, value: str | bytes | int) -> bytes:
     return pack(ATTRIBUTE, name.encode("utf-8", "surrogateescape") + b"=" + text)
 
 
-def _length(file: BinaryIO) -> int:
+def _length(file: BinaryIO, kind: bytes) -> int:
     length = shift = 0
     while True:
         byte = file.read(1)
-        if not byte or shift > 28:
-            raise BadRecord("bad length of a record")
+        if shift > 24:
+            raise BadRecord(f"too many length bits, record type {kind[0]}")
+        if not byte:
+            raise BadRecord(f"unexpected EOF reading length, record type {kind[0]}")
         length |= (byte[0] & 127) << shift
         if byte[0] < 128:
             break
         shift += 7
     if length > LONGEST:
-        raise BadRecord(f"a record of {length} bytes")
+        raise BadRecord(f"illegal length {length}, record type {kind[0]}")
     return length
 
 
@@ -123,22 +126,25 @@ def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None)
     at = file.tell() if start is None else start
     if start is not None:
         file.seek(start)
-    jumps = 0
+    jumps, begin = 0, at
     while kind := file.read(1):
         head = file.read(1)
         if head and head[0] < 128:
             length, used = head[0], 2
         else:
             file.seek(at + 1)
-            length = _length(file)
+            length = _length(file, kind)
             used = 1 + max(1, -(-length.bit_length() // 7))
         data = file.read(length)
         if len(data) != length:
-            raise BadRecord("the file ends within a record")
-        record = Record(at, kind, data)
+            raise BadRecord(f"unexpected EOF in data, record type {kind[0]} length {length}")
+        record = Record(begin, kind, data)
         at += used + length
-        if raw:
+        if raw or kind not in (POINTER, PADDING):
+            begin = at
             yield record
+            if kind == END and not raw:
+                return
         elif kind == POINTER:
             jumps += 1
             target = _number(data)
@@ -147,8 +153,6 @@ def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None)
             if target > 0:
                 at = target
                 file.seek(at)
-        elif kind != PADDING:
-            yield record
 
 
 def _number(data: bytes) -> int:
