@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         service = _service(plan, case)
         if case.tls is None:
             case = replace(case, tls=history.had_tls(plan.p, case))
-        report = _run(plan, service, case, "--no-ask" not in given)
+        report = run(plan, service, case, "--no-ask" not in given)
     except (MtadError, NoCase) as error:
         print(f"explain: {error}", file=sys.stderr)
         return UNKNOWN
@@ -141,8 +141,8 @@ def _service(plan: Plan, case: Case) -> ServicePlan:
     return plan.smtpd[0]
 
 
-def _run(plan: Plan, service: ServicePlan, case: Case, ask: bool) -> Report:
-    """Turn a reactor until there is an answer."""
+def run(plan: Plan, service: ServicePlan, case: Case, ask: bool) -> Report:
+    """The answer, from a reactor that runs until it is there."""
     from twisted.internet.defer import Deferred
     from twisted.internet.epollreactor import EPollReactor
     from twisted.python.failure import Failure

@@ -78,6 +78,12 @@ def test_the_number_of_sessions_is_exact_and_survives_a_reload_and_a_death(mtad:
         wait_until(lambda: not os.path.exists(f"/proc/{victim}"), "its end")
         assert fill(mtad, stack) == left
 
+    def all_free() -> bool:
+        with ExitStack() as stack:
+            return fill(mtad, stack) == 6
+
+    wait_until(all_free, "the ends of all sessions")
+
 
 def test_a_rate_is_exact_over_all_workers(mtad: Mtad) -> None:
     with ExitStack() as stack:

@@ -68,7 +68,7 @@ def test_what_is_logged() -> None:
         wait_until(lambda: mtad.log().count("]: disconnect from") == len(SERVICES), "the ports were tried")
         plain = lines_of(mtad, "plain")
         assert not any(line.startswith(("<", ">")) or " trace: " in line for line in plain)
-        assert [line[:10] for line in lines_of(mtad, "others")] == [line[:10] for line in plain]
+        assert len(lines_of(mtad, "others")) == len(plain)
         traced = lines_of(mtad, "traced")
         assert [line for line in traced if line.removeprefix("NOQUEUE: ") in trace] == [
             f"NOQUEUE: {line}" for line in trace

@@ -42,6 +42,17 @@ _GREETING = "220 ..."
 _DESTINATIONS = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
 _RECIPIENTS = ("local_recipient_maps", "virtual_alias_maps", "virtual_mailbox_maps", "relay_recipient_maps")
 
+_LIMITS = (
+    "smtpd_client_auth_rate_limit",
+    "smtpd_client_connection_rate_limit",
+    "smtpd_client_message_rate_limit",
+    "smtpd_client_new_tls_session_rate_limit",
+    "smtpd_client_recipient_rate_limit",
+    "mtad_sasl_message_rate_limit",
+    "mtad_sasl_new_recipient_limit",
+    "mtad_sasl_recipient_rate_limit",
+)
+
 #: What these go by, besides the client and its mail: told where they decide.
 _BY = {
     "defer_unauth_destination": _DESTINATIONS,
@@ -155,7 +166,19 @@ class Trial:
             sasl_username=case.login,
         )
         request.trace = self._steps.append
+        self._note_absent()
         return request
+
+    def _note_absent(self) -> None:
+        """Say what would take part in a session, and doesn't here."""
+        p, case = self._plan.p, self._case
+        if not case.helo and p.flag("smtpd_helo_required"):
+            self._notes.append("the client has said HELO, which this service demands (--helo: what it says)")
+        if p["smtpd_milters"]:
+            self._notes.append("smtpd_milters would agree: they are not asked")
+        limited = [name for name in _LIMITS if p.number(name)]
+        if limited:
+            self._notes.append(f"no limit is reached ({', '.join(limited)})")
 
     def _has_tls(self) -> bool:
         case, p = self._case, self._plan.p
