@@ -144,6 +144,7 @@ def client_mechanism() -> ClientMechanism | None:
     """The mechanism, where the package is installed."""
     if not _installed():
         return None
+    _gssapi()  # now, as above
     return ClientMechanism(b"GSSAPI", PROPERTIES, _client, fits=_has_ticket, slow=True, mutual=True)
 
 

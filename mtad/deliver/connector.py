@@ -94,7 +94,7 @@ class Connector:
         self._clock = clock
         name = "smtp_sasl_mechanism_filter"
         self._filter = StringList(name, p[name], p.directory) if p[name] else None
-        kerberos = client_mechanism()
+        kerberos = client_mechanism() if p.flag("smtp_sasl_auth_enable") else None
         self._further = () if kerberos is None else (kerberos,)
         self._bind_sasl = p.flag("mtad_smtp_sasl_channel_binding")
         self._refused_logins: RefusedLogins | None = None
