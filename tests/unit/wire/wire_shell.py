@@ -6,7 +6,7 @@ import dataclasses
 
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
-from mtad.wire.server import HELP, ServerSession, ServerSettings, helo_reply
+from mtad.wire.server import HELP, SYNCHRONIZATION, ServerSession, ServerSettings, helo_reply
 
 OK = Reply(250, b"Ok", b"2.0.0")
 CLIENT = "client.example[192.0.2.7]"
@@ -57,6 +57,10 @@ def answer(session: ServerSession, event: ev.Event) -> Reply | None:
             return Reply(252, event.argument, b"2.0.0")
         case ev.Etrn():
             return Reply(459, b"<" + event.domain + b">: service unavailable")
+        case ev.Xclient():
+            helo = (event.values.get("HELO") or "").encode()
+            kept = session.restart(session.settings, "other", helo=helo, esmtp=False, authenticated=False)
+            return Reply(220, b"again") if kept else SYNCHRONIZATION
         case ev.Help():
             return HELP
         case ev.Quit():
@@ -75,6 +79,7 @@ class Dialogue:
         self.bodies: list[bytes] = []
         self.notes: list[str] = []
         self.body = b""
+        self.replaced: dict[bytes, bytes] = {}  # by smtpd_command_filter
 
     def say(self, data: bytes) -> bytes:
         self.session.receive(data)
@@ -88,6 +93,9 @@ class Dialogue:
                 self.bodies.append(self.body)
                 self.body = b""
             self.events.append(event)
+            if isinstance(event, ev.CommandLine):
+                self.session.command(self.replaced.get(event.line, event.line))
+                continue
             reply = answer(self.session, event)
             if reply is None:
                 self.session.begin_chunk()
