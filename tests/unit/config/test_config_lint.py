@@ -76,7 +76,7 @@ def test_a_stock_configuration_is_clean(tmp_path: Path) -> None:
         ("virtual_maps = hash:/x", "warning", "virtual_maps", 'instead, specify "virtual_alias_maps"'),
         ("process_id = 1", "warning", "", "read-only parameter assignment"),
         ("mydestination = a # b", "warning", "mydestination", "does not begin a comment"),
-        ("lmtp_tls_enable_rpk = yes", "warning", "lmtp_tls_enable_rpk", "mtad does not implement it: pyOpenSSL"),
+        ("lmtp_tls_enable_rpk = yes", "warning", "lmtp_tls_enable_rpk", "does not implement it: pyOpenSSL"),
         ("soft_bounce = no\nsoft_bounce = yes", "warning", "", "overriding earlier entry: soft_bounce=no"),
     ],
 )  # fmt: skip
@@ -106,7 +106,8 @@ def test_level_is_missing(tmp_path: Path) -> None:
 
 def test_master_cf(tmp_path: Path) -> None:
     master = MASTER + (
-        "submissions inet n - y - - smtpd -o smtpd_tls_wrapermode=yes -o lmtp_tls_enable_rpk=yes -o soft_bounce=x\n"
+        "submissions inet n - y - - smtpd -o smtpd_tls_wrapermode=yes -o soft_bounce=x"
+        " -o lmtp_tls_enable_rpk=yes\n"
         "smtp inet n - y - 1 postscreen\nlmtp unix - - y - - lmtp\n"
         "maildrop unix - n n - - pipe user=a argv=b\n"
         "policy unix - n n - - spawn\nqmgr unix n - n 300 1 qmgr\n"
@@ -117,8 +118,8 @@ def test_master_cf(tmp_path: Path) -> None:
         f"{path}, line 5: parameter soft_bounce: bad boolean configuration: soft_bounce = x "
         '(specify "yes" or "no")',
         f'{path}, line 10: duplicate master.cf entry for service "qmgr" (unix) -- using the last entry',
-        f"{path}, line 5: parameter lmtp_tls_enable_rpk: mtad does not implement it: pyOpenSSL knows no raw public "
-        "keys (RFC 7250); certificates are used",
+        f"{path}, line 5: parameter lmtp_tls_enable_rpk: mtad does not implement it: pyOpenSSL knows no raw "
+        "public keys (RFC 7250); certificates are used",
         f"{path}, line 5: parameter smtpd_tls_wrapermode: unused parameter: nothing reads it "
         '(did you mean "smtpd_tls_wrappermode"?)',
     ]
