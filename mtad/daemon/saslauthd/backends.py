@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from mtad.auth.hashes import HashError, crypt, parse, verify
+from mtad.auth.hashes import Hash, HashError, crypt, parse, verify
 from mtad.daemon.saslauthd.wire import Request
 from mtad.errors import ConfigError, TableError
 from mtad.tables.sasldb import DEFAULT_PATH, SaslDb
@@ -150,6 +150,7 @@ class Sasldb:
 
     def __init__(self, path: str) -> None:
         self._db = SaslDb(path)
+        self._usual: Hash | None = None  # for users who do not exist: they take as long as the others
 
     def __call__(self, request: Request) -> str | None:
         realm = request.realm or os.fsencode(socket.gethostname())
@@ -157,13 +158,15 @@ class Sasldb:
             stored = self._db.get(os.fsdecode(request.login), os.fsdecode(realm))
         except TableError as error:
             return str(error)
-        if not stored:
-            return "user not found"
-        hashed = parse(stored)
+        hashed = parse(stored) if stored else self._usual
         try:
-            right = (
-                verify(hashed, request.password) if hashed else hmac.compare_digest(stored, request.password)
-            )
+            right = verify(hashed, request.password) if hashed else False
+            if not stored:
+                return "user not found"
+            if hashed is None:
+                right = hmac.compare_digest(stored, request.password)
+            elif hashed.slow:
+                self._usual = hashed
         except HashError as error:
             return str(error)
         return None if right else "incorrect password"
