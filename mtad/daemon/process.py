@@ -40,14 +40,11 @@ from mtad.net.reactor import MailReactor
 from mtad.policy.anvil import Anvil
 from mtad.queue.sqlite import SQLiteStore
 from mtad.tables.blocking import BlockingTable
-from mtad.tables.table import Watch
+from mtad.tables.table import PAUSE, Watch
 from mtad.tables.threads import Threads
 
 #: Exit status of a child that could not start for the configuration's sake.
 BAD_START = 78
-
-#: Seconds between looks at the files of tables.
-WATCH_PAUSE = 0.01
 
 #: The signals of a master, held back in a new child until it has its own handlers.
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -148,7 +145,7 @@ class _Process:
         for part in self._parts:
             part.start()
         # a table that root alone may read has changed: the master's fresh processes can open it
-        Watch.pause = WATCH_PAUSE
+        Watch.pause = PAUSE
         Watch.unreadable = lambda: self._lines.say(b"T")
         self._plan.owner.become()
         os.umask(0o077)

@@ -27,8 +27,11 @@ from mtad.tables import Maps
 from mtad.tables.maps import Find
 from mtad.wire.events import Address
 
+_WAITS = b"waits"  # by its identity
 _BROKEN = b"451 4.3.5 Server configuration error"
 _HEADER = re.compile(rb"[!-9;-~]+[ \t]*:")
+_KEYS = Find.FULL | Find.NO_EXTENSION | Find.DOMAIN | Find.ANY_LOCAL_AT
+_PARENTS, _DOT_PARENTS = _KEYS | Find.PARENTS, _KEYS | Find.DOT_PARENTS
 _BLANKS = b" \t\r\n\v\f"
 
 
@@ -55,11 +58,13 @@ async def find_domain(check: Check, table: AccessTable, domain: bytes, scope: Sc
     name, partial = domain, False
     numeric = valid_address(domain)
     while name:
-        value = await get(check, table, name, partial)
+        value = at_once(check, table, name, partial)
+        if value is _WAITS:
+            value = await get(check, table, name, partial)
         if value is not None:
             return await apply(check, table, value, domain, scope)
         dot = name.find(b".", 1)
-        if numeric or dot < 0:
+        if numeric or dot < 0 or table.maps.only_patterns:
             return None
         name = name[dot + 1 :] if check.setup.access_parents else name[dot:]
         partial = True
@@ -71,11 +76,13 @@ async def find_address(check: Check, table: AccessTable, address: str, scope: Sc
     delimiter = b":" if ":" in address else b"."
     key, partial = address.encode(), False
     while True:
-        value = await get(check, table, key, partial)
+        value = at_once(check, table, key, partial)
+        if value is _WAITS:
+            value = await get(check, table, key, partial)
         if value is not None:
             return await apply(check, table, value, address.encode(), scope)
         key, found, _ = key.rpartition(delimiter)
-        if not found:
+        if not found or table.maps.only_patterns:
             return None
         partial = True
 
@@ -84,11 +91,11 @@ async def find_mail(check: Check, table: AccessTable, address: Address, scope: S
     """The status for a sender or recipient."""
     setup = check.setup
     found = await check.resolve(address)
-    strategy = Find.FULL | Find.NO_EXTENSION | Find.DOMAIN | Find.ANY_LOCAL_AT
-    strategy |= Find.PARENTS if setup.access_parents else Find.DOT_PARENTS
+    strategy = _PARENTS if setup.access_parents else _DOT_PARENTS
     maps = table.maps if check.trace is None else Recorder(check, table.maps)
     try:
-        value = await maps.find_address(found.key, setup.delimiter, strategy=strategy)
+        match = await maps.match_address(found.key, setup.delimiter, strategy=strategy)
+        value = None if match is None else match[0]
     except MtadError as error:
         check.log_failure(error)
         value = _BROKEN
@@ -98,6 +105,18 @@ async def find_mail(check: Check, table: AccessTable, address: Address, scope: S
     if status == OK and found.routed and scope.kind == RECIPIENT and not setup.untrusted_routing:
         return DUNNO
     return status
+
+
+def at_once(check: Check, table: AccessTable, key: bytes, partial: bool) -> bytes | None:
+    """:func:`get` without the coroutine; ``_WAITS`` where the table can't answer so."""
+    maps = table.maps
+    if not maps.at_once or check.trace is not None:
+        return _WAITS
+    try:
+        return maps.answer(key, partial)
+    except MtadError as error:
+        check.log_failure(error)
+        return _BROKEN
 
 
 async def get(check: Check, table: AccessTable, key: bytes, partial: bool = False) -> bytes | None:

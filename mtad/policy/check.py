@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from mtad.errors import MtadError
 from mtad.maillog import printable
@@ -44,8 +44,7 @@ _LONGEST = 510  # RFC 5321 section 4.5.3.1.5, without CRLF; Postfix means to cut
 _DEEPEST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What a list is applied to: the ``<x>`` and the class of its replies.
 
     ``table`` names the restriction that a bare ``type:table`` stands for; empty: none does.
@@ -305,7 +304,9 @@ class Check:
         if self.trace is not None:
             maps = Recorder(self, maps)
         setup = self.setup
-        return await maps.find_address(key, setup.delimiter, setup.classes.is_local_domain, setup.myorigin)
+        local = setup.classes.is_local_domain
+        match = await maps.match_address(key, setup.delimiter, local, setup.myorigin)
+        return None if match is None else match[0]
 
 
 def _finish(code: int, dsn: bytes, text: bytes) -> bytes:

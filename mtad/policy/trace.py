@@ -58,17 +58,15 @@ class Recorder(Maps):
 
     def __init__(self, check: Check, maps: Maps) -> None:
         self.title, self.problems, self.tables = maps.title, maps.problems, maps.tables
+        self.at_once = False
         self._check = check
 
     async def lookup(self, key: bytes, *, fixed_only: bool = False) -> bytes | None:
-        tables = self.tables
-        try:
-            for table in tables:
-                self.tables = (table,)
-                value = await super().lookup(key, fixed_only=fixed_only)
-                if value is not None:
-                    self._check.found(table.spec, key, value)
-                    return value
-        finally:
-            self.tables = tables
+        single = Maps("", title=self.title)
+        for table in self.tables:
+            single.tables = (table,)
+            value = await single.lookup(key, fixed_only=fixed_only)
+            if value is not None:
+                self._check.found(table.spec, key, value)
+                return value
         return None

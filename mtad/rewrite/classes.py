@@ -37,8 +37,8 @@ class _Domains:
     ) -> None:
         text = p[name]
         items = list(split_list(text))
-        self._plain = not any(item[0] in "!/#" or (":" in item and item[0] != "[") for item in items)
-        self._names = frozenset(fold(to_bytes(item)) for item in items) if self._plain else frozenset()
+        self.plain = not any(item[0] in "!/#" or (":" in item and item[0] != "[") for item in items)
+        self._names = frozenset(fold(to_bytes(item)) for item in items) if self.plain else frozenset()
         self._parents = parent_matches if any(self._names) else None
         self.list = (
             StringList(name, text, p.directory, warn=warn)
@@ -48,7 +48,7 @@ class _Domains:
 
     def known(self, name: bytes) -> bool | None:
         """Whether a folded name is in the list; None: a table has to be asked."""
-        if not self._plain:
+        if not self.plain:
             return None
         if name in self._names:
             return True
@@ -82,10 +82,16 @@ class AddressClasses:
             (RELAY, _Domains(p, "relay_domains", "relay_domains" in parents, warn)),
         )
         self._local = self._lists[0][1]
+        self._fixed = all(domains.plain for _, domains in self._lists)
         self._myhostname = p["myhostname"].encode()
         own = own_addresses(p) if own is None else own
         self._own = _numbers(own)
         self._proxied = _numbers(p.words("proxy_interfaces"))
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no table has a say: a domain's class never changes."""
+        return self._fixed
 
     @property
     def problems(self) -> list[tuple[str, MtadError]]:

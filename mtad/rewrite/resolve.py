@@ -10,8 +10,7 @@ Postfix counterpart: ``resolve_addr()`` in ``trivial-rewrite(8)``, ``smtpd_resol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mtad.errors import TableError
 from mtad.rewrite.address import Rewriter, needs_quotes, split
@@ -22,9 +21,11 @@ from mtad.tables.table import fold, is_utf8
 if TYPE_CHECKING:
     from mtad.wire.events import Address
 
+#: Addresses that are remembered, where no table has a say: each is asked for several times in a transaction.
+_RECENT_LIMIT = 100
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+
+class Resolution(NamedTuple):
     """A resolved address.
 
     ``text`` is its final internal form, always with a domain; ``key`` the same case-folded, for tables.
@@ -53,11 +54,22 @@ class Resolver:
         self._dash = p.flag("allow_min_user")
         self._utf8 = p.flag("smtputf8_enable")
         self._myhostname = p["myhostname"].encode()
+        self._recent: dict[bytes, Resolution] = {}
         self._empty = p["empty_address_recipient"].encode()
 
     async def resolve(self, address: Address) -> Resolution:
         """What ``address`` comes to."""
-        text = address.text
+        known = self._recent.get(address.text)
+        if known is not None:
+            return known
+        found = await self._resolve(address.text)
+        if self._classes.fixed:
+            if len(self._recent) >= _RECENT_LIMIT:
+                self._recent.clear()
+            self._recent[address.text] = found
+        return found
+
+    async def _resolve(self, text: bytes) -> Resolution:
         local, domain = self._rewriter.rewrite_parts(*split(text)) if text else (b"", None)
         local, domain, kind = await self._strip(local, domain, len(text) + 100)
         valid = self._valid(local, domain)

@@ -233,6 +233,11 @@ class HashFile(BdbFile):
 
     def _chain(self, bucket: int) -> Iterator[tuple[bytes, tuple[int, ...]]]:
         """The pages of a bucket, each with the offsets of its items."""
+        for page, count in self._pages(bucket):
+            yield page, self.index(page, count)
+
+    def _pages(self, bucket: int) -> Iterator[tuple[bytes, int]]:
+        """The pages of a bucket, each with the number of its items."""
         number = bucket + self._spares[bucket.bit_length()]
         limit = self.pages.size // self.page_size + 1
         while number:
@@ -248,7 +253,7 @@ class HashFile(BdbFile):
             limit -= 1
             if limit < 0 or count % 2:
                 raise self.damaged(f"bucket {bucket}")
-            yield page, self.index(page, count)
+            yield page, count
 
     def get(self, key: bytes) -> bytes | None:
         code = self._hash(key)
@@ -259,10 +264,9 @@ class HashFile(BdbFile):
             return self._get_big(key, bucket)
         wanted = b"\x01" + key
         size = len(wanted)
-        for page, offsets in self._chain(bucket):
-            if not offsets:
-                continue
-            where = page.find(wanted, offsets[-1])
+        for page, count in self._pages(bucket):
+            where = page.find(wanted, PAGE_HEADER)
+            offsets = self.index(page, count) if where >= 0 else ()
             while where >= 0:
                 if where in offsets:
                     item = offsets.index(where)

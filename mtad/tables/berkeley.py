@@ -17,6 +17,11 @@ from mtad.tables.table import LocalTable, Options
 #: How much newer than its index a source file must be for the warning, in seconds.
 _STALE = 100
 
+#: Answers that are remembered of each file that is in memory, as the same domains come again and again.
+#: When there are more, all entries of a small file are.
+_KNOWN_LIMIT = 1000
+_UNKNOWN = b"not asked"  # by its identity
+
 
 class BerkeleyTable(LocalTable):
     """A ``.db`` file."""
@@ -25,6 +30,24 @@ class BerkeleyTable(LocalTable):
         super().__init__(spec, options)
         self._db = LiveBdb(path, options.warn)
         warn_if_stale(path, path.removesuffix(".db"), options)
+
+    def answer(self, key: bytes) -> bytes | None:
+        db = self._db
+        known = db.known()
+        if db.complete:
+            folded = self.folded(key)
+            return None if folded is None else self.checked(key, known.get(folded))
+        value = known.get(key, _UNKNOWN)
+        if value is not _UNKNOWN:
+            return value
+        value = super().answer(key)
+        if db.steady and known is db.known():
+            if len(known) < _KNOWN_LIMIT:
+                known[key] = value
+            else:
+                known.clear()
+                db.read_whole(self.options.nulls)
+        return value
 
     def get(self, key: bytes) -> bytes | None:
         return self._db.get_string(key, self.options.nulls)

@@ -15,7 +15,7 @@ Postfix counterpart: ``maps(3)``, ``mail_addr_find(3)``, ``strip_addr(3)``.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntFlag
 
 from mtad.errors import MtadError, TableError
@@ -44,6 +44,11 @@ class Find(IntFlag):
     DEFAULT = FULL | NO_EXTENSION | LOCAL | AT_DOMAIN
 
 
+_FULL, _NO_EXTENSION, _LOCAL, _LOCAL_AT, _AT_DOMAIN, _DOMAIN, _PARENTS, _DOT_PARENTS, _ANY_LOCAL_AT = map(
+    int, Find
+)
+
+
 class Maps:
     """The tables of one parameter."""
 
@@ -63,9 +68,19 @@ class Maps:
         )
         self.title = title
         self.problems: list[MtadError] = []
-        self.tables: tuple[Table, ...] = tuple(
-            open_or_defer(spec, options, self.problems) for spec in split_list(specs)
-        )
+        self.tables = tuple(open_or_defer(spec, options, self.problems) for spec in split_list(specs))
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables, in the order they are asked."""
+        return self._tables
+
+    @tables.setter
+    def tables(self, tables: tuple[Table, ...]) -> None:
+        self._tables = tables
+        self.at_once = all(hasattr(table, "answer") for table in tables)
+        #: whether keys that only tables with fixed keys are asked for are worth making
+        self.only_patterns = self.at_once and not any(table.fixed_key for table in tables)
 
     def __bool__(self) -> bool:
         return bool(self.tables)
@@ -76,24 +91,40 @@ class Maps:
 
     async def lookup(self, key: bytes, *, fixed_only: bool = False) -> bytes | None:
         """The first table's value for ``key``.  ``fixed_only`` leaves out tables of patterns."""
-        if not key:
-            return None
-        for table in self.tables:
+        if self.at_once:
+            return self.answer(key, fixed_only)
+        for table in self.tables if key else ():
             if fixed_only and not table.fixed_key:
                 continue
             try:
                 value = await table.lookup(key)
             except MtadError as error:
-                shown = key.decode("utf-8", "replace")
-                error.add_note(f'{table.spec} lookup error for "{shown}"')  # for the log, too
+                _note(error, table, key)
                 raise
-            if value:
-                return value
             if value is not None:
-                raise TableError(
-                    f"{self.title or table.spec} lookup of {key!r} returns an empty string result"
-                )
+                return self._filled(table, key, value)
         return None
+
+    def answer(self, key: bytes, fixed_only: bool) -> bytes | None:
+        """:meth:`lookup` without the coroutine, where all tables answer at once."""
+        for table in self._tables if key else ():
+            if fixed_only and not table.fixed_key:
+                continue
+            try:
+                value: bytes | None = table.answer(key)  # type: ignore[attr-defined]
+            except MtadError as error:
+                _note(error, table, key)
+                raise
+            if value is not None:
+                return self._filled(table, key, value)
+        return None
+
+    def _filled(self, table: Table, key: bytes, value: bytes) -> bytes:
+        """The value, which may not be empty."""
+        if not value:
+            text = f"{self.title or table.spec} lookup of {key!r} returns an empty string result"
+            raise TableError(text)
+        return value
 
     async def find_address(
         self,
@@ -122,57 +153,85 @@ class Maps:
         if not at:
             local, domain = address, b""
         bare, extension = split_extension(local, delimiter)
+        wanted = int(strategy)  # operations on flags cost more than lookups
         variants = [(local, b"")]
-        if extension and strategy & Find.NO_EXTENSION:
+        if extension and wanted & _NO_EXTENSION:
             variants.append((bare, extension))
-        for user, dropped in variants if strategy & Find.FULL else variants[1:]:
-            value = await self._ask(user, at + domain, not dropped, bool(at))
+        quoted = [
+            (user, user if not at or _DOT_STRING.fullmatch(user) else quote_local(user), dropped)
+            for user, dropped in variants
+        ]
+        keys: list[_Key] = []
+        for user, external, dropped in quoted if wanted & _FULL else quoted[1:]:
+            if external is not user:
+                keys.append((external + at + domain, bool(dropped), dropped))
+            keys.append((user + at + domain, bool(dropped), dropped))
+        if not at:
+            return await self._first(keys)
+        suffixes = [b""] if wanted & _LOCAL else []
+        suffixes += [b"@"] if wanted & _LOCAL_AT else []
+        if suffixes:
+            found = await self._first(keys)
+            if found is not None:
+                return found
+            keys = []
+            if await _local(domain, is_local, myorigin):
+                for suffix in suffixes:
+                    keys += _local_keys(quoted, suffix)
+        keys += _domain_keys(domain, wanted)
+        if wanted & _ANY_LOCAL_AT:
+            keys += _local_keys(quoted, b"@")
+        return self._first_at_once(keys) if self.at_once else await self._first(keys)
+
+    def _first_at_once(self, keys: Sequence[_Key]) -> tuple[bytes, bytes] | None:
+        for key, fixed_only, dropped in keys:
+            value = self.answer(key, fixed_only)
             if value is not None:
                 return value, dropped
-        if not at:
-            return None
-        suffixes = [b""] if strategy & Find.LOCAL else []
-        suffixes += [b"@"] if strategy & Find.LOCAL_AT else []
-        if suffixes and not await _local(domain, is_local, myorigin):
-            suffixes = []
-        for suffix in suffixes:
-            for user, dropped in variants:
-                value = await self._ask(user, suffix, False)
-                if value is not None:
-                    return value, dropped
-        value = await self._by_domain(domain, strategy)
-        if value is not None:
-            return value, b""
-        if strategy & Find.ANY_LOCAL_AT:
-            for user, dropped in variants:
-                value = await self._ask(user, b"@", False)
-                if value is not None:
-                    return value, dropped
         return None
 
-    async def _by_domain(self, domain: bytes, strategy: Find) -> bytes | None:
-        if strategy & Find.AT_DOMAIN:
-            value = await self.lookup(b"@" + domain, fixed_only=True)
+    async def _first(self, keys: Sequence[_Key]) -> tuple[bytes, bytes] | None:
+        """The value of the first key that is there, and what it left out."""
+        if self.at_once:
+            return self._first_at_once(keys)
+        for key, fixed_only, dropped in keys:
+            value = await self.lookup(key, fixed_only=fixed_only)
             if value is not None:
-                return value
-        name = domain if strategy & Find.DOMAIN else b""
-        while name:
-            value = await self.lookup(name, fixed_only=True)
-            if value is not None or not strategy & (Find.PARENTS | Find.DOT_PARENTS):
-                return value
-            dot = name.find(b".", 1)
-            if dot < 0:
-                break
-            name = name[dot:] if strategy & Find.DOT_PARENTS else name[dot + 1 :]
+                return value, dropped
         return None
 
-    async def _ask(self, user: bytes, rest: bytes, whole: bool, quote: bool = True) -> bytes | None:
-        """Ask for ``user`` + ``rest``: quoted where it needs quotes, then as it is."""
-        if quote and _DOT_STRING.fullmatch(user) is None:
-            value = await self.lookup(quote_local(user) + rest, fixed_only=not whole)
-            if value is not None:
-                return value
-        return await self.lookup(user + rest, fixed_only=not whole)
+
+#: What to ask for, whether of tables with fixed keys only, and the extension that the key left out.
+_Key = tuple[bytes, bool, bytes]
+
+
+def _note(error: MtadError, table: Table, key: bytes) -> None:
+    """For the log, too."""
+    error.add_note(f'{table.spec} lookup error for "{key.decode("utf-8", "replace")}"')
+
+
+def _local_keys(users: Sequence[tuple[bytes, bytes, bytes]], suffix: bytes) -> list[_Key]:
+    """Keys without a domain: quoted where it needs quotes, then as they are."""
+    keys: list[_Key] = []
+    for user, external, dropped in users:
+        if external is not user:
+            keys.append((external + suffix, True, dropped))
+        keys.append((user + suffix, True, dropped))
+    return keys
+
+
+def _domain_keys(domain: bytes, wanted: int) -> list[_Key]:
+    keys: list[_Key] = []
+    if wanted & _AT_DOMAIN:
+        keys.append((b"@" + domain, True, b""))
+    name = domain if wanted & _DOMAIN else b""
+    while name:
+        keys.append((name, True, b""))
+        dot = name.find(b".", 1)
+        if dot < 0 or not wanted & (_PARENTS | _DOT_PARENTS):
+            break
+        name = name[dot:] if wanted & _DOT_PARENTS else name[dot + 1 :]
+    return keys
 
 
 async def _local(domain: bytes, is_local: IsLocal | None, myorigin: bytes) -> bool:

@@ -25,6 +25,9 @@ from mtad.errors import TableError
 #: A file changed less than this long ago may change again within the same clock tick.
 HOT_NS = 20_000_000
 
+#: What a process that serves sets :attr:`Watch.pause` to.
+PAUSE = 0.01
+
 
 def no_warning(text: str) -> None:
     """The default for ``Options.warn``: drop it."""
@@ -77,7 +80,7 @@ class LocalTable(ABC):
         self.options = options
 
     def find(self, key: bytes) -> bytes | None:
-        """``lookup`` without the coroutine."""
+        """The value, whatever its bytes."""
         folded = self.folded(key)
         return None if folded is None else self.get(folded)
 
@@ -95,6 +98,10 @@ class LocalTable(ABC):
         return text.casefold().encode() if options.fold and self.fixed_key else key
 
     async def lookup(self, key: bytes) -> bytes | None:
+        return self.answer(key)
+
+    def answer(self, key: bytes) -> bytes | None:
+        """``lookup`` without the coroutine."""
         return self.checked(key, self.find(key))
 
     def checked(self, key: bytes, value: bytes | None) -> bytes | None:
@@ -157,6 +164,10 @@ class Watch:
     warning says so once.
     """
 
+    #: For so many seconds the file is believed to be what it was.  Where nothing hangs on the very moment of
+    #: a change, this spares most of the calls.
+    pause: ClassVar[float] = 0.0
+
     #: Called (once a change) when this process may no longer read the file, having given up its rights.
     unreadable: ClassVar[Callable[[], object] | None] = None
 
@@ -165,10 +176,16 @@ class Watch:
         self._load = load
         self._warn = warn
         self._failed: Identity | None = None
+        self.again = 0.0
         self._state = load()
 
     def refresh(self) -> None:
         """To be called before each use."""
+        if self.pause:
+            now = time.monotonic()
+            if now < self.again:
+                return
+            self.again = now + self.pause
         state = state_of(self._path)
         if state is None or state == self._state:
             return

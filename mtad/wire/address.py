@@ -18,6 +18,7 @@ import encodings.idna
 import encodings.punycode  # noqa: F401
 import ipaddress
 import re
+from functools import lru_cache
 
 from mtad.wire.events import NULL_ADDRESS, Address
 from mtad.wire.tokens import ADDRESS, internal, parse
@@ -33,6 +34,7 @@ _HOSTNAME = re.compile(_HOST)
 _HOSTNAME_LIMIT = 255
 
 
+@lru_cache(maxsize=512)
 def valid_hostname(name: bytes) -> bool:
     """Letters, digits, ``-`` and ``_`` in dotted labels, and not all of it numeric."""
     return len(name) <= _HOSTNAME_LIMIT and _HOSTNAME.fullmatch(name) is not None
