@@ -6,14 +6,11 @@ Postfix counterpart: ``postconf_other.c``, ``bounce -S``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from mtad.cli.directory import load_parameters
 from mtad.cli.postconf_options import Request, UsageError
-
-if TYPE_CHECKING:
-    from mtad.deliver.dsn_text import Kind
 
 _EXPANDED, _TEMPLATE = "-b", "-t"
 
@@ -66,37 +63,26 @@ def _templates(request: Request) -> list[str]:
 
 def _bounces(request: Request, option: str) -> list[str]:
     """The texts of notifications, as they are sent (-b) or with the names of parameters (-t)."""
-    from mtad.deliver import dsn_text
+    from mtad.deliver.bounce_template import Templates, load_templates
 
     if len(request.names) > 1:
         raise UsageError("options -b and -t require at most one template file")
-    if any(request.names):
-        raise UsageError(f"template file {request.names[0]}: mtad sends its built-in texts only")
     p = load_parameters(request.directory if request.explicit_directory else None)
+    path = request.names[0] if request.names else p["bounce_template_file"]
+    templates = load_templates(path, _warn) if path else Templates()
     lines: list[str] = []
-    for name in ("failure", "delay", "success"):
-        kind: Kind = getattr(dsn_text, name.upper())
+    for template in templates:
         if option == _EXPANDED:
-            frame = dsn_text.Frame(
-                p["myhostname"].encode(),
-                p["myorigin"].encode(),
-                p["mail_name"].encode(),
-                p.seconds("delay_warning_time") // 3600,
-                p.seconds("maximal_queue_lifetime"),
-            )
-            lines.append(f"expanded_{name}_text = <<EOF")
-            lines += dsn_text.explanation(kind, frame).decode().splitlines()
+            lines += [f"expanded_{template.name}_text = <<EOF", *template.expanded(p, _warn)]
         else:
-            lines += [f"{name}_template = <<EOF", *_header(kind), ""]
-            lines += dsn_text.template(kind).decode().splitlines()
+            lines.append(f"{template.name}_template = <<EOF")
+            lines += template.dump(p["header_from_format"] == "obsolete")
         lines += ["EOF", ""]
     return lines[:-1]
 
 
-def _header(kind: Kind) -> list[str]:
-    lines = ["Charset: utf-8", "From: Mail Delivery System <MAILER-DAEMON>"]
-    lines.append(f"Subject: {kind.subject.decode()}")
-    return [*lines, f"Postmaster-Subject: {kind.copy_subject.decode()}"] if kind.copy_subject else lines
+def _warn(text: str) -> None:
+    sys.stderr.write(f"postconf: warning: {text}\n")
 
 
 _SHOWS: dict[str, Callable[[Request], list[str]]] = {

@@ -10,9 +10,13 @@ Postfix counterpart: ``qmgr_message_resolve``, ``qmgr_message_assign``.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.bounce import verp_sender
+from mtad.deliver.job import Job
+from mtad.deliver.report import Stamps
 from mtad.deliver.route import ERROR, RETRY, Route, Router, content_filter
 from mtad.errors import TableError
 from mtad.maillog import MailLog
@@ -116,6 +120,22 @@ class Assigner:
             return route.nexthop.lower()
         local, _ = split_extension(_local_part(recipient.address), self._delimiter)
         return f"{local.decode('utf-8', 'replace')}@{route.nexthop}".lower()
+
+
+def jobs(message: Message, part: Part, size: int, begun: float) -> list[Job]:
+    """The deliveries of a part, of ``size`` recipients each; with VERP of one, each with its own sender."""
+
+    def job(whose: Message, recipients: list[Recipient]) -> Job:
+        return Job(whose, recipients, part.route, Stamps(message.arrival, begun))
+
+    everybody = part.recipients
+    delimiters = message.attributes.get("verp_delimiters", "")
+    if delimiters and message.sender:
+        return [
+            job(replace(message, sender=verp_sender(message.sender, delimiters, one)), [one])
+            for one in everybody
+        ]
+    return [job(message, everybody[at : at + size]) for at in range(0, len(everybody), size)]
 
 
 def _local_part(address: bytes) -> bytes:

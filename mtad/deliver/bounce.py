@@ -10,11 +10,13 @@ Postfix counterpart: ``bounce(8)``, without its log files: the queue's rows are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.dsn_text import DELAY, FAILURE, SUCCESS, Frame, Kind, compose, message_id
+from mtad.deliver.bounce_template import templates_of
+from mtad.deliver.dsn_text import Frame, Letter, compose, message_id
 from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
@@ -22,6 +24,7 @@ from mtad.wire.command import xtext_encode
 
 #: The most of a message that is searched for the end of its headers.
 _HEADER_LIMIT = 128 * 1024
+_MESSAGE_ID = re.compile(rb"(?im)^message-id:\s*(<[^<>\s]+>)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,18 @@ class Bouncer:
             hostname=p["myhostname"].encode(),
             origin=self._origin,
             mail_name=p["mail_name"].encode(),
-            warning_hours=p.seconds("delay_warning_time") // 3600,
             lifetime=p.seconds("maximal_queue_lifetime"),
+            old_from=p["header_from_format"] == "obsolete",
+            eight_bits=p.flag("smtputf8_enable"),
         )
+        warn = self._bounce_log.warning
+        self._letters = {
+            template.name: Letter(template, "\n".join([*template.expanded(p, warn), ""]).encode())
+            for template in templates_of(p, warn)
+        }
         self._limit = p.number("bounce_size_limit")
+        self._threads = p.flag("enable_threaded_bounces")
+        self._verp = not p.flag("disable_verp_bounces")
         self._classes = frozenset(p.words("notify_classes"))
         self._double_bounce = f"{p['double_bounce_sender']}@{p['myhostname']}".encode()
         self._postmasters = {
@@ -89,16 +100,42 @@ class Bouncer:
         }
 
     def failed(self, message: Message, outcomes: Sequence[Outcome]) -> list[Notice]:
-        """The notices about recipients that can't be reached."""
-        return self._notify(FAILURE, "bounce", message, _wanted(outcomes, b"FAILURE", default=True))
+        """The notices about recipients that can't be reached; each of its own where senders are (VERP)."""
+        delimiters = message.attributes.get("verp_delimiters", "")
+        if not (delimiters and message.sender and self._verp):
+            return self._notify("failure", "bounce", message, outcomes)
+        notices: list[Notice] = []
+        for outcome in outcomes:
+            to = verp_sender(message.sender, delimiters, outcome.recipient)
+            notices += self._notify("failure", "bounce", message, [outcome], to)
+        return notices
 
     def delayed(self, message: Message, outcomes: Sequence[Outcome]) -> list[Notice]:
         """The notices about recipients that are still being tried."""
-        return self._notify(DELAY, "delay", message, _wanted(outcomes, b"DELAY", default=True))
+        return self._notify("delay", "delay", message, outcomes)
 
-    def relayed(self, message: Message, outcomes: Sequence[Outcome]) -> list[Notice]:
-        """The notices about recipients handed to servers that won't report (RFC 3461 section 5.2.2)."""
-        return self._notify(SUCCESS, "", message, _wanted(outcomes, b"SUCCESS", default=False))
+    def relayed(
+        self, message: Message, outcomes: Sequence[Outcome], cleared: Sequence[Outcome] = ()
+    ) -> list[Notice]:
+        """The notices about recipients handed to servers that won't report (RFC 3461 section 5.2.2).
+
+        ``cleared``: recipients that the sender was told of as late, and whose delivery is told in any case
+        (``confirm_delay_cleared``)."""
+        told = [*_wanted(outcomes, b"SUCCESS", default=False)]
+        told += [outcome for outcome in cleared if outcome not in told]
+        if not told:
+            return []
+        if message.sender == self._double_bounce:
+            text = f"{message.queue_id}: not sending trace/success notification for double-bounce message"
+            self._bounce_log.info(text)
+            return []
+        if message.sender:
+            return [self._notice("success", message, told, message.sender)]
+        if "2bounce" not in self._classes:
+            text = f"{message.queue_id}: not sending trace/success notification for single-bounce message"
+            self._bounce_log.info(text)
+            return []
+        return [self._notice("success", message, told, b"", "2bounce")]
 
     def announce(self, notices: Iterable[Notice]) -> None:
         """Log notices that have been queued."""
@@ -108,69 +145,87 @@ class Bouncer:
             self._cleanup_log.info(f"{queued.queue_id}: message-id={name.decode()}")
             self._bounce_log.info(f"{notice.about}: {notice.text}: {queued.queue_id}")
 
-    def _notify(self, kind: Kind, of: str, message: Message, outcomes: list[Outcome]) -> list[Notice]:
-        if not outcomes:
-            return []
+    def _notify(
+        self, kind: str, of: str, message: Message, outcomes: Sequence[Outcome], to: bytes = b""
+    ) -> list[Notice]:
+        """To the sender, whose recipients' NOTIFY has a say, and to the postmaster, who hears of all."""
         if message.sender == self._double_bounce:
-            if kind is not SUCCESS:
-                text = f"{message.queue_id}: undeliverable postmaster notification discarded"
-                self._bounce_log.warning(text)
+            text = f"{message.queue_id}: undeliverable postmaster notification discarded"
+            self._bounce_log.warning(text)
             return []
         notices: list[Notice] = []
         if message.sender:
-            notices.append(self._notice(kind, message, outcomes, b"", message.sender, b""))
+            told = _wanted(outcomes, b"DELAY" if kind == "delay" else b"FAILURE", default=True)
+            if told:
+                notices.append(self._notice(kind, message, told, to or message.sender))
         elif of == "bounce":
             of = "2bounce"
         if of in self._classes:
-            original = self._postmasters[of]
-            address = original if b"@" in original else b"%b@%b" % (original, self._origin)
-            notices.append(self._notice(kind, message, outcomes, self._double_bounce, address, original))
+            notices.append(self._notice(kind, message, list(outcomes), b"", of))
         return notices
 
     def _notice(
-        self,
-        kind: Kind,
-        message: Message,
-        outcomes: list[Outcome],
-        sender: bytes,
-        recipient: bytes,
-        original: bytes,
+        self, kind: str, message: Message, outcomes: list[Outcome], to: bytes, postmaster: str = ""
     ) -> Notice:
+        """One notification, to the sender ``to``, or to the postmaster of a class."""
         now = self._clock()
         queue_id = self._new_id()
-        postmaster = bool(sender)
+        original = self._postmasters[postmaster] if postmaster else b""
+        if postmaster:
+            to = original if b"@" in original else b"%b@%b" % (original, self._origin)
         whole = (
-            kind is FAILURE
+            kind == "failure"
             and (not postmaster or not message.sender)  # a postmaster's copy has only the headers
             and message.ret != b"HDRS"
             and (not self._limit or message.size <= self._limit)
         )
         content = content_of(self._store, message, message.size if whole else _HEADER_LIMIT)
+        headers = header_section(content[:_HEADER_LIMIT])
         text = compose(
-            kind,
+            self._letters[kind],
             self._frame,
             message,
             outcomes,
-            content if whole else header_section(content[:_HEADER_LIMIT]),
+            content if whole else headers,
             whole=whole,
             queue_id=queue_id,
-            recipient=recipient,
+            recipient=to,
             now=now,
-            postmaster=postmaster,
+            postmaster=bool(postmaster),
+            thread=_message_id_in(headers) if self._threads else b"",
         )
-        orcpt = b"rfc822;" + xtext_encode(recipient) if recipient.isascii() else b""
+        orcpt = b"rfc822;" + xtext_encode(to) if to.isascii() else b""
+        seven = text.isascii() and message.body == b"7BIT" and not message.smtputf8
         notice = Message(
             queue_id=queue_id,
-            sender=sender,
-            recipients=[Recipient(recipient, original=original or recipient, orcpt=orcpt)],
+            sender=self._double_bounce if postmaster else b"",
+            recipients=[Recipient(to, original=original or to, orcpt=orcpt)],
             arrival=now,
             size=len(text),
             content=text,
-            body=b"7BIT" if message.body == b"7BIT" and not message.smtputf8 else b"8BITMIME",
+            body=b"7BIT" if seven else b"8BITMIME",
             smtputf8=message.smtputf8,
         )
+        if "tls_required_no" in message.attributes:
+            notice.attributes["tls_required_no"] = "yes"
         who = "postmaster" if postmaster else "sender"
-        return Notice(notice, message.queue_id, f"{who} {kind.log}")
+        return Notice(notice, message.queue_id, f"{who} {self._letters[kind].template.log}")
+
+
+def verp_sender(sender: bytes, delimiters: str, recipient: Recipient) -> bytes:
+    """``prefix+user=domain@origin`` for ``prefix@origin`` and a recipient ``user@domain``."""
+    prefix, _, origin = sender.rpartition(b"@") if b"@" in sender else (sender, b"", b"")
+    address = recipient.original or recipient.address
+    user, _, domain = address.rpartition(b"@") if b"@" in address else (address, b"", b"")
+    first, second = delimiters[:1].encode(), delimiters[1:2].encode()
+    made = prefix + first + user + (second + domain if domain else b"")
+    return made + b"@" + origin if origin else made
+
+
+def _message_id_in(headers: bytes) -> bytes:
+    """The Message-Id of a message, where it is one."""
+    match = _MESSAGE_ID.search(headers)
+    return match[1] if match else b""
 
 
 def _wanted(outcomes: Iterable[Outcome], word: bytes, *, default: bool) -> list[Outcome]:

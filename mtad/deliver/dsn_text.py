@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mtad.deliver.bounce_template import Template
 from mtad.deliver.report import external
 from mtad.queue.message import Message, Outcome
 
@@ -21,73 +22,9 @@ _INDENT = b"    "
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BLANK = re.compile(rb"[ \t]")
+#: The address in a From header: in angle brackets, or the first word.
+_ADDRESS = re.compile(rb"(?<=<)[^<>]+(?=>)|^[^\s()<>]+(?=\s*(?:\(.*)?$)")
 _XTEXT = re.compile(rb"\+([0-9A-F]{2})")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a notification is about."""
-
-    subject: bytes
-    copy_subject: bytes  # of the postmaster's copy
-    text: bytes  # after the line that introduces the system
-    action: bytes  # RFC 3464 section 2.3.3
-    returned: bytes  # Content-Description of the returned message
-    log: str
-
-
-_HELP = b"""\
-For further assistance, please send mail to postmaster.
-
-If you do so, please include this problem report. You can
-delete your own text from the attached returned message.
-"""
-
-FAILURE = Kind(
-    b"Undelivered Mail Returned to Sender",
-    b"Postmaster Copy: Undelivered Mail",
-    b"""\
-I'm sorry to have to inform you that your message could not
-be delivered to one or more recipients. It's attached below.
-
-"""
-    + _HELP,
-    b"failed",
-    b"Undelivered Message",
-    "non-delivery notification",
-)
-
-DELAY = Kind(
-    b"Delayed Mail (still being retried)",
-    b"Postmaster Warning: Delayed Mail",
-    b"""\
-####################################################################
-# THIS IS A WARNING ONLY.  YOU DO NOT NEED TO RESEND YOUR MESSAGE. #
-####################################################################
-
-Your message could not be delivered for more than %(hours)b hour(s).
-It will be retried until it is %(days)b day(s) old.
-
-"""
-    + _HELP,
-    b"delayed",
-    b"Undelivered Message",
-    "delay notification",
-)
-
-SUCCESS = Kind(
-    b"Successful Mail Delivery Report",
-    b"",
-    b"""\
-Your message was successfully delivered to the destination(s)
-listed below. If the message was delivered to mailbox you will
-receive no further notifications. Otherwise you may still receive
-notifications of mail delivery errors from other systems.
-""",
-    b"relayed",
-    b"Message",
-    "delivery status notification",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +34,17 @@ class Frame:
     hostname: bytes
     origin: bytes  # myorigin
     mail_name: bytes
-    warning_hours: int
     lifetime: int  # seconds
+    old_from: bool = False  # header_from_format = obsolete
+    eight_bits: bool = True  # smtputf8_enable: addresses may have them
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A notification of one kind, its text expanded (lines end in LF)."""
+
+    template: Template
+    text: bytes
 
 
 def mail_date(when: float) -> bytes:
@@ -144,7 +90,7 @@ def xtext_decode(data: bytes) -> bytes:
 
 
 def compose(
-    kind: Kind,
+    letter: Letter,
     frame: Frame,
     message: Message,
     outcomes: Sequence[Outcome],
@@ -155,104 +101,85 @@ def compose(
     recipient: bytes,
     now: float,
     postmaster: bool = False,
+    thread: bytes = b"",
 ) -> bytes:
     """The notification ``queue_id`` to ``recipient`` about ``message``, lines ended by CRLF.
 
-    ``returned`` is the message itself where ``whole``, else its header section (CRLF lines).
+    ``returned`` is the message itself where ``whole``, else its header section (CRLF lines).  ``thread`` is
+    the Message-Id that the notification refers to.
     """
+    template = letter.template
     boundary = b"%b.%d/%b" % (message.queue_id.encode(), int(now), frame.hostname)
+    encoding = b"8bit" if frame.eight_bits or message.body != b"7BIT" else b"7bit"
+    described = b"Content-Transfer-Encoding: 8bit\n" if encoding == b"8bit" else b""
+    charset = template.charset.encode()
+    if charset.lower() == b"us-ascii" and encoding == b"8bit":
+        charset = b"utf-8"
     utf8 = message.smtputf8
-    encoding = b"7bit" if message.body == b"7BIT" and not utf8 else b"8bit"
-    intro = b"" if postmaster else explanation(kind, frame)
-    lines = b"".join(_for_people(kind, outcome) for outcome in outcomes)
-    date = mail_date(now)
-    head = b"""\
-Received: by %b (%b)
-\tid %b; %b
-Date: %b
-From: Mail Delivery System <MAILER-DAEMON@%b>
-Subject: %b
-To: %b
-Auto-Submitted: %b
-MIME-Version: 1.0
-Content-Type: multipart/report; report-type=delivery-status;
-\tboundary="%b"
-Content-Transfer-Encoding: %b
-Message-Id: %b
-
-This is a MIME-encapsulated message.
-
---%b
-Content-Description: Notification
-Content-Type: text/plain; charset=utf-8
-Content-Transfer-Encoding: %b
-
-%b
-%b--%b
-Content-Description: Delivery report
-Content-Type: message/%bdelivery-status
-""" % (
-        frame.hostname,
-        frame.mail_name,
-        queue_id.encode(),
-        date,
-        date,
-        frame.origin,
-        kind.copy_subject if postmaster else kind.subject,
-        external(recipient),
-        b"auto-generated" if postmaster else b"auto-replied",
-        boundary,
-        encoding,
-        message_id(queue_id, frame.hostname, now),
-        boundary,
-        encoding,
-        intro,
-        lines,
-        boundary,
-        b"global-" if utf8 else b"",
+    head = b"".join(
+        [
+            _headers(letter, frame, message, queue_id, recipient, now, postmaster, thread),
+            b"MIME-Version: 1.0\nContent-Type: multipart/report; report-type=delivery-status;\n",
+            b'\tboundary="%b"\n' % boundary,
+            b"Content-Transfer-Encoding: %b\n" % encoding,
+            b"Message-Id: %b\n\nThis is a MIME-encapsulated message.\n\n"
+            % message_id(queue_id, frame.hostname, now),
+            b"--%b\nContent-Description: Notification\n" % boundary,
+            b"Content-Type: text/plain; charset=%b\n%b\n" % (charset, described),
+            (b"" if postmaster else letter.text) + b"\n",
+            *[_for_people(template, outcome) for outcome in outcomes],
+            b"--%b\nContent-Description: Delivery report\n" % boundary,
+            b"Content-Type: message/%bdelivery-status\n" % (b"global-" if utf8 else b""),
+            described if utf8 else b"",
+            b"\n",
+            _report(template, frame, message, outcomes),
+            b"\n--%b\nContent-Description: %b%b\n"
+            % (boundary, template.description, b"" if whole else b" Headers"),
+            b"Content-Type: %b\n%b\n" % (_returned_type(whole, utf8), described),
+            b"Return-Path: <%b>\n" % _sender(frame, message),
+        ]
     )
-    if utf8:
-        head += b"Content-Transfer-Encoding: %b\n" % encoding
-    report = _report(kind, frame, message, outcomes)
-    tail = b"""\
-
---%b
-Content-Description: %b%b
-Content-Type: %b
-Content-Transfer-Encoding: %b
-
-Return-Path: <%b>
-""" % (
-        boundary,
-        kind.returned,
-        b"" if whole else b" Headers",
-        _returned_type(whole, utf8),
-        encoding,
-        _sender(frame, message),
-    )
-    text = (head + b"\n" + report + tail).replace(b"\n", b"\r\n")
+    text = head.replace(b"\n", b"\r\n")
     return b"%b%b%b\r\n--%b--\r\n" % (text, returned, b"" if returned.endswith(b"\n") else b"\r\n", boundary)
 
 
-def explanation(kind: Kind, frame: Frame) -> bytes:
-    """What a notification says to people before it comes to the recipients."""
-    days = frame.lifetime // 86400
-    return _letter(kind, frame.hostname, b"%d" % frame.warning_hours, b"%d" % days)
+def _headers(
+    letter: Letter,
+    frame: Frame,
+    message: Message,
+    queue_id: str,
+    recipient: bytes,
+    now: float,
+    postmaster: bool,
+    thread: bytes,
+) -> bytes:
+    """The headers up to those of MIME."""
+    template = letter.template
+    date = mail_date(now)
+    sender = template.old_sender if frame.old_from else template.sender
+    subject = template.copy_subject if postmaster else template.subject
+    lines = [
+        b"Received: by %b (%b)" % (frame.hostname, frame.mail_name),
+        b"\tid %b; %b" % (queue_id.encode(), date),
+        b"Date: %b" % date,
+        b"From: %b" % with_origin(sender.encode(), frame.origin),
+        b"Subject: %b" % subject.encode(),
+        b"To: %b" % external(recipient),
+    ]
+    if thread:
+        lines += [b"References: %b" % thread, b"In-Reply-To: %b" % thread]
+    if message.attributes.get("tls_required_no"):
+        lines.append(b"TLS-Required: no")
+    lines.append(b"Auto-Submitted: %b" % (b"auto-generated" if postmaster else b"auto-replied"))
+    return b"\n".join(lines) + b"\n"
 
 
-def template(kind: Kind) -> bytes:
-    """The same, with the names of parameters as a bounce(5) template has them."""
-    return _letter(kind, b"$myhostname", b"$delay_warning_time_hours", b"$maximal_queue_lifetime_days")
-
-
-def _letter(kind: Kind, hostname: bytes, hours: bytes, days: bytes) -> bytes:
-    text = kind.text
-    if b"%(" in text:
-        text %= {b"hours": hours, b"days": days}
-    return b"This is the mail system at host %b.\n\n%b\n                   The mail system\n" % (
-        hostname,
-        text,
-    )
+def with_origin(mailbox: bytes, origin: bytes) -> bytes:
+    """``Name <user>`` or ``user (Name)`` with ``@origin`` behind a user without domain."""
+    match = _ADDRESS.search(mailbox)
+    if match is None or b"@" in match[0]:
+        return mailbox
+    return mailbox[: match.end()] + b"@" + origin + mailbox[match.end() :]
 
 
 def _returned_type(whole: bool, utf8: bool) -> bytes:
@@ -261,17 +188,18 @@ def _returned_type(whole: bool, utf8: bool) -> bytes:
     return b"message/global-headers" if utf8 else b"text/rfc822-headers"
 
 
-def _for_people(kind: Kind, outcome: Outcome) -> bytes:
+def _for_people(template: Template, outcome: Outcome) -> bytes:
     recipient = outcome.recipient
     origin = b""
     if recipient.original and recipient.original.lower() != recipient.address.lower():
         origin = b" (expanded from <%b>)" % external(recipient.original)
-    via = f"delivery via {outcome.relay}: " if kind is SUCCESS else ""
+    traced = template.name in ("success", "verify") and outcome.relay != "none"
+    via = f"delivery via {outcome.relay}: " if traced else ""
     reason = (via + outcome.reason).encode("utf-8", "replace")
     return wrap(b"<%b>%b: %b" % (external(recipient.address), origin, reason)) + b"\n\n"
 
 
-def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outcome]) -> bytes:
+def _report(template: Template, frame: Frame, message: Message, outcomes: Sequence[Outcome]) -> bytes:
     lines = [b"Reporting-MTA: dns; %b" % frame.hostname]
     if message.envid:
         lines.append(b"Original-Envelope-Id: %b" % xtext_decode(message.envid))
@@ -289,12 +217,13 @@ def _report(kind: Kind, frame: Frame, message: Message, outcomes: Sequence[Outco
             lines.append(b"Original-Recipient: %b" % xtext_decode(recipient.orcpt))
         elif original := recipient.original or recipient.address:
             lines.append(b"Original-Recipient: %b;%b" % (_address_type(original), external(original)))
-        lines += [b"Action: %b" % kind.action, b"Status: %b" % outcome.dsn.encode()]
+        action = template.action if template.name == "failure" else outcome.action.encode() or template.action
+        lines += [b"Action: %b" % action, b"Status: %b" % outcome.dsn.encode()]
         if outcome.remote_mta:
             lines.append(b"Remote-MTA: dns; %b" % outcome.remote_mta.encode())
         diagnostic = outcome.diagnostic or f"X-{frame.mail_name.decode()}; {outcome.reason}"
         lines.append(wrap(b"Diagnostic-Code: " + diagnostic.encode("utf-8", "replace")))
-        if kind is DELAY:
+        if template.name == "delay":
             lines.append(b"Will-Retry-Until: %b" % mail_date(message.arrival + frame.lifetime))
     return b"\n".join(lines) + b"\n"
 

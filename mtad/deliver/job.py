@@ -57,6 +57,7 @@ class Active:
     writing: bool = False  # what came of some is being recorded
     outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
     traced: list[Outcome] = field(default_factory=list)  # as in Result
+    cleared: list[Outcome] = field(default_factory=list)  # delivered after the sender heard of the delay
     forwards: list[Message] = field(default_factory=list)  # as in Result, not recorded yet
 
     @property

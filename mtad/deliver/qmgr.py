@@ -24,8 +24,9 @@ from twisted.python.failure import Failure
 
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
-from mtad.deliver.assign import OWN, Assigner
+from mtad.deliver.assign import OWN, Assigner, jobs
 from mtad.deliver.bounce import Bouncer
+from mtad.deliver.calls import Calls
 from mtad.deliver.dispatch import Dispatcher
 from mtad.deliver.internal import Internal
 from mtad.deliver.job import Active, Job, Result
@@ -89,8 +90,9 @@ class QueueManager:
         warn = self._log.warning
         classes = AddressClasses(p, warn=warn)
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
+        calls = Calls(reactor)
         bouncer = Bouncer(p, store, log, new_id, self._clock)
-        self._settler = Settler(p, store, bouncer, self._log, self._clock, self._sleep)
+        self._settler = Settler(p, store, bouncer, self._log, self._clock, calls.sleep)
         router = Router(p, classes, warn)
         around = Around(
             p, store, reactor, log, resolver, rng or random.Random(), self._clock, new_id, router.resolve
@@ -112,6 +114,7 @@ class QueueManager:
         self._run_delay = p.seconds("queue_run_delay")
         self._recipient_limit = p.number("qmgr_message_recipient_limit")
         self._recipients = 0  # in hand
+        self._confirm = p.flag("confirm_delay_cleared")
         self._active: dict[int, Active] = {}
         self._held = 0
         self._after = 0  # seq of the last message taken from "incoming"
@@ -119,7 +122,7 @@ class QueueManager:
         self._due = True
         self._fetching = False
         self._timer: IDelayedCall | None = None
-        self._retries: set[IDelayedCall] = set()
+        self._calls = calls
         self._stopping: Deferred[None] | None = None
         self._let_go = let_go
         self.left_to_others: frozenset[int] = frozenset()  # what managers before us still have in hand
@@ -336,25 +339,22 @@ class QueueManager:
             self._drop(active)
             return
         active.jobs += len(parts) + 1  # keeps the message in hand until all are queued
-        for route, queue, some in parts:
-            size = len(some)
-            if not self._transports[route.transport].immediate:
-                size = self._limits_of(route.transport).recipients
-            jobs = [
-                Job(message, some[at : at + size], route, Stamps(message.arrival, active.begun))
-                for at in range(0, len(some), size)
-            ]
-            active.jobs += len(jobs) - 1
-            self._begin(jobs, queue, active.priority)
+        for part in parts:
+            size = len(part.recipients)
+            if not self._transports[part.route.transport].immediate:
+                size = self._limits_of(part.route.transport).recipients
+            made = jobs(message, part, size, active.begun)
+            active.jobs += len(made) - 1
+            self._begin(made, part.queue, active.priority)
         self._over(active, [])
 
-    def _begin(self, jobs: list[Job], queue: str, priority: int) -> None:
+    def _begin(self, made: list[Job], queue: str, priority: int) -> None:
         """Make deliveries of one message when their turn comes, or at once where they take no time."""
-        transport = jobs[0].route.transport
+        transport = made[0].route.transport
         if not self._transports[transport].immediate:
-            self._dispatcher.add((transport, queue), jobs, priority)
+            self._dispatcher.add((transport, queue), made, priority)
             return
-        for job in jobs:
+        for job in made:
             drive(self.deliver(job), partial(self.finished, job), partial(self.broken, job))
 
     def _read_on(self, active: Active) -> None:
@@ -384,6 +384,8 @@ class QueueManager:
         """A delivery is over."""
         active = self._active[job.message.seq]
         active.traced += result.traced
+        if self._confirm and active.message.warned:
+            active.cleared += [outcome for outcome in result.outcomes if outcome.status == "sent"]
         active.forwards += result.forwards
         for transport, recipients in result.passed.items():
             self._pass_on(job, active, transport, recipients)
@@ -424,7 +426,7 @@ class QueueManager:
         self._recipients -= len(outcomes)
         if active.unread > 0 and not active.reading and active.open <= _PORTION // 2:
             active.reading = True
-            self._later(partial(self._read_on, active))
+            self._calls.later(partial(self._read_on, active))
         self._settle(active)
 
     def _settle(self, active: Active) -> None:
@@ -470,21 +472,6 @@ class QueueManager:
             return 0.0
         return self._clock() + self._timer.getTime() - float(self._reactor.seconds())
 
-    def _later(self, act: Callable[[], None], delay: float = 0.0) -> None:
-        """Do something later, unless we have stopped by then."""
-
-        def wake() -> None:
-            self._retries.discard(call)
-            act()
-
-        call = self._reactor.callLater(delay, wake)
-        self._retries.add(call)
-
-    def _sleep(self, delay: float) -> Deferred[None]:
-        woken: Deferred[None] = Deferred()
-        self._later(partial(woken.callback, None), delay)
-        return woken
-
     def _log_mistake(self, failure: Failure) -> None:
         self._log.error(printable(failure.getTraceback()))
 
@@ -510,9 +497,9 @@ class QueueManager:
     def _stopped(self) -> None:
         for transport in self._transports.values():
             transport.close_idle()  # what was under way has left sessions
-        for call in (self._timer, *self._retries):
-            if call is not None and call.active():
-                call.cancel()
+        self._calls.cancel()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         done = self._stopping
         if done is not None and not done.called:
             done.callback(None)

@@ -116,8 +116,8 @@ class Settler:
         message = active.message
         bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
         notices = self._bouncer.failed(message, bounced) if bounced else []
-        if active.traced:
-            notices += self._bouncer.relayed(message, active.traced)
+        if active.traced or active.cleared:
+            notices += self._bouncer.relayed(message, active.traced, active.cleared)
         if late:
             notices += self._bouncer.delayed(message, late)
         return notices

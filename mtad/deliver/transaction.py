@@ -52,6 +52,7 @@ class Transaction:
     __slots__ = (
         "_accepted",
         "_connection",
+        "_doubtful",
         "_log",
         "_message",
         "_open",
@@ -78,6 +79,7 @@ class Transaction:
         self._log = log
         self._open: dict[int, Recipient] = dict(enumerate(recipients))  # who has no outcome yet
         self._accepted = 0
+        self._doubtful: list[int] = []  # the keys of recipients for whom the end of the message was sent
         self.outcomes: list[Outcome] = []
         self.unreached: tuple[str, str] | None = None
         self.stale = False
@@ -104,6 +106,8 @@ class Transaction:
                         else:
                             self._said(reply, "RCPT TO command", [index])
                     case SendBody():
+                        self._doubtful = [one.id for one in self._open.values()]
+                        self._store.in_doubt(self._doubtful)
                         await connection.send_body(self._body(), self._slow_end())
                     case MessageAnswer(reply, _, index):
                         self._message_answered(reply, index)
@@ -132,6 +136,9 @@ class Transaction:
             connection.abort()
             self._log.warning(f"{self._message.queue_id}: {error}")
             self._defer("4.3.0", "queue file read error")
+        finally:
+            if self._doubtful:
+                self._store.answered(self._doubtful, False)
         if self._open:
             self._left_over()
 
@@ -251,6 +258,9 @@ class Transaction:
         text, dsn, host = str(reply), reply.dsn.decode(), self._connection.host
         relay, name, diagnostic = host.relay, host.name, f"smtp; {text}"
         served = [*self._open.values()] if index < 0 else [self._open[index]]
+        ids = [one.id for one in served]
+        self._store.answered(ids, True)
+        self._doubtful = [] if index < 0 else [one for one in self._doubtful if one not in ids]
         self.outcomes += [Outcome(one, "sent", dsn, text, relay, diagnostic, name) for one in served]
         if index < 0:
             self._open.clear()

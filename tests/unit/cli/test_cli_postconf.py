@@ -130,7 +130,7 @@ def test_texts_of_notifications(run) -> None:  # type: ignore[no-untyped-def]
     _, out, _ = run("-b")
     assert out[:2] == ["expanded_failure_text = <<EOF", "This is the mail system at host a.example."]
     assert [line for line in out if line.startswith("expanded_")] == [
-        f"expanded_{name}_text = <<EOF" for name in ("failure", "delay", "success")
+        f"expanded_{name}_text = <<EOF" for name in ("failure", "delay", "success", "verify")
     ]
     assert any("be retried until it is 5 day(s) old." in line for line in out)
     _, out, _ = run("-t")
@@ -155,7 +155,7 @@ def test_texts_of_notifications(run) -> None:  # type: ignore[no-untyped-def]
         (["-jf"], "with option -j, do not specify -f"),
         (["-PPe", "a/b/c=d"], "specify one of -e -PP"),
         (["-b", "-t"], "specify one of -b and -t"),
-        (["-b", "/some/file"], "mtad sends its built-in texts only"),
+        (["-b", "/some/file"], "open /some/file: No such file or directory"),
         (["-T", "x"], "unknown 'postconf -T' mode: x"),
         (["-Me", "a/b=c"], 'bad field count: "a/b=c"'),
         (["-Me", "a=c"], "-Me, -MX or -M# requires service_name/type"),

@@ -42,6 +42,12 @@ class MemoryStore:
             recipient.id = number
         self.messages[message.seq] = message
 
+    def in_doubt(self, ids: Sequence[int]) -> None:
+        pass
+
+    def answered(self, ids: Sequence[int], delivered: bool) -> None:
+        pass
+
     async def incoming(self, after: int, limit: int) -> list[Message]:
         found = [m for seq, m in self.messages.items() if seq > after and m.state == INCOMING]
         return [self._given(message) for message in found[:limit]]

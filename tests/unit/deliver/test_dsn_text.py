@@ -5,11 +5,14 @@ from __future__ import annotations
 import email
 import email.policy
 
+from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import header_section
-from mtad.deliver.dsn_text import DELAY, FAILURE, SUCCESS, Frame, Kind, compose, wrap, xtext_decode
+from mtad.deliver.bounce_template import DELAY, FAILURE, SUCCESS, Template
+from mtad.deliver.dsn_text import Frame, Letter, compose, wrap, xtext_decode
 from mtad.queue.message import Message, Outcome, Recipient
 
-FRAME = Frame(b"mail.example.com", b"example.com", b"Postfix", 4, 5 * 86400)
+FRAME = Frame(b"mail.example.com", b"example.com", b"Postfix", 5 * 86400)
+P = Parameters.from_mapping({"myhostname": "mail.example.com", "delay_warning_time": "4h"})
 CONTENT = b"Received: from me\r\n\tby mail.example.com\r\nSubject: hi\r\n\r\nhello\r\n"
 HOST = "127.0.0.1[127.0.0.1]"
 
@@ -21,10 +24,13 @@ def message(**fields: object) -> Message:
     return made
 
 
-def notice(kind: Kind, outcomes: list[Outcome], *, whole: bool = True, **fields: object) -> bytes:
+def notice(kind: Template, outcomes: list[Outcome], *, whole: bool = True, **fields: object) -> bytes:
     returned = CONTENT if whole else header_section(CONTENT)
+    warnings: list[str] = []
+    text = "\n".join([*kind.expanded(P, warnings.append), ""]).encode()
+    assert not warnings
     return compose(
-        kind,
+        Letter(kind, text),
         FRAME,
         message(**fields),
         outcomes,
