@@ -145,8 +145,8 @@ class PolicyStore:
             os.makedirs(self._directory, 0o700, exist_ok=True)
             if not os.path.exists(path):
                 self._make_room(policy.fetched)
-            with open(f"{path}.tmp", "w", encoding="ascii") as file:
-                json.dump(asdict(policy), file)
+            with open(f"{path}.tmp", "wb") as file:
+                file.write(json.dumps(asdict(policy)).encode())
             os.replace(f"{path}.tmp", path)
         except OSError as error:
             self._log.warning(f"MTA-STS: cannot write {path}: {error.strerror}")

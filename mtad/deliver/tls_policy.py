@@ -189,7 +189,14 @@ class TlsPolicies:
         if host.destination.literal or host.path or not valid_hostname(domain):
             return None
         found = await self._sts.policy(domain)
-        if found is None or found.mode == "none":
+        if found is None:
+            why = self._sts.failure(domain)  # to be reported, but no reason to keep the mail
+            return (
+                replace(main_policy(self._p, level), external=External("sts", domain, failure=why))
+                if why
+                else None
+            )
+        if found.mode == "none":
             return None
         testing = found.mode == "testing"
         main = main_policy(self._p, level if testing else "secure")

@@ -47,6 +47,16 @@ FAILURES = {
     "dane-required": 306,
 }
 
+#: OpenSSL's results that are told as they are
+_CHAIN_ERRORS = (
+    openssl.VERIFY_SELF_SIGNED,
+    openssl.VERIFY_SELF_SIGNED_IN_CHAIN,
+    openssl.VERIFY_NO_ISSUER,
+    openssl.VERIFY_NOT_YET_VALID,
+    openssl.VERIFY_WRONG_PURPOSE,
+    openssl.VERIFY_CHAIN_TOO_LONG,
+)
+
 
 class Reporter:
     """The reports of one transport."""
@@ -223,7 +233,6 @@ def failure_of(info: TLSInfo) -> tuple[str, str]:
             return "certificate-host-mismatch", ""
         case openssl.VERIFY_EXPIRED:
             return "certificate-expired", ""
-        case openssl.VERIFY_OK | openssl.VERIFY_UNSPECIFIED:
-            return "certificate-not-trusted", ""
-        case error:
+        case error if error in _CHAIN_ERRORS:
             return "validation-failure", openssl.verify_text(error).replace(" ", "_")
+    return "certificate-not-trusted", ""

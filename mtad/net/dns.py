@@ -322,8 +322,8 @@ class Resolver:
 
     async def query(self, name: str, type_: str) -> tuple[Record, ...]:
         """The records of a name and type, at least one, CNAMEs followed; DnsError."""
-        host = to_ascii(name).removesuffix(".")
-        if not valid_hostname(host):
+        host = to_ascii(name).removesuffix(".")  # of the root nothing is left
+        if not valid_hostname(host) and name != ".":
             text = f"Name service error for {name}: invalid host or domain name"
             raise DnsError(DnsStatus.NOT_FOUND, text)
         key = (host.lower(), type_)
