@@ -13,6 +13,7 @@ Postfix counterpart: ``auto_clnt(3)``, ``inet_connect(3)``, ``unix_connect(3)``.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import socket
@@ -138,6 +139,7 @@ class PolicyConnections:
         self.reactor = reactor
         self.options = options
         self._directory = queue_directory
+        codecs.lookup("idna")  # for names of hosts: now, while we may read all modules
         self._turns = DeferredSemaphore(CONNECTIONS)
         self._idle: list[_Connection] = []
 

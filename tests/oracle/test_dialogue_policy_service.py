@@ -143,6 +143,7 @@ def services(server: PolicyServer, dead: int) -> list[tuple[str, dict[str, str]]
                 "smtpd_policy_service_policy_context": "for all",
             },
         ),
+        ("named", {"smtpd_recipient_restrictions": f"check_policy_service inet:localhost:{server.port}"}),
         ("limit", {"smtpd_recipient_restrictions": ask, "smtpd_policy_service_request_limit": "1"}),
         ("tls", {**early, "smtpd_tls_security_level": "may", "smtpd_tls_ask_ccert": "yes"}),
         ("login", {**early, **SASL}),
@@ -219,6 +220,7 @@ DIALOGUES = [
         service="login",
         login="sasl_method=PLAIN, sasl_username=alice@example.com",
     ),
+    Dialogue("by name", [HELLO, MAIL, RCPT, "RSET"], service="named"),
     Dialogue("contexts", [*START, Body(TEXT)], service="context"),
     Dialogue("one request a connection", [HELLO, MAIL, RCPT, RCPT, RCPT], service="limit"),
     *[
