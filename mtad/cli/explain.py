@@ -74,7 +74,8 @@ def main(argv: list[str]) -> int:
     try:
         plan = make_plan(config_directory(given.get("-c")))
         case = _case(plan, wanted, rest[0] if rest else "")
-        service = _service(plan, case)
+        service, notes = _service(plan, case)
+        case = replace(case, notes=(*case.notes, *notes))
         if case.tls is None:
             case = replace(case, tls=history.had_tls(plan.p, case))
         report = run(plan, service, case, "--no-ask" not in given)
@@ -126,19 +127,18 @@ def _case(plan: Plan, wanted: Case, about: str) -> Case:
     return wanted.fill(told)
 
 
-def _service(plan: Plan, case: Case) -> ServicePlan:
-    """The service that is asked; raises ConfigError."""
+def _service(plan: Plan, case: Case) -> tuple[ServicePlan, tuple[str, ...]]:
+    """The service that is asked, and what to say of the choice; raises ConfigError."""
     for service in plan.smtpd:
         if service.service.name == case.service:
-            return service
+            return service, ()
     names = ", ".join(service.service.name for service in plan.smtpd)
     if case.service or not plan.smtpd:
         what = f"no service {case.service} with smtpd" if case.service else "no service with smtpd"
         raise ConfigError(what, path=f"{plan.p.directory}/master.cf", remedy=f"there is: {names or 'none'}")
-    for service in plan.smtpd:
-        if service.settings.ident == case.ident:
-            return service
-    return plan.smtpd[0]
+    fitting = [each for each in plan.smtpd if each.settings.ident == case.ident] or plan.smtpd
+    note = f"service {fitting[0].service.name} (-s: another; there is {names})"
+    return fitting[0], (note,) if len(fitting) > 1 else ()
 
 
 def run(plan: Plan, service: ServicePlan, case: Case, ask: bool) -> Report:

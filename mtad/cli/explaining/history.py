@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 
 from mtad.cli.explaining.case import Case, NoCase, from_line, from_message
 from mtad.config.parameters import Parameters
@@ -30,8 +31,7 @@ _SENDER = re.compile(r"from=<(.*?)>, size=(\d+)")
 def of_message(p: Parameters, queue_id: str) -> Case:
     """Who sent this message to whom."""
     case = _in_queue(p, queue_id)
-    lines = [line for line in _log(p) if f": {queue_id}: " in line]
-    logged = _in_log(queue_id, lines)
+    logged = _in_log(queue_id, _log(p, f": {queue_id}: "))
     if case is None and logged is None:
         raise NoCase(f"{queue_id} is neither in the queue nor in the log")
     if case is None:
@@ -55,7 +55,7 @@ def _in_queue(p: Parameters, queue_id: str) -> Case | None:
     return None if message is None else from_message(message)
 
 
-def _in_log(queue_id: str, lines: list[str]) -> Case | None:
+def _in_log(queue_id: str, lines: Iterable[str]) -> Case | None:
     case = None
     recipients: dict[str, None] = {}
     sender, size, helo = None, 0, ""
@@ -81,8 +81,8 @@ def had_tls(p: Parameters, case: Case) -> bool | None:
         return None
     client = f"{case.name}[{case.address}]"
     found = None
-    for line in _log(p):
-        if f"/smtpd[{case.pid}]: " not in line or client not in line:
+    for line in _log(p, client):
+        if f"/smtpd[{case.pid}]: " not in line:
             continue
         if f"]: connect from {client}" in line:
             found = False
@@ -93,15 +93,17 @@ def had_tls(p: Parameters, case: Case) -> bool | None:
     return found
 
 
-def _log(p: Parameters) -> list[str]:
-    """The maillog's last lines; none where it can't be read."""
+def _log(p: Parameters, wanted: str) -> Iterator[str]:
+    """The maillog's last lines that have ``wanted``; none where it can't be read."""
     path = maillog_path(p)
+    needle = wanted.encode()
     for candidate in (path,) if path else SYSLOG:
         try:
             with open(candidate, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - LOG_LIMIT))
-                return file.read().decode("utf-8", "replace").split("\n")
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_LIMIT))
+                for line in file:
+                    if needle in line:
+                        yield line.decode("utf-8", "replace").rstrip("\n")
+            return
         except OSError:
             continue
-    return []
