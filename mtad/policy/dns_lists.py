@@ -40,6 +40,8 @@ from mtad.wire.events import Address
 
 #: Longest text of TXT records in a reply.
 _REASON_LIMIT = 500
+#: Answers that are kept in a session.
+_KNOWN_LIMIT = 100
 _REPLY = re.compile(rb"([45][0-9]{2}) ")
 
 
@@ -88,6 +90,8 @@ class DnsList:
         known = check.request.listings
         found = known.get(query)
         if found is None:
+            if len(known) >= _KNOWN_LIMIT:
+                known.clear()
             found = known[query] = await _look_up(check, query)
         if self.pattern is not None and not found.failed:
             pattern = self.pattern
