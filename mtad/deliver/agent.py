@@ -16,9 +16,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet.task import deferLater
+
 from mtad.config.parameters import Parameters
 from mtad.deliver.connection import Connection
 from mtad.deliver.connector import Connector
+from mtad.deliver.convert import Converter
 from mtad.deliver.credentials import Login, PasswordMaps
 from mtad.deliver.failure import Purpose, SessionFailure
 from mtad.deliver.job import Job, Result
@@ -95,6 +98,8 @@ class Agent:
         self._fallback_age = p.seconds("minimal_backoff_time")
         self._port_of = lambda name: port_number(name, p)
         self._relayhosts = frozenset(p.words("relayhost"))
+        prefix = "lmtp_" if lmtp else "smtp_"
+        self._converter = Converter(p, log, lambda: deferLater(reactor, 0.0), prefix=prefix)
         self._connector = Connector(settings, p, tls, reactor, log, clock, accounts)
         self._pool = Pool(settings, clock)
         self._sessions: set[Connection] = set()
@@ -244,7 +249,13 @@ class Agent:
         """Send the message to whoever is pending.  False when an idle session turned out to be dead."""
         job = attempt.job
         transaction = Transaction(
-            connection, self._settings, job.message, attempt.pending, self._store, self._log
+            connection,
+            self._settings,
+            job.message,
+            attempt.pending,
+            self._store,
+            self._log,
+            self._converter,
         )
         await transaction.run()
         if transaction.stale:

@@ -10,8 +10,10 @@ RFC 5321 section 3.3, RFC 1870, RFC 3461, RFC 6531.  Postfix counterpart: ``smtp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mtad.deliver.connection import Connection, ConnectionBroken
+from mtad.deliver.convert import ConversionFailed, Converter
 from mtad.deliver.settings import SmtpSettings
 from mtad.errors import QueueError
 from mtad.maillog import MailLog
@@ -52,6 +54,7 @@ class Transaction:
     __slots__ = (
         "_accepted",
         "_connection",
+        "_converter",
         "_doubtful",
         "_log",
         "_message",
@@ -71,8 +74,10 @@ class Transaction:
         recipients: Sequence[Recipient],
         store: QueueStore,
         log: MailLog,
+        converter: Converter,
     ) -> None:
         self._connection = connection
+        self._converter = converter
         self._settings = settings
         self._message = message
         self._store = store
@@ -90,7 +95,10 @@ class Transaction:
         if self._impossible() or self._spoke_early():
             return
         try:
-            connection.session.send(self._envelope())
+            connection.session.send(await self._envelope())
+        except ConversionFailed as error:
+            self._unconverted(error)
+            return
         except ValueError as error:
             self._local("5.1.3", f"bad address syntax: {error}")
             return
@@ -108,7 +116,7 @@ class Transaction:
                     case SendBody():
                         self._doubtful = [one.id for one in self._open.values()]
                         self._store.in_doubt(self._doubtful)
-                        await connection.send_body(self._body(), self._slow_end())
+                        await connection.send_body(await self._body(), self._slow_end())
                     case MessageAnswer(reply, _, index):
                         self._message_answered(reply, index)
                         if index < 0 or not self._open:
@@ -132,6 +140,9 @@ class Transaction:
                 self.stale = True
                 return
             self._broke(error.text)
+        except ConversionFailed as error:
+            connection.abort()
+            self._unconverted(error)
         except QueueError as error:  # in the middle of the body
             connection.abort()
             self._log.warning(f"{self._message.queue_id}: {error}")
@@ -184,21 +195,27 @@ class Transaction:
         end = start.find(b"\r\n\r\n")
         return not (start if end < 0 else start[:end]).isascii()
 
-    def _envelope(self) -> Envelope:
-        message = self._message
+    async def _envelope(self) -> Envelope:
+        message, converter = self._message, self._converter
         recipients = tuple(
             [
                 EnvelopeRecipient(one.address, one.notify, one.orcpt, one.original or one.address)
                 for one in self._open.values()
             ]
         )
+        sender = message.sender
+        if converter.maps_addresses:
+            sender = await converter.address(sender)
+            recipients = tuple(
+                [replace(one, address=await converter.address(one.address)) for one in recipients]
+            )
         wished = self._connection.requiretls
         session = self._connection.session
         offered = session.tls and session.extensions.requiretls
         return Envelope(
-            message.sender,
+            sender,
             recipients,
-            message.size,
+            0 if converter.downgrades(message, session.extensions) else message.size,
             message.body,
             message.smtputf8,
             b"HDRS" if wished and not offered else message.ret,  # its content is not for all eyes
@@ -229,19 +246,23 @@ class Transaction:
         content = self._message.content
         return self._store.read(self._message) if content is None else (content,)
 
-    def _body(self) -> Iterable[bytes]:
+    async def _body(self) -> Iterable[bytes]:
         limit = self._settings.line_limit
-        content = self._message.content
+        message, extensions = self._message, self._connection.session.extensions
+        if self._converter.needed(message, extensions):
+            converted = await self._converter.content(message, self._content(), extensions)
+            return self._folded(limit, converted) if limit else converted
+        content = message.content
         if not limit:
             return self._content()
         if content is not None and not too_long(content, limit):
             return (content,)
-        return self._folded(limit)
+        return self._folded(limit, self._content())
 
-    def _folded(self, limit: int) -> Iterator[bytes]:
+    def _folded(self, limit: int, content: Iterable[bytes]) -> Iterator[bytes]:
         folder = Folder(limit)
         told = False
-        for chunk in self._content():
+        for chunk in content:
             yield folder.feed(chunk)
             if folder.folded and not told:
                 told = True
@@ -285,6 +306,13 @@ class Transaction:
         relay = self._connection.host.relay
         self.outcomes += [Outcome(one, "bounced", dsn, reason, relay) for one in self._open.values()]
         self._open.clear()
+
+    def _unconverted(self, error: ConversionFailed) -> None:
+        """The message can't go out as this transport would have it."""
+        if error.temporary:
+            self._defer(error.dsn, f"{error.text} while talking to {self._connection.host.pair}")
+        else:
+            self._local(error.dsn, error.text)
 
     def _broke(self, reason: str) -> None:
         """The session broke: who has no outcome yet must wait."""

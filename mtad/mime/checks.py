@@ -43,8 +43,8 @@ class Actor(Protocol):
 
 
 class Checks:
-    """See the module.  ``unknown`` are the words for an action that there is none of; ``sisters``: there are
-    tables for other headers and the body too."""
+    """See the module.  ``title``: the prefix that the log says, where it is another; ``unknown``: the words
+    for an action that there is none of; ``sisters``: there are tables for other headers and the body too."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class Checks:
         prefix: str,
         warn: Callable[[str], None],
         *,
+        title: str = "",
         unknown: str = "unknown command",
         sisters: bool = True,
     ) -> None:
         def maps(name: str) -> Maps:
-            title = prefix + name
-            tables = p[title] if sisters or name == "header_checks" else ""
-            return Maps(tables, p.directory, title=title, raw=True, warn=warn)
+            tables = p[prefix + name] if sisters or name == "header_checks" else ""
+            return Maps(tables, p.directory, title=(title or prefix) + name, raw=True, warn=warn)
 
         self._unknown = unknown
         self._headers = {
@@ -98,6 +98,35 @@ class Checks:
         key = line.partition(b"\0")[0]
         value = await self._body.lookup(key)
         return [line] if value is None else self._acted(value, BODY, line, self._body.title, actor)
+
+    async def body_part(self, data: bytes, width: int, actor: Actor, wanted: Callable[[int], bool]) -> bytes:
+        """What becomes of a piece of a body.  Lines of ``width`` bytes and more are taken as several, and the
+        piece ends where one does; ``wanted`` is told the length of each and says whether to go on."""
+        out: list[bytes] = []
+        kept = at = 0  # data[kept:at] stays as it is
+        size = len(data)
+        while at < size:
+            newline = data.find(b"\r\n", at, at + width + 1)
+            if newline < 0 or newline - at >= width:
+                end = after = min(at + width, size)
+            else:
+                end, after = newline, newline + 2
+            if not wanted(end - at):
+                break
+            line = data[at:end]
+            if self.untouched(line):
+                at = after
+                continue
+            out.append(data[kept:at])
+            kept = at = after
+            lines = await self.line(line, actor)
+            out += [text + b"\r\n" for text in lines[:-1]]
+            if lines:
+                out.append(lines[-1] + data[end:after])
+        if not out:
+            return data
+        out.append(data[kept:])
+        return b"".join(out)
 
     def untouched(self, line: bytes) -> bool:
         """Whether it is known at once that nothing is said of this line of a body."""

@@ -210,48 +210,23 @@ class Intake:
             return
         if event.restart:
             self._offset = 0
-        limit = self._rules.body_checks_limit
-        if not self.state.filtering or (limit and self._offset >= limit):
+        if not self._wanted(-1):
             self._keep(event.data)
-        else:
-            self._keep(await self._checked(event.data, limit or len(event.data) + self._offset + 1))
-
-    async def _checked(self, data: bytes, limit: int) -> bytes:
-        """The lines of a body after the tables were asked."""
+            return
         rules, state = self._rules, self.state
-        checks, width = rules.checks, rules.limits.line_length
-        out: list[bytes] = []
-        kept = at = 0  # data[kept:at] was found good
-        size = len(data)
-        while at < size and self._offset < limit and state.filtering:
-            newline = data.find(b"\r\n", at, at + width + 1)
-            if newline < 0 or newline - at >= width:
-                end = after = min(at + width, size)
-            else:
-                end, after = newline, newline + 2
-            line = data[at:end]
-            self._offset += len(line) + 1
-            if checks.untouched(line):
-                at = after
-                continue
-            out.append(data[kept:at])
-            kept = at = after
-            lines = await self._asked(line)
-            if not state.going_on:
-                return b""
-            out += [text + b"\r\n" for text in lines[:-1]]
-            if lines:
-                out.append(lines[-1] + data[end:after])
-        out.append(data[kept:])
-        return b"".join(out)
-
-    async def _asked(self, line: bytes) -> list[bytes]:
-        checks = self._rules.checks
         try:
-            return await checks.line(line, self.state)
+            data = await rules.checks.body_part(event.data, rules.limits.line_length, state, self._wanted)
         except MtadError as error:
-            self.state.lookup_failed(error, f"{BODY}_checks map lookup problem -- {AGAIN}")
-            return []
+            state.lookup_failed(error, f"{BODY}_checks map lookup problem -- {AGAIN}")
+            return
+        self._keep(data)
+
+    def _wanted(self, length: int) -> bool:
+        """Whether a line of a body is looked at; from one that isn't on none is, up to the next body."""
+        state, limit = self.state, self._rules.body_checks_limit
+        wanted = state.filtering and state.going_on and (not limit or self._offset < limit)
+        self._offset += length + 1
+        return wanted
 
     # -- keeping
 

@@ -35,8 +35,7 @@ def _path(settings: ClientSettings, address: bytes) -> bytes:
 def mail_command(settings: ClientSettings, offered: Extensions, envelope: Envelope) -> bytes:
     """MAIL, with what the server takes of its parameters."""
     words = [b"MAIL FROM:" + _path(settings, envelope.sender)]
-    # where Postfix would turn 8 bits into 7 the size is not known
-    if offered.size and (offered.eightbitmime or envelope.body == b"7BIT"):
+    if offered.size and envelope.size:
         words.append(b"SIZE=%d" % envelope.size)
     if offered.eightbitmime and envelope.body:
         words.append(b"BODY=" + envelope.body)

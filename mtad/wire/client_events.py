@@ -60,7 +60,7 @@ class Envelope:
 
     sender: bytes
     recipients: tuple[EnvelopeRecipient, ...]
-    size: int = 0
+    size: int = 0  # 0: not known
     body: bytes = b""  # b"", b"7BIT" or b"8BITMIME"
     smtputf8: bool = False
     ret: bytes = b""

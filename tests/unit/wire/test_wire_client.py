@@ -208,7 +208,7 @@ def test_one_command_at_a_time() -> None:
     session = ready(PLAIN)
     session.send(ENVELOPE)
     for command, reply, kind in (
-        (b"MAIL FROM:<me@here>\r\n", b"250 ok\r\n", [ce.MailAnswer]),
+        (b"MAIL FROM:<me@here> SIZE=42\r\n", b"250 ok\r\n", [ce.MailAnswer]),
         (b"RCPT TO:<a@x>\r\n", b"250 ok\r\n", [ce.RcptAnswer]),
         (b"RCPT TO:<b@x>\r\n", b"450 later\r\n", [ce.RcptAnswer]),
         (b"DATA\r\n", b"354 go\r\n", [ce.SendBody]),
@@ -219,7 +219,7 @@ def test_one_command_at_a_time() -> None:
     assert session.data_to_send() == b".\r\n"
     assert kinds(session, b"250 ok\r\n") == [ce.MessageAnswer]
     session.send(ENVELOPE)  # and another one
-    assert session.data_to_send() == b"MAIL FROM:<me@here>\r\n"
+    assert session.data_to_send() == b"MAIL FROM:<me@here> SIZE=42\r\n"
 
 
 @pytest.mark.parametrize(
