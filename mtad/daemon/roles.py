@@ -25,6 +25,7 @@ from mtad.daemon.lock import ManagerLock
 from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
 from mtad.daemon.readers import Acceptor, DatagramReader
+from mtad.daemon.recovery import Recovery
 from mtad.daemon.sockets import Channels
 from mtad.daemon.statistics import Statistics
 from mtad.deliver.qmgr import QueueManager
@@ -186,6 +187,8 @@ class QmgrRole:
 
     def start(self) -> None:
         around = self._around
+        log = around.log.named(f"{around.plan.p['syslog_name']}/qmgr")
+        self._recovery = Recovery(self._store, around.reactor, log)
         self._manager = QueueManager(
             around.plan.p,
             self._store,
@@ -213,6 +216,11 @@ class QmgrRole:
             self._call = self._around.reactor.callLater(_STEP, self._begin)
             return
         self._has_queue = True
+        self._recovery.run().addCallback(lambda _: self._go_to_work())
+
+    def _go_to_work(self) -> None:
+        if self._ending:
+            return
         reactor = self._around.reactor
         self._look()
         control = ControlServer(self._around.plan.p, self._manager, self._store)
@@ -229,7 +237,10 @@ class QmgrRole:
         if self._ending:
             return
         kept = self._lock.kept_by_others()
-        self._manager.leave_to_others(kept)
+        if self._manager.left_to_others - kept:  # they may have been killed
+            self._recovery.run().addCallback(lambda _: self._manager.leave_to_others(kept))
+        else:
+            self._manager.leave_to_others(kept)
         if kept and (self._call is None or not self._call.active()):
             self._call = self._around.reactor.callLater(_LOOK, self._look)
 
@@ -262,6 +273,7 @@ class QmgrRole:
         first, self._ending = not self._ending, True
         if self._call is not None and self._call.active():
             self._call.cancel()
+        self._recovery.stop()
         if not self._has_queue:
             if first:
                 self.ended.callback(None)

@@ -99,6 +99,11 @@ def key(owner: int, n: int = 0) -> int:
     return owner << _PART_BITS | n
 
 
+def owner(part: int) -> int:
+    """Whose part a key is."""
+    return part >> _PART_BITS
+
+
 def queue_error(error: sqlite3.Error) -> QueueError:
     """The QueueError for an error of the database."""
     code = getattr(error, "sqlite_errorcode", 0)

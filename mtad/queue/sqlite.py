@@ -7,17 +7,21 @@ millisecond, at once in the caller's, so that those awaitables have fired when t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from mtad.errors import QueueError
 from mtad.queue import statements
+from mtad.queue.journal import Journal, left_behind
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.reader import Reader
 from mtad.queue.rows import entry
 from mtad.queue.writer import CallsFromThread, Job, Writer
+
+#: Ids of messages that are gone, and queue id and address of each recipient in doubt.
+Recovered = tuple[list[str], list[tuple[str, bytes]]]
 
 
 class SQLiteStore:
@@ -27,8 +31,18 @@ class SQLiteStore:
     needs no reactor; it reads, even while others write, and refuses the rest.
     """
 
-    def __init__(self, directory: str, reactor: CallsFromThread | None, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: str,
+        reactor: CallsFromThread | None,
+        *,
+        read_only: bool = False,
+        warn: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        """``warn`` is told what goes wrong and stops nothing."""
         self._directory = directory
+        self._journal: Journal | None = None
+        self._journal_failed = warn
         self._reactor = reactor
         self._read_only = read_only
         self._writer: Writer | None = None
@@ -60,9 +74,30 @@ class SQLiteStore:
     ) -> Deferred[bool]:
         try:
             entries = [entry(bounce) for bounce in bounces] if bounces else ()
-            return self._submit(Job(entries, statements.Settlement(message, outcomes, next_attempt)))
+            settlement = statements.Settlement(message, outcomes, next_attempt)
         except QueueError as error:
             return fail(error)
+        written = self._submit(Job(entries, settlement))
+        if self._journal is not None:
+            written.addCallback(self._recorded, settlement.final)
+        return written
+
+    def _recorded(self, removed: bool, ids: Iterable[int]) -> bool:
+        if self._journal is not None:
+            self._journal.recorded(ids)
+        return removed
+
+    def in_doubt(self, ids: Sequence[int]) -> None:
+        if self._journal is None:
+            self._journal = Journal(self._directory, self._journal_failed)
+        self._journal.in_doubt(ids)
+
+    def answered(self, ids: Sequence[int], delivered: bool) -> None:
+        if self._journal is not None:
+            self._journal.answered(ids, delivered)
+
+    def recover(self) -> list[Deferred[Recovered]]:
+        return [self._submit(Job(change=statements.Recovery(left))) for left in left_behind(self._directory)]
 
     def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
         if queue_ids is None:
@@ -159,4 +194,9 @@ class SQLiteStore:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
-        return succeed(None) if writer is None else writer.close()
+        return succeed(None) if writer is None else writer.close().addCallback(self._close_journal)
+
+    def _close_journal(self, _: None) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None

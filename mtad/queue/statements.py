@@ -13,9 +13,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
+from mtad.queue import journal
+from mtad.queue.journal import Left
 from mtad.queue.message import Message, Outcome
 from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS, Entry, Row, read_spool
-from mtad.queue.schema import DONE_NUMBER, PENDING_NUMBER, PIECE, STATE, key
+from mtad.queue.schema import DONE_NUMBER, PENDING_NUMBER, PIECE, STATE, key, owner
 
 #: Changes the messages of a JSON list of queue ids and returns the ids that it concerned.
 Apply = Callable[[sqlite3.Connection, str], list[str]]
@@ -193,6 +195,39 @@ def _remove(db: sqlite3.Connection, seq: int) -> None:
         _delete_parts(db, "piece", content)
     _delete_parts(db, "recipient", seq)
     db.execute("DELETE FROM message WHERE seq = ?", (seq,))
+
+
+class Recovery:
+    """What a process that is no more has left: recipients that it had delivered to are done.
+
+    ``result``: ids of messages that are gone by that; queue id and address of each recipient in doubt."""
+
+    def __init__(self, left: Left) -> None:
+        self._left = left
+        self.result: tuple[list[str], list[tuple[str, bytes]]] = ([], [])
+
+    def step(self, db: sqlite3.Connection, slot: int) -> bool:
+        names = json.dumps(sorted(self._left.delivered))
+        sql = (
+            f"UPDATE recipient SET state = {DONE_NUMBER} WHERE state = {PENDING_NUMBER}"
+            " AND id IN (SELECT value FROM json_each(?)) RETURNING id"
+        )
+        done = [number for (number,) in db.execute(sql, (names,)).fetchall()]
+        gone: list[str] = []
+        for seq in sorted({owner(number) for number in done}):
+            if not _pending(db, seq):
+                found = db.execute("SELECT queue_id FROM message WHERE seq = ?", (seq,)).fetchall()
+                gone += [name for (name,) in found]
+                _remove(db, seq)
+        sql = (
+            f"SELECT m.queue_id, r.address FROM recipient r JOIN message m ON m.seq = r.id / {key(1)}"
+            f" WHERE r.state = {PENDING_NUMBER} AND r.id IN (SELECT value FROM json_each(?)) ORDER BY r.id"
+        )
+        self.result = gone, db.execute(sql, (json.dumps(sorted(self._left.doubtful)),)).fetchall()
+        return True
+
+    def committed(self) -> None:
+        journal.remove(self._left.path)
 
 
 class Change:

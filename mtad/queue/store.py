@@ -71,6 +71,12 @@ class QueueStore(Protocol):
         ones get their reason and the message ``next_attempt``; ``bounces`` (DSNs that result) are
         enqueued with it.  True when nothing is pending any more and the message was removed."""
 
+    def in_doubt(self, ids: Sequence[int]) -> None:
+        """The end of a message is about to be sent for the recipients with these keys."""
+
+    def answered(self, ids: Sequence[int], delivered: bool) -> None:
+        """The server has answered for them: whether it took the message.  That survives the process."""
+
     def read(self, message: Message) -> Iterator[bytes]:
         """The content in pieces of at most 64 KiB.  Blocking: for a helper thread or small content."""
 

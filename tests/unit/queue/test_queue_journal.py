@@ -1,0 +1,95 @@
+"""What is known of deliveries after their process was killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness import SQLiteDriver
+
+from mtad.queue.journal import Journal, Left, left_behind
+from mtad.queue.message import Message, Outcome, Recipient
+
+SIZE = 1024 * 1024
+
+
+def abandoned(directory: Path, work: list[tuple[str, list[int]]]) -> list[Left]:
+    """What a process leaves that notes these things and is killed."""
+    pid = os.fork()
+    if pid == 0:
+        journal = Journal(str(directory))
+        for mark, ids in work:
+            if mark == "?":
+                journal.in_doubt(ids)
+            elif mark == "=":
+                journal.recorded(ids)
+            else:
+                journal.answered(ids, mark == "+")
+        os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    return list(left_behind(str(directory)))
+
+
+def test_what_is_left(tmp_path: Path) -> None:
+    (left,) = abandoned(tmp_path, [("?", [1, 2]), ("?", [3]), ("?", [4]), ("+", [1, 2]), ("-", [3])])
+    assert (left.delivered, left.doubtful) == ({1, 2}, {4})
+
+
+def test_nothing_is_lost_when_a_file_is_full(tmp_path: Path) -> None:
+    work: list[tuple[str, list[int]]] = [("?", [5]), ("?", [6]), ("+", [6])]
+    many = list(range(10**9, 10**9 + 10_000))
+    for _ in range(30):
+        work += [("?", many), ("-", many)]
+    (left,) = abandoned(tmp_path, [*work, ("?", [7])])
+    assert (left.delivered, left.doubtful) == ({6}, {5, 7})
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == SIZE
+
+
+def test_what_the_queue_knows_is_not_kept(tmp_path: Path) -> None:
+    many = list(range(10**9, 10**9 + 10_000))
+    work = [("?", [5]), ("+", [5]), ("=", [5])] + [("?", many), ("+", many), ("=", many)] * 30
+    (left,) = abandoned(tmp_path, work)
+    assert 5 not in left.delivered
+
+
+def test_journals_of_the_living_are_left_alone(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.in_doubt([1])
+    assert list(left_behind(str(tmp_path))) == []
+    journal.answered([1], True)
+    journal.close()
+    assert [left.delivered for left in left_behind(str(tmp_path))] == [{1}]
+    other = Journal(str(tmp_path))
+    other.in_doubt([2])
+    other.answered([2], False)
+    other.close()
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_anything_in_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "journal.0").write_bytes(b"? 1 2\n+ x\n\xff\n+ 1\n? 3\n+ 99")
+    (left,) = left_behind(str(tmp_path))
+    assert (left.delivered, left.doubtful) == ({1}, {2, 3})
+
+
+def test_the_queue_after_it(tmp_path: Path) -> None:
+    driver = SQLiteDriver(tmp_path)
+    people = [[Recipient(b"a@x"), Recipient(b"b@x")], [Recipient(b"c@x")], [Recipient(b"d@x")]]
+    for name, recipients in zip("ABC", people, strict=True):
+        driver.wait(driver.store.enqueue(Message(name, b"s", recipients, 1.0, content=b"x")))
+    one, two, three = driver.wait(driver.store.incoming(0, 10))
+    ids = [recipient.id for recipient in one.recipients]
+    abandoned(
+        tmp_path, [("?", ids), ("+", ids[:1]), ("?", [two.recipients[0].id]), ("+", [two.recipients[0].id])]
+    )
+    driver.wait(driver.store.finish(three, [Outcome(three.recipients[0], "sent", "2.0.0", "ok")], 0.0))
+    (recovering,) = driver.store.recover()
+    assert driver.wait(recovering) == (["B"], [("A", b"b@x")])
+    assert driver.store.recover() == []
+    (left,) = driver.store.listing()
+    assert [recipient.address for recipient in left.recipients] == [b"b@x"]
+    driver.store.in_doubt([left.recipients[0].id])
+    driver.store.answered([left.recipients[0].id], True)
+    driver.wait(driver.store.finish(left, [Outcome(left.recipients[0], "sent", "2.0.0", "ok")], 0.0))
+    driver.wait(driver.store.close())
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("journal")]
