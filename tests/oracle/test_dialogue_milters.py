@@ -82,10 +82,7 @@ SERVICES: dict[str, tuple[str, dict[str, str]]] = {
     "two": ("{0} {1}", {}),
     "maps": ("", {"smtpd_milter_maps": "static:{{ {0}, default_action=reject }}"}),
     "disabled": ("{0}", {"smtpd_milter_maps": "inline:{{127.0.0.1=DISABLE}}"}),
-    **{
-        action: (f"{{{{ {{0}}, default_action={action} }}}}", {})
-        for action in ("accept", "reject", "quarantine")
-    },
+    **{action: (f"{{{{ {{0}}, default_action={action} }}}}", {}) for action in ("accept", "reject")},
 }
 
 
@@ -274,8 +271,7 @@ CASES = [
             steps=TWICE,
             service="plain" if action == "tempfail" else action,
         )
-        for action in ("accept", "reject", "tempfail", "quarantine", "shutdown")
-        if action != "shutdown"
+        for action in ("accept", "reject", "tempfail")
     ),
     Case("soft", {b"R": reply(b"550 5.1.1 never")}, service="soft", steps=START[:3]),
     Case("replies with bad codes", {b"R": reply(b"550 4.1.1 mixed")}, steps=START[:3]),

@@ -35,6 +35,9 @@ _HARD = re.compile(rb"^5([0-9]{2}[ -])(5?)", re.MULTILINE)
 _STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |\Z)")
 _REASON_LIMIT = 100
 
+#: Changes that are read, and not carried out, of a message that can't be taken.
+_PATIENCE = 1000
+
 #: Looks up the macros of a stage: strings for the packet.
 Macros = Callable[[str], Awaitable[bytes]]
 
@@ -421,6 +424,7 @@ class _Changes:
         self._draft = draft
         self._space = b"" if keep_space else b" "
         self._body = ""  # a new body: "begun", "done"
+        self._ignored = 0
         self.problem: Response | None = None
 
     async def take(self, code: bytes, data: bytes) -> bool:
@@ -434,11 +438,19 @@ class _Changes:
                 self._draft.end_body()
             if code not in _CHANGES:
                 return False
-            if self.problem is None:
+            if self.problem is not None:
+                self._ignore()
+            else:
                 await self._milter.request_change(code, data, self._draft, self._space)
         except TooBig:
             self.problem = _TOO_BIG
         return code in _CHANGES
+
+    def _ignore(self) -> None:
+        """The decision is still to come, but not for ever."""
+        self._ignored += 1
+        if self._ignored > _PATIENCE:
+            raise self._milter.misuse("changes without end")
 
     def _replace(self, data: bytes) -> None:
         if self._body == "done":
@@ -446,6 +458,7 @@ class _Changes:
                 "body replacement requests can't currently be mixed with other requests"
             )
         if self.problem is not None:
+            self._ignore()
             return
         if not self._body:
             self._body = "begun"

@@ -22,6 +22,9 @@ from mtad.smtpd.milter.wire import PIECE
 #: Content beyond this size lies in a file.
 SMALL = 65536
 
+#: What headers may be added where messages may be of any size.
+_UNLIMITED = 10_000_000
+
 _END = b"\r\n\r\n"
 _FIELD = re.compile(rb"(?P<name>[!-9;-~]+)[ \t]*:(?P<value>.*)\Z", re.DOTALL)
 _LINE_END = re.compile(rb"\r?\n")
@@ -57,6 +60,7 @@ class Header:
 class Draft:
     """See the module.  ``content`` is the message, or None where it is in ``spool``.
 
+    What is added may be as large as a message may be (``size_limit``); beyond that :class:`TooBig` is raised.
     ``check`` has its say about each new header (``milter_header_checks``): what is to stand in its place.
     """
 
@@ -76,6 +80,7 @@ class Draft:
         self._size_limit = size_limit
         self._header_limit = header_limit
         self._check = check
+        self._added = 0  # bytes of new headers
         self.changed = False
         self.envelope: list[tuple[str, bytes, bytes]] = []
         self.headers: list[Header] = []
@@ -177,6 +182,9 @@ class Draft:
 
     async def _made(self, text: bytes) -> list[Header]:
         text = self._tidy(text)
+        self._added += len(text)
+        if self._added > (self._size_limit or _UNLIMITED):
+            raise TooBig
         return [Header(one) for one in ([text] if self._check is None else await self._check(text))]
 
     def delete_header(self, index: int, name: bytes) -> None:

@@ -60,7 +60,8 @@ class Link(Protocol):
             return
         if len(self._packets) > _AHEAD:
             self.transport.pauseProducing()
-        self._wake()
+        if self._packets:
+            self._wake()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._finish("")

@@ -109,7 +109,8 @@ def filters(**values: str) -> Filters:
 def test_filters_of_main_cf() -> None:
     found = filters(
         smtpd_milters="inet:localhost:8891, { unix:opendkim/sock, connect_timeout=3s,"
-        " { command_timeout = 2m }, content_timeout=10, default_action=ACCEPT, protocol=4 } local:/run/x inet:[::1]:99",
+        " { command_timeout = 2m }, content_timeout=10, default_action=ACCEPT, protocol=4 }"
+        " local:/run/x inet:[::1]:99",
         queue_directory="/var/spool/postfix",
         milter_default_action="tempfail",
         milter_macro_defaults="auth_type=none, {mail_host}=here, { x = a b }",
