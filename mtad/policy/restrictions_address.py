@@ -9,7 +9,7 @@ Postfix counterpart: ``reject_unauth_destination()``, ``reject_non_fqdn_address(
 from __future__ import annotations
 
 from mtad.policy.check import DUNNO, HELO, RECIPIENT, SENDER, Check, Scope
-from mtad.rewrite.classes import DEFAULT
+from mtad.rewrite.classes import DEFAULT, RELAY
 from mtad.rewrite.hostnames import mailhost_address, valid_address, valid_domain
 from mtad.wire.address import valid_hostname
 from mtad.wire.events import Address
@@ -20,6 +20,8 @@ async def is_authorized(check: Check, recipient: Address) -> bool:
     found = await check.resolve(recipient)
     if found.routed and not check.setup.untrusted_routing:
         return False
+    if found.kind == RELAY and check.setup.old_relay_domains:
+        check.setup.note_relay_domain("domain", found.domain)
     return found.kind != DEFAULT
 
 

@@ -74,6 +74,9 @@ async def in_mynetworks(check: Check) -> bool:
 
 async def permit_mynetworks(check: Check, scope: Scope) -> int:
     if await in_mynetworks(check):
+        setup = check.setup
+        if setup.old_networks and not setup.classes.is_own_address(check.request.client_address):
+            setup.note_network(check.request)
         return await check.permit_client("permit_mynetworks")
     return DUNNO
 

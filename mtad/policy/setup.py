@@ -70,6 +70,7 @@ _CODES = (
     "unknown_virtual_mailbox_reject_code",
 )
 
+_OLD = "using backwards-compatible default setting"
 _TEMPFAIL = ("unknown_address_tempfail_action", "unknown_helo_hostname_tempfail_action")
 
 
@@ -180,6 +181,11 @@ class Setup:
         self.etrn = compiler.parameter("smtpd_etrn_restrictions")
         compiler.require_rejection()
         level = parse_level(p["compatibility_level"])
+        #: below level 2 more is ours by default: say where that made a difference
+        self.old_relay_domains = level < (2, 0, 0) and not p.explicit("relay_domains")
+        self.old_networks = level < (2, 0, 0) and not (
+            p.explicit("mynetworks") or p.explicit("mynetworks_style")
+        )
         relay_first = p.flag("smtpd_relay_before_recipient_restrictions")
         #: below level 1 an unset relay list is empty; say when the later default would have refused
         self.relay_unset = level < (1, 0, 0) and not p.explicit("smtpd_relay_restrictions")
@@ -247,16 +253,24 @@ class Setup:
     def note_relay_unset(self, request: Request) -> None:
         """Say that the default of level 1 would have refused."""
         self.log.info(
-            'using backwards-compatible default setting "smtpd_relay_restrictions = (empty)" to avoid '
+            f'{_OLD} "smtpd_relay_restrictions = (empty)" to avoid '
             f'"Relay access denied" error for {_parties(request)}'
         )
 
+    def note_network(self, request: Request) -> None:
+        """Say that the default of level 2 would not have had this client in ``mynetworks``."""
+        self.log.info(
+            f"{_OLD} mynetworks_style={self.p['mynetworks_style']} to permit request from "
+            f'client "{request.client}"'
+        )
+
+    def note_relay_domain(self, kind: str, name: bytes) -> None:
+        """Say that the default of level 2 would not have taken this domain for one to relay to."""
+        self.log.info(f'{_OLD} relay_domains=$mydestination to accept mail for {kind} "{printable(name)}"')
+
     def note_relay_last(self, request: Request) -> None:
         """Say that the default of level 3.6 would have asked the relay list first."""
-        self.log.info(
-            "using backwards-compatible default setting smtpd_relay_before_recipient_restrictions=no "
-            f"to reject {_parties(request)}"
-        )
+        self.log.info(f"{_OLD} smtpd_relay_before_recipient_restrictions=no to reject {_parties(request)}")
 
 
 def _parties(request: Request) -> str:

@@ -131,12 +131,13 @@ async def _search(check: Check, address: Address, found: Resolution, kind: str) 
     if found.kind not in tables.listed:
         return DUNNO
     maps, code, name = tables.listed[found.kind]
-    if not maps or (found.kind == LOCAL and found.key.rpartition(b"@")[0] in tables.system):
-        return DUNNO
-    if await check.find_address(maps, found.key) is not None:
-        return DUNNO
-    text = b"User unknown" + (b" in %b table" % name if tables.show_table else b"")
-    return check.refuse(code, b"5" + default, scope, text)
+    system = found.kind == LOCAL and found.key.rpartition(b"@")[0] in tables.system
+    if maps and not system and await check.find_address(maps, found.key) is None:
+        text = b"User unknown" + (b" in %b table" % name if tables.show_table else b"")
+        return check.refuse(code, b"5" + default, scope, text)
+    if found.kind == RELAY and setup.old_relay_domains:
+        setup.note_relay_domain("address", address.text)
+    return DUNNO
 
 
 async def _transport(check: Check, found: Resolution, kind: str) -> tuple[bytes, bytes]:

@@ -45,11 +45,12 @@ class Bench:
         *,
         resolver: Any = None,
         route: Any = None,
+        facts: Any = None,
         **settings: str,
     ) -> None:
         self.sink = ListSink()
         log = MailLog(self.sink, "postfix/smtpd")
-        p = Parameters.from_mapping({**BASE, **settings})
+        p = Parameters.from_mapping({**BASE, **settings}, facts=facts)
         classes = AddressClasses(p, own=["127.0.0.1"])
         more: Any = {"actions": actions, "dial": dial, "resolver": resolver, "route": route}
         self.evaluator = Evaluator(p, log, Rewriter(p), classes, sleep=no_sleep, **more)

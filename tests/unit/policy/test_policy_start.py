@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_support import ALL_ACTIONS, BASE, OPEN, Bench
 
-from mtad.config.parameters import Parameters
+from mtad.config.parameters import Facts, Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
 from mtad.policy import registry
@@ -193,3 +193,41 @@ def test_any_access_result(value: str) -> None:
 @given(st.text(alphabet="abcrejt_ifwn:{},= !/\t", max_size=40))
 def test_any_text_as_a_list(text: str) -> None:
     findings(smtpd_client_restrictions=text)
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+def test_notes_on_the_defaults_of_level_1(level: str) -> None:
+    there = Bench(
+        compatibility_level=level,
+        mynetworks_style="subnet",
+        smtpd_relay_restrictions="reject_unauth_destination",
+        smtpd_recipient_restrictions="permit_mynetworks",
+    )
+    old = "using backwards-compatible default setting"
+    assert there.rcpt("x@sub.local.example") == (
+        None if level == "1" else "554 5.7.1 <x@sub.local.example>: Relay access denied"
+    )
+    notes = [line for line in there.log if line.startswith(old)]
+    assert notes == (
+        [
+            f'{old} relay_domains=$mydestination to accept mail for domain "sub.local.example"',
+            f'{old} relay_domains=$mydestination to accept mail for address "x@sub.local.example"',
+        ]
+        if level == "1"
+        else []
+    )
+
+
+@pytest.mark.parametrize(("level", "client", "noted"), [("1", "10.0.0.9", True), ("1", "127.0.0.1", False),
+                                                       ("2", "10.0.0.9", False)])  # fmt: skip
+def test_note_on_networks(level: str, client: str, noted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {key: value for key, value in BASE.items() if key != "mynetworks"}
+    monkeypatch.setattr("policy_support.BASE", settings)
+    facts = Facts(hostname="mx.example.com", mynetworks=lambda style: "10.0.0.0/8 127.0.0.0/8")
+    there = Bench(
+        facts=facts, compatibility_level=level, smtpd_relay_restrictions="permit_mynetworks, reject"
+    )
+    there.request.client_address, there.request.client_name = client, "in.example.com"
+    assert there.rcpt("known@local.example") is None
+    wanted = f'mynetworks_style=subnet to permit request from client "in.example.com[{client}]"'
+    assert any(wanted in line for line in there.log) is noted
