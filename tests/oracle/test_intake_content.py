@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of messages are clearer with whole lines)
 """Headers, bodies and MIME parts on their way into the queue: checked, limited, repaired.
 
 One instance of each serves all rules: a service of cleanup(8) for each, and an smtpd that leads to it.
