@@ -16,6 +16,7 @@ from oracle.dialogue import (
     Body,
     Config,
     Dialogue,
+    End,
     Houses,
     Step,
     b64,
@@ -44,6 +45,7 @@ def services() -> Iterator[tuple[str, dict[str, str]]]:
         if option != "nodictionary":  # nothing is left, which is fatal
             yield option, {"smtpd_sasl_security_options": option}
     yield "none", {"smtpd_sasl_security_options": ""}
+    yield "fast", {"smtpd_error_sleep_time": "0"}
     yield "both", {"smtpd_sasl_security_options": "noanonymous, noplaintext, mutual_auth"}
 
 
@@ -54,6 +56,7 @@ STRONG = Config(
     users={"alice@mail.example.com": "secret"},
     files={"sasl/smtpd.conf": CONF},
 )
+GUESSES = [plain("alice", f"guess{number}") for number in range(20)]
 DELIVER = (MAIL, RCPT, "DATA", Body(TEXT))
 
 
@@ -100,6 +103,19 @@ CASES = {
         malformed("SCRAM-SHA-256", b64("n" * 3000)),
         malformed("ANONYMOUS"),
         Dialogue("anonymous", [HELLO, f"AUTH ANONYMOUS {b64('me@example.net')}", MAIL], service="none"),
+        Dialogue("nineteen wrong ones, then right",
+                 [HELLO, *GUESSES[:19], plain("alice", "secret"), *DELIVER], service="fast", login="alice"),
+        Dialogue("twenty in a row", [HELLO, *GUESSES, End()], service="fast"),
+        Dialogue("twenty of all kinds", [
+            HELLO, *[step for _ in range(5) for step in (
+                *login("DIGEST-MD5", b"x"), *login("SCRAM-SHA-256", b"x"), "AUTH CRAM-MD5",
+                cram("alice", "x"), plain("nobody", "x"))], End(),
+        ], service="fast"),
+        Dialogue("twenty that are right", [HELLO, *[plain("alice", "secret")] * 20, "NOOP"], service="fast"),
+        Dialogue("in a transaction", [
+            HELLO, MAIL, plain("alice", "secret"), "AUTH CRAM-MD5", "RSET", plain("alice", "secret"), MAIL,
+            "AUTH PLAIN", RCPT, "AUTH LOGIN", "DATA", Body(TEXT),
+        ], login="alice"),
         Dialogue("spared, but may", [HELLO, plain("alice", "secret"), "NOOP"], service="spared"),
     ]
 }  # fmt: skip
