@@ -30,6 +30,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -113,7 +114,8 @@ class Dialogue:
 
     ``rules``: what the upstream says otherwise than usual.  ``login``: what the log of later releases
     has of the login at the end of reject lines.  ``tls``: what it says of the delivery's TLS.  ``final``:
-    nothing stays in the queue.  ``early``: do not wait for the greeting.  ``wrapper``: TLS first.
+    nothing stays in the queue.  ``slow``: it takes its time and sends no mail on, so both are asked at once.
+    ``early``: do not wait for the greeting.  ``wrapper``: TLS first.
     ``source``: the client's address (see :mod:`oracle.names` for others than those of loopback).
     """
 
@@ -123,6 +125,7 @@ class Dialogue:
     login: str = ""
     tls: str = "none"
     final: bool = False
+    slow: bool = False
     early: bool = False
     service: str = "submission"
     wrapper: bool = False
@@ -263,10 +266,26 @@ _ID = r"[0-9A-Za-z]{6,}"
 _NEW_ID = re.compile(rf"^(?!NOQUEUE)({_ID}): (?:client=|message-id=)|notification: ({_ID})$")
 _ACTIVE = re.compile(rf"({_ID}): from=<.*nrcpt=(\d+) \(queue active\)")
 _FOR_NOW = re.compile(" status=(?:deferred|SOFTBOUNCE) ").search
-_PROGRAMS = frozenset(("smtpd", "cleanup", "qmgr", "smtp", "bounce", "error", "discard", "trivial-rewrite"))
+_PROGRAMS = frozenset(
+    (
+        "smtpd",
+        "cleanup",
+        "qmgr",
+        "smtp",
+        "lmtp",
+        "local",
+        "bounce",
+        "error",
+        "discard",
+        "trivial-rewrite",
+    )
+)
 
 #: What Postfix says besides when it comes to the limit of a queue file's size, or, in each new process,
 #: when a table is not there.
+#: Whose lines may come in any order.
+_CLIENTS = ("postfix/smtp ", "postfix/lmtp ")
+
 _NOISE = re.compile("warning: mail_stream_cleanup: close error$|error: open database ")
 
 
@@ -368,7 +387,7 @@ def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes
 
 def _tls_status(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     for line in lines:
-        if line.ident.endswith("/smtp") and dialogue.tls:
+        if line.ident.endswith(("/smtp", "/lmtp")) and dialogue.tls:
             line.text = re.sub(r"(, delays=\S+), dsn=", rf"\1, tls={dialogue.tls}, dsn=", line.text)
     return lines
 
@@ -469,7 +488,7 @@ class Seen:
             parts += ["-- heard upstream", *(repr(part) for line in session for part in line.split("\n"))]
         for program, lines in self.log.items():
             # deliveries to different hosts end in any order; what each host heard has its own
-            parts += [f"-- {program}", *(sorted(lines) if program.startswith("postfix/smtp ") else lines)]
+            parts += [f"-- {program}", *(sorted(lines) if program.startswith(_CLIENTS) else lines)]
         return "\n".join(parts)
 
 
@@ -483,7 +502,7 @@ class Config:
 
     ``users``: passwords by ``user@realm`` for sasldb2, which smtpd.conf names unless ``files`` has one.
     ``transports``: services of the SMTP client by name, each with its ``-o``; mail for NAME.example goes by
-    the service of that name.  ``cleanups`` and ``rewriters``: services of cleanup(8) and trivial-rewrite(8),
+    the service of that name; ``lmtps``: the same, of the LMTP client.  ``cleanups`` and ``rewriters``: services of cleanup(8) and trivial-rewrite(8),
     alike.  ``hashed``: which of ``files`` are sources of ``hash:`` tables.
     """
 
@@ -493,6 +512,7 @@ class Config:
     files: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, str] = field(default_factory=dict)
     transports: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    lmtps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cleanups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     rewriters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hashed: Sequence[str] = ()
@@ -519,7 +539,7 @@ def _line(name: str, overrides: Mapping[str, str], private: str, program: str) -
 def _internal(config: Config) -> str:
     """The entries of master.cf beside smtpd's."""
     kinds = ((config.transports, "-", "smtp"), (config.cleanups, "n", "cleanup"))
-    kinds += ((config.rewriters, "-", "trivial-rewrite"),)
+    kinds += ((config.rewriters, "-", "trivial-rewrite"), (config.lmtps, "-", "lmtp"))
     return "".join(
         _line(*each, private, program) for found, private, program in kinds for each in found.items()
     )
@@ -545,7 +565,7 @@ class House:
         ]
         what = (self._main(), services, self._files())
         self.postfix = Postfix(*what, master_extra=internal)
-        self.mtad = Mtad(*what, master_extra=internal)
+        self.mtad = Mtad(*what, master_extra=internal + "local unix - n n - - local\n")
         self.sides: tuple[Postfix | Mtad, ...] = (self.postfix, self.mtad)
         for side in self.sides:
             database = side.directory / "sasldb2"
@@ -571,7 +591,8 @@ class House:
     def _files(self) -> dict[str, str]:
         files = {
             "transport": "".join(
-                f"{name}.example {name}:[127.0.0.1]:{{port}}\n" for name in self.config.transports
+                f"{name}.example {name}:[127.0.0.1]:{{port}}\n"
+                for name in (*self.config.transports, *self.config.lmtps)
             )
         }
         if self.config.users:
@@ -612,10 +633,20 @@ class House:
 
     def compare(self, dialogue: Dialogue) -> None:
         """Fail where the two differ."""
+        if dialogue.slow:
+            with ThreadPoolExecutor() as pool:
+                ours, theirs = pool.map(
+                    lambda side: self.ask(side, dialogue).text().split("\n"), self.sides[::-1]
+                )
+            self._compare(ours, theirs)
+            return
         ours = self.ask(self.mtad, dialogue).text().split("\n")
         # cleanup(8) may take its time to speak of mail that is not to be, and the older one has no last word
         told = sum(": message-id=" in line for line in ours)
-        theirs = self.ask(self.postfix, dialogue, told).text().split("\n")
+        self._compare(ours, self.ask(self.postfix, dialogue, told).text().split("\n"))
+
+    @staticmethod
+    def _compare(ours: list[str], theirs: list[str]) -> None:
         if ours != theirs:
             difference = difflib.unified_diff(theirs, ours, "Postfix", "mtad", n=2, lineterm="")
             raise AssertionError("\n".join(difference))

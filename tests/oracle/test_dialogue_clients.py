@@ -279,7 +279,7 @@ CASES = {
             Dialogue("let in", [Send(GOOD_HEADERS["v1"], 1), HELLO], early=True),
         ),
         *at("ports", Dialogue("v1", [Send(GOOD_HEADERS["v1"], 1), HELLO, *REST], early=True)),
-        *at("impatient", Dialogue("nothing said", [Send(b"", 1), End()], early=True)),
+        *at("impatient", Dialogue("nothing said", [Send(b"", 1), End()], early=True, slow=True)),
     ],
     KEYWORDS: [
         Dialogue("by address", [HELLO, f"{MAIL} RET=FULL", f"{MAIL} SMTPUTF8", MAIL]),
