@@ -93,7 +93,8 @@ def theirs(postfix: Postfix, case: Case) -> list[str]:
         talk.say(f"EHLO {case.helo}")
         replies.append(talk.say(f"MAIL FROM:{case.sender}"))
         if replies[-1].startswith("2"):
-            replies += [talk.say(f"RCPT TO:{recipient}") for recipient in case.recipients]
+            for recipient in case.recipients:  # one by one: after a 521 there is no answer
+                replies.append(talk.say(f"RCPT TO:{recipient}"))
             if any(reply.startswith("2") for reply in replies[1:]):
                 replies.append(talk.say("DATA"))
     except OSError:
