@@ -35,6 +35,24 @@ ALL = (
 REST = [MAIL, RCPT, "DATA", Body(TEXT)]
 REFUSE = "check_client_access texthash:{dir}/refused, check_helo_access texthash:{dir}/refused"
 
+NOBODY = {
+    "smtpd_authorized_xclient_hosts": "",
+    "smtpd_authorized_xforward_hosts": "",
+    "smtpd_authorized_verp_clients": "",
+}
+PROXIED = {
+    "smtpd_upstream_proxy_protocol": "haproxy",
+    "mynetworks": "192.0.2.0/24",
+    "smtpd_tls_security_level": "",
+    "smtpd_sasl_auth_enable": "no",
+    **NOBODY,
+}
+KEYWORDS = {
+    "smtpd_discard_ehlo_keyword_address_maps": "cidr:{dir}/keywords",
+    "smtpd_discard_ehlo_keywords": "etrn",
+    **NOBODY,
+}
+
 SPEAKERS = Config(
     "speakers",
     {
@@ -57,8 +75,24 @@ SPEAKERS = Config(
         ("delimiters", {"default_verp_delimiters": "-=", "verp_delimiter_filter": "-="}),
         ("no verp", {"smtpd_authorized_verp_clients": ""}),
         ("four", {"inet_protocols": "ipv4"}),
+        ("proxied", PROXIED),
+        ("proxied tls", {**PROXIED, "smtpd_tls_wrappermode": "yes"}),
+        ("proxied at once", {**PROXIED, "smtpd_delay_reject": "no", "smtpd_client_restrictions": REFUSE}),
+        ("proxied ports", {**PROXIED, "smtpd_client_port_logging": "yes", "smtpd_peername_lookup": "no"}),
+        ("proxied in haste", {**PROXIED, "smtpd_upstream_proxy_timeout": "1s"}),
+        ("keywords", KEYWORDS),
+        (
+            "keywords of others",
+            {**KEYWORDS, "smtpd_discard_ehlo_keyword_address_maps": "inline:{192.0.2.1=dsn}"},
+        ),
+        ("keywords by xclient", {**KEYWORDS, "smtpd_authorized_xclient_hosts": "127.0.0.1"}),
+        (
+            "odd keywords",
+            {**KEYWORDS, "smtpd_discard_ehlo_keyword_address_maps": "static:{DSN,8bitmime chunking}"},
+        ),
     ),
     files={
+        "keywords": "127.0.0.1 dsn, pipelining smtputf8\n192.0.2.0/24 silent-discard, vrfy\n",
         "refused": "192.0.2.9 REJECT you are known\nspike.example OK\nbad.example REJECT\nunknown 450 who?\n",
     },
     users={"joe@example.com": "secret"},
@@ -192,34 +226,6 @@ BAD_HEADERS = {
     "v2 few addresses": _v2(0x21, 0x11, FOUR[:8]),
 }
 
-PROXIES = Config(
-    "proxies",
-    {
-        "smtpd_upstream_proxy_protocol": "haproxy",
-        "smtpd_recipient_restrictions": f"{REFUSE}, permit",
-        "inet_protocols": "all",
-        "mynetworks": "192.0.2.0/24",
-    },
-    services=(
-        ("submission", {}),
-        ("submissions", {"smtpd_tls_wrappermode": "yes"}),
-        ("at once", {"smtpd_delay_reject": "no", "smtpd_client_restrictions": REFUSE}),
-        ("ports", {"smtpd_client_port_logging": "yes", "smtpd_peername_lookup": "no"}),
-        ("impatient", {"smtpd_upstream_proxy_timeout": "1s"}),
-    ),
-    files=SPEAKERS.files,
-)
-KEYWORDS = Config(
-    "keywords",
-    {"smtpd_discard_ehlo_keyword_address_maps": "cidr:{dir}/keywords", "smtpd_discard_ehlo_keywords": "etrn"},
-    services=(
-        ("submission", {}),
-        ("others", {"smtpd_discard_ehlo_keyword_address_maps": "inline:{192.0.2.1=dsn}"}),
-        ("by xclient", {"smtpd_authorized_xclient_hosts": "127.0.0.1"}),
-        ("odd words", {"smtpd_discard_ehlo_keyword_address_maps": "static:{DSN,8bitmime chunking}"}),
-    ),
-    files={"keywords": "127.0.0.1 dsn, pipelining smtputf8\n192.0.2.0/24 silent-discard, vrfy\n"},
-)
 CASES = {
     SPEAKERS: [
         Dialogue("ehlo", [HELLO]),
@@ -260,34 +266,37 @@ CASES = {
         ),
         *at("delimiters", Dialogue("verp", [HELLO, f"{MAIL} XVERP=+=", f"{MAIL} XVERP=-=", "RSET"])),
         *at("no verp", Dialogue("refused", [HELLO, f"{MAIL} XVERP", f"{MAIL} XVERP=+="])),
-    ],
-    PROXIES: [
-        *[Dialogue(name, [Send(data, 1), HELLO, *REST], early=True) for name, data in GOOD_HEADERS.items()],
-        *[Dialogue(name, [Send(data, 1), End()], early=True) for name, data in BAD_HEADERS.items()],
-        Dialogue("too soon", [Send(GOOD_HEADERS["v1"] + b"EHLO x\r\n", 1), End()], early=True),
-        Dialogue("header, then nothing", [Send(GOOD_HEADERS["v2"]), Hang()], early=True),
-        Dialogue("nothing", [Hang()], early=True),
         *at(
-            "submissions",
+            "proxied",
+            *[
+                Dialogue(name, [Send(data, 1), HELLO, *REST], early=True)
+                for name, data in GOOD_HEADERS.items()
+            ],
+            *[Dialogue(name, [Send(data, 1), End()], early=True) for name, data in BAD_HEADERS.items()],
+            Dialogue("too soon", [Send(GOOD_HEADERS["v1"] + b"EHLO x\r\n", 1), End()], early=True),
+            Dialogue("header, then nothing", [Send(GOOD_HEADERS["v2"]), Hang()], early=True),
+            Dialogue("nothing", [Hang()], early=True),
+        ),
+        *at(
+            "proxied tls",
             Dialogue("v1", [Send(GOOD_HEADERS["v1"]), Tls(), Send(b"", 1), "NOOP", HELLO, *REST], early=True),
             Dialogue("v2", [Send(GOOD_HEADERS["v2"]), Tls(), Send(b"", 1), "NOOP", HELLO], early=True),
             Dialogue("bad", [Send(b"EHLO client.example\r\n", 1), End()], early=True),
         ),
         *at(
-            "at once",
+            "proxied at once",
             Dialogue("refused", [Send(GOOD_HEADERS["v1, bad client"], 1), HELLO], early=True),
             Dialogue("let in", [Send(GOOD_HEADERS["v1"], 1), HELLO], early=True),
         ),
-        *at("ports", Dialogue("v1", [Send(GOOD_HEADERS["v1"], 1), HELLO, *REST], early=True)),
-        *at("impatient", Dialogue("nothing said", [Send(b"", 1), End()], early=True, slow=True)),
-    ],
-    KEYWORDS: [
-        Dialogue("by address", [HELLO, f"{MAIL} RET=FULL", f"{MAIL} SMTPUTF8", MAIL]),
-        *at("others", Dialogue("not named", [HELLO, f"{MAIL} RET=FULL"])),
+        *at("proxied ports", Dialogue("v1", [Send(GOOD_HEADERS["v1"], 1), HELLO, *REST], early=True)),
+        *at("proxied in haste", Dialogue("nothing said", [Send(b"", 1), End()], early=True, slow=True)),
+        *at("keywords", Dialogue("by address", [HELLO, f"{MAIL} RET=FULL", f"{MAIL} SMTPUTF8", MAIL])),
+        *at("keywords of others", Dialogue("not named", [HELLO, f"{MAIL} RET=FULL"])),
         *at(
-            "by xclient", Dialogue("another's", [HELLO, "XCLIENT ADDR=192.0.2.1", HELLO, "VRFY a@b.example"])
+            "keywords by xclient",
+            Dialogue("another's", [HELLO, "XCLIENT ADDR=192.0.2.1", HELLO, "VRFY a@b.example"]),
         ),
-        *at("odd words", Dialogue("case", [HELLO, "BDAT 0 LAST", End()])),
+        *at("odd keywords", Dialogue("case", [HELLO, "BDAT 0 LAST", End()])),
     ],
 }
 

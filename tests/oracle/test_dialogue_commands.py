@@ -138,13 +138,9 @@ CASES = {
                 "hello", ["HELO x y", MAIL, RCPT, REFUSED[0], "DATA x", "VRFY", "EHLO", "MAIL x", "RSET"]
             ),
         )
-    ]
-    + [
         *at("hard", Dialogue("too many errors", ["FOO", "FOO", End()])),
         *at("late", Dialogue("time is up", [HELLO, Send(b"", 1), End()], slow=True)),
         *at("late", Dialogue("time is up in data", [*START, Send(b"a: b\r\n", 1), End()], slow=True)),
-    ]
-    + [
         *at(
             "filter",
             Dialogue("hello", ["EHLO", MAIL, RCPT, "DATA", Body(TEXT)]),
@@ -168,8 +164,6 @@ CASES = {
             Dialogue("header", ["Subject: x", End()]),
         ),
         *at("nothing forbidden", Dialogue("get", ["GET /", "1", "VRFY", "HELP x", "QUIT", "Foo: x", End()])),
-    ]
-    + [
         *at("banner", Dialogue("hello", [HELLO])),
         *at(
             "open at once",
@@ -243,8 +237,6 @@ CASES = {
             "excluded",
             Dialogue("lone LF", [Send(b"EHLO x\n", 1), *START[1:], Send(b"A: b\n\nc\n\r\n.\r\n", 1)]),
         ),
-    ]
-    + [
         *at(
             "hasty",
             Dialogue("nothing said", [Send(b"", 1), End()], slow=True),
