@@ -119,25 +119,27 @@ TRICKLE = Slow((b"A: b\r\n\r\n", LINE), 0.6, 1)
 
 CASES = {
     COMMANDS: [
-        one
-        for name in (
-            "footer",
-            "lines",
-            "joined",
-            "names",
-            "filtered names",
-            "broken",
-            "maps",
-            "no map",
-            "soft",
-        )
-        for one in at(
-            name,
-            Dialogue("refusals", SAID),
-            Dialogue(
-                "hello", ["HELO x y", MAIL, RCPT, REFUSED[0], "DATA x", "VRFY", "EHLO", "MAIL x", "RSET"]
-            ),
-        )
+        *[
+            one
+            for name in (
+                "footer",
+                "lines",
+                "joined",
+                "names",
+                "filtered names",
+                "broken",
+                "maps",
+                "no map",
+                "soft",
+            )
+            for one in at(
+                name,
+                Dialogue("refusals", SAID),
+                Dialogue(
+                    "hello", ["HELO x y", MAIL, RCPT, REFUSED[0], "DATA x", "VRFY", "EHLO", "MAIL x", "RSET"]
+                ),
+            )
+        ],
         *at("hard", Dialogue("too many errors", ["FOO", "FOO", End()])),
         *at("late", Dialogue("time is up", [HELLO, Send(b"", 1), End()], slow=True)),
         *at("late", Dialogue("time is up in data", [*START, Send(b"a: b\r\n", 1), End()], slow=True)),
