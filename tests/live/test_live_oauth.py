@@ -302,6 +302,23 @@ def test_a_token_service_that_is_down_defers(client_house: House) -> None:
     assert "bounced" not in house.mtad.log()
 
 
+def test_client_credentials(root: Path) -> None:
+    """Nobody has to log in at a terminal."""
+    house = House(root)
+    path = house.mtad.directory / "oauth" / "hop"
+    path.write_text(path.read_text().replace("grant = device_code", "grant = client_credentials"))
+    with house.provider, house.sink, house.mtad:
+        house.send("by credentials")
+        assert house.arrived("by credentials") == NAME
+        assert house.provider.issued == ["access-1"]
+        no_token_in_log(house, "access-1")
+        house.provider.down = "/token"
+        kept = json.loads(house.state().read_text())
+        house.state().write_text(json.dumps({**kept, "ends": kept["obtained"] - 1}))
+        house.send("later")
+        assert "dsn=4.7.0" in house.mtad.wait_for_log("status=deferred")
+
+
 def test_no_token_without_tls(root: Path) -> None:
     house = House(root)
     house.mtad.write_main_cf(smtp_tls_security_level="none")
