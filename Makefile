@@ -1,5 +1,6 @@
 # make run   the whole program at work, on ports 2587 and 2465 of 127.0.0.1
 # make test  linters, types, layers and all tests
+# make crash stop the program at every single write (some ten minutes)
 # make bench Debian's Postfix and mtad, side by side
 # make man   the manual page of the parameters, docs/mtad-parameters.5
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: run test lint bench man clean
+.PHONY: run test lint bench crash man clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/mtad demo $(ARGS)
@@ -25,6 +26,9 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(MAKE) -C benchmarks
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+crash: $(VENV)/.installed-test
+	CRASH_SWEEP=all $(BIN)/pytest -s tests/crash/test_crash_sweep.py $(ARGS)
 
 man: $(VENV)/.installed
 	@mkdir -p docs

@@ -16,9 +16,6 @@ from live.daemon import Mtad, Sink, wait_until
 from live.load import Load
 
 ROUNDS = 24
-#: Mails that qmgr may have under way at a time: twice the default_destination_concurrency_limit below, since
-#: a mail is under way until its end is written down.
-IN_FLIGHT = 2 * 20
 KINDS = ("worker", "qmgr", "master", "everything")
 
 
@@ -105,13 +102,13 @@ def test_killed_at_any_moment() -> None:
             log = mtad.log()
             lost = load.accepted - came.keys()
             duplicates = sum(count - 1 for count in came.values())
-            most = IN_FLIGHT * (ROUNDS - kinds.count("worker"))
+            doubtful = log.count("the message may be delivered twice")
             print(
                 f"{ROUNDS} kills, {load.attempted} mails tried, {len(load.accepted)} answered 250, "
-                f"{len(came)} arrived, {len(lost)} lost, {duplicates} duplicates (at most {most})"
+                f"{len(came)} arrived, {len(lost)} lost, {duplicates} duplicates of {doubtful} in doubt"
             )
             assert not lost
-            assert duplicates <= most
+            assert duplicates <= doubtful
             assert len(load.accepted) > 10 * ROUNDS
             assert "Traceback" not in log and "panic" not in log
             assert log.count("killed by signal 9") == kinds.count("worker") + kinds.count("qmgr")
