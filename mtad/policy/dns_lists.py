@@ -69,7 +69,10 @@ class DnsList:
 
     async def by_address(self, check: Check, address: str) -> Listing:
         """What the list has of an address."""
-        reversed_ = ip_address(address).reverse_pointer
+        try:
+            reversed_ = ip_address(address).reverse_pointer
+        except ValueError:  # a client whose address is not known
+            reversed_ = f"{address}."
         return await self._ask(check, reversed_.removesuffix("in-addr.arpa").removesuffix("ip6.arpa"))
 
     async def by_domain(self, check: Check, what: bytes) -> Listing:

@@ -5,7 +5,9 @@ Clients come from addresses that the name server has names for, or not.
 
 from __future__ import annotations
 
-import dataclasses
+import select
+import socket
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -171,5 +173,50 @@ def test_same(houses: Houses, config: Config, dialogue: Dialogue) -> None:
     houses.of(config).compare(dialogue)
 
 
-def test_sources_are_told_apart() -> None:
-    assert dataclasses.replace(CASES[CONFIG][0]).source == SOURCES[0]
+def test_a_silent_name_server_holds_up_nobody_else(houses: Houses) -> None:
+    port = houses.of(CONFIG).mtad.ports["domains"]
+    with _Talk(port) as waiting:
+        waiting.say(hello(), mail("s@silent.example"))
+        waiting.send(LOCAL)
+        begun = time.monotonic()
+        for _ in range(8):  # all workers are asked
+            with _Talk(port) as other:
+                assert other.say(hello(), mail(), rcpt("good.example"))[-1].startswith("250")
+        assert not waiting.has_answer()
+        assert waiting.hear() == ("450 4.1.8 <s@silent.example>: Sender address rejected: Domain not found")
+        assert time.monotonic() - begun > 0.9
+
+
+class _Talk:
+    """A session with mtad."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), 20, ("192.0.2.9", 0))
+        self._file = self._socket.makefile("rb")
+        self.hear()
+
+    def __enter__(self) -> _Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def send(self, line: str) -> None:
+        self._socket.sendall(line.encode() + b"\r\n")
+
+    def hear(self) -> str:
+        while True:
+            line = self._file.readline().decode().rstrip("\r\n")
+            if line[3:4] != "-":
+                return line
+
+    def say(self, *lines: str) -> list[str]:
+        replies = []
+        for line in lines:
+            self.send(line)
+            replies.append(self.hear())
+        return replies
+
+    def has_answer(self) -> bool:
+        return bool(select.select([self._socket], [], [], 0)[0])

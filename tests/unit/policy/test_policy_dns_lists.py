@@ -95,6 +95,13 @@ def test_without_a_resolver() -> None:
     assert there.rcpt() == "451 4.3.5 Server configuration error"
 
 
+def test_a_client_without_address() -> None:
+    there, resolver = bench(smtpd_client_restrictions="reject_rbl_client bl.example")
+    there.request.client_address = "unknown"
+    assert there.rcpt("known@local.example") is None
+    assert resolver.queries == [("unknown.bl.example", "A")]
+
+
 def test_a_domain_by_international_name() -> None:
     resolver = ZoneResolver("xn--bcher-kva.example.rhs.example A 127.0.0.2")
     there = Bench(
