@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from mtad.maillog import printable
 from mtad.sasl.mechanism import Reason, SaslFailure
+from mtad.sasl.saslprep import prepare
 
 #: Longest canonical name.
 NAME_LIMIT = 1024
@@ -19,12 +20,12 @@ WHITE = b" \t\n\v\f\r"
 
 
 def canonical(user: bytes, realm: bytes) -> bytes:
-    """``user`` without surrounding white space, and with ``@realm`` when it has no ``@`` itself.
+    """``user`` by SASLprep without surrounding white space, and with ``@realm`` when it has no ``@`` itself.
 
     ``realm`` is ``smtpd_sasl_local_domain``; empty: nothing is appended.  Raises
     :class:`SaslFailure` for a name that can not be one.
     """
-    name = user.strip(WHITE)
+    name = prepare(user).strip(WHITE)
     if not name:
         raise SaslFailure(Reason.FAIL, "All-whitespace username.")
     if b"\0" in name:

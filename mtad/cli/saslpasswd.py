@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import getopt
 import getpass
+import os
 import sys
 
 from mtad import __version__
@@ -23,6 +24,7 @@ from mtad.cli.directory import load_parameters
 from mtad.config.sasl_conf import SaslConf, find_sasl_conf, read_sasl_conf
 from mtad.errors import ConfigError, TableError
 from mtad.sasl import otp
+from mtad.sasl.saslprep import prepare
 from mtad.tables.sasldb import DEFAULT_PATH, SaslDb
 
 USAGE = """\
@@ -85,6 +87,7 @@ def _run(argv: list[str]) -> None:
         raise _Refused(BAD_PARAMETER, "invalid parameter supplied")
     conf = SaslConf() if "-f" in given and "-n" not in given else configuration(application)
     db = SaslDb(given.get("-f") or conf.get("sasldb_path") or DEFAULT_PATH)
+    user = os.fsdecode(prepare(os.fsencode(user)))  # as the server will look for it
     if "-d" in given:
         db.delete(user, realm)
         return

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,6 +268,25 @@ def test_salts_do_not_tell_who_exists(build: Build) -> None:
 
     assert salt(b"nobody") == salt(b"nobody") != salt(b"alice") == salt(b"alice")
     assert len(decode(salt(b"nobody")[2:])) == hashlib.sha256().digest_size
+
+
+@pytest.mark.parametrize("mechanism", [b"PLAIN", b"CRAM-MD5", b"DIGEST-MD5", b"SCRAM-SHA-256"])
+@pytest.mark.parametrize("typed", ["zürich", "zu\u0308rich", "ｚürich", "zürich\u00ad", " zürich\u00a0"])
+def test_a_name_may_be_typed_in_another_form(
+    build: Build, tmp_path: Path, mechanism: bytes, typed: str
+) -> None:
+    SaslDb(str(tmp_path / "own")).set("zürich", "mail.test", b"secret")
+    conf = {"sasldb_path": str(tmp_path / "own")}
+    authenticator = build(conf, smtpd_sasl_security_options="")
+    context = client.ClientContext(b"mail.test")
+    mine = client.choose([mechanism], (), typed.encode(), b"secret", context=context)
+    exchange = authenticator.begin(mechanism, SESSION)
+    initial = mine.initial()
+    outcome = at_once(exchange.step(None if initial is None else B64(initial)))
+    while isinstance(outcome, Challenge):
+        outcome = at_once(exchange.step(B64(mine.step(decode(outcome.data)))))
+    assert isinstance(outcome, Granted)
+    assert outcome.avatar.username == "zürich"
 
 
 def test_a_password_may_be_typed_in_another_form(build: Build, users: str) -> None:
