@@ -11,7 +11,9 @@ the host.  Postfix counterpart: none.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -95,17 +97,29 @@ class LoginCounts:
     def _open(self) -> sqlite3.Connection:
         database = self._database
         if database is None:
-            database = sqlite3.connect(
-                self._path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            database.executescript(_SCHEMA)
-            self._database = database
+            database = self._database = self._connect()
         now = int(self._clock())
         if now // DAY != self._cleaned:
             self._cleaned = now // DAY
             database.execute("DELETE FROM counts WHERE ends < ?", (now,))
             database.execute("DELETE FROM known WHERE day < ?", (self._cleaned - self._memory,))
         return database
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, and make it: one process at a time, for the first change of its mode can't wait."""
+        try:
+            lock = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise sqlite3.OperationalError(str(error)) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            database = sqlite3.connect(
+                self._path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            database.executescript(_SCHEMA)
+            return database
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Close the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,25 @@ def test_two_processes_count_together_and_a_new_one_goes_on(
     counts.close()
     other.close()
     assert counts.message("alice", HOUR) == 3
+
+
+def test_all_processes_count_from_the_first_moment(tmp_path: Path) -> None:
+    ready, go = os.pipe()
+    processes = []
+    for _ in range(8):
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            os.read(ready, 1)  # until all are there
+            mine = LoginCounts(str(tmp_path / "logins"), 10)
+            for _ in range(20):
+                mine.message("alice", HOUR)
+            os._exit(0)
+        processes.append(pid)
+    os.close(go)
+    assert [os.waitpid(pid, 0)[1] for pid in processes] == [0] * 8
+    os.close(ready)
+    assert LoginCounts(str(tmp_path / "logins"), 10).message("alice", HOUR) == 161
 
 
 def test_new_recipients(counts: LoginCounts, time: Time) -> None:
