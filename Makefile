@@ -2,12 +2,14 @@
 # make test  linters, types, layers and all tests
 # make crash stop the program at every single write (some ten minutes)
 # make bench Debian's Postfix and mtad, side by side
+# make fuzz  random sessions, said to Postfix and to mtad: SEEDS="1000 9000"
 # make man   the manual page of the parameters, docs/mtad-parameters.5
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
+SEEDS ?= 1000 5000
 
 .PHONY: run test lint bench crash man clean
 
@@ -29,6 +31,9 @@ bench: $(VENV)/.installed-test
 
 crash: $(VENV)/.installed-test
 	CRASH_SWEEP=all $(BIN)/pytest -s tests/crash/test_crash_sweep.py $(ARGS)
+
+fuzz: $(VENV)/.installed-test
+	cd tests && ../$(BIN)/python -m oracle.fuzz $(SEEDS)
 
 man: $(VENV)/.installed
 	@mkdir -p docs
