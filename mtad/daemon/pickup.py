@@ -68,6 +68,7 @@ class PickupRole:
             ids,
             around.paths.spool,
             may_not_submit=lambda uid: "" if uid == 0 else refused(p, "authorized_submit_users", uid),
+            reactor=around.reactor,
             pause=lambda: deferLater(around.reactor, 0.0),
             refused=self._return,
         )

@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
@@ -37,9 +37,12 @@ from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
 from mtad.smtpd.intake import Intake
+from mtad.smtpd.milter.local import local_milters, milter_checks
+from mtad.smtpd.milter.message import Screening
 from mtad.smtpd.received import mail_date
 from mtad.smtpd.rules import CleanupRules, service_parameters
 from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin
+from mtad.wire.events import Address
 from mtad.wire.reply import Reply
 from mtad.wire.tokens import quote
 
@@ -77,6 +80,7 @@ class Pickup:
         spool_directory: str,
         *,
         may_not_submit: Callable[[int], str],
+        reactor: Any,
         pause: Callable[[], Awaitable[None]],
         refused: Callable[[Refusal, str], Awaitable[None]],
     ) -> None:
@@ -95,7 +99,20 @@ class Pickup:
         self._overrides = frozenset(own.words("receive_override_options"))
         self._filter = own["content_filter"]
         self._size_limit = p.number("message_size_limit")
+        how = Screening(
+            milter_checks(cleanup, self._cleanup_log),
+            self._cleanup_log,
+            lambda: open_spool(spool_directory),
+            self._size_limit,
+            cleanup.number("header_size_limit"),
+            self._destination,
+        )
+        own_filters = "no_milters" not in self._overrides
+        self._milters = local_milters(cleanup, reactor, how) if own_filters else None
         self._by = f"{p['myhostname']} ({p['mail_name']}, from userid "
+
+    async def _destination(self, address: Address) -> bytes:
+        return self._rules.rewriter.rewrite(address).text
 
     async def take(self, path: str) -> bool:
         """Make a message of the file, and remove it; False where it is not whole, or somebody else's."""
@@ -197,8 +214,12 @@ class Pickup:
             message.body = b"8BITMIME"
         if state.message_id:
             message.attributes["message_id"] = printable(state.message_id)
-        self._act(message, state)
+        message.content, message.spool, message.size = content, intake.spool, intake.size
         refusal = FILE_TOO_BIG if intake.too_big else intake.refusal
+        if refusal is None and state.going_on and self._milters is not None:
+            refusal = await self._milters.screen(message, envelope, state)
+            intake.spool = message.spool  # closed with the rest
+        self._act(message, state)
         if refusal is not None and refusal.code < 500:
             raise QueueError(f"{queue_id}: {printable(refusal.text)}")
         if refusal is not None:
@@ -207,7 +228,6 @@ class Pickup:
         if state.discarded:
             self._cleanup_log.info(f"{queue_id}: removed (discarded)")
             return
-        message.content, message.spool, message.size = content, intake.spool, intake.size
         await self._store.enqueue(message, name)
 
     def _act(self, message: Message, state: MessageState) -> None:

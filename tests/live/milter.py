@@ -1,7 +1,7 @@
 """A milter that does as a test tells it, byte by byte.
 
-``FakeMilter(answers)`` listens on a free port; ``answers`` gives, by the letter of an event (``b"C"``, ``b"E"`` ...)
-the packets to answer with: bytes, a list of packets, or a function of the :class:`Conversation` and the
+``FakeMilter(answers)`` listens on a free port; ``answers`` gives, by the letter of an event (``b"C"`` for
+connect), the packets to answer with: bytes, a list, or a function of the :class:`Conversation` and the
 event's data.  What is not named is answered with "continue".  ``milter.talks`` are its conversations:
 ``talk.events`` what it was told, ``talk.macros`` the macros by event.
 """

@@ -331,3 +331,61 @@ def test_who_has_filters_by_table() -> None:
         with Mtad(settings) as mtad:
             assert submit(mtad.ports["submission"], "unseen").startswith(b"250 ")
         assert not milter.talks
+
+
+def test_mail_of_the_host_itself_has_filters_of_its_own() -> None:
+    """non_smtpd_milters: the session that there was not is told of, and changes are made."""
+    changes = [packet(b"h", b"X-Local\0seen\0"), CONTINUE]
+    with Sink() as sink, FakeMilter({wire.EOM.code: changes}) as milter, FakeMilter() as unused:
+        with Mtad(relay(sink, unused.name, non_smtpd_milters=milter.name)) as mtad:
+            done = mtad.command(
+                "sendmail",
+                "-f",
+                "alice@example.com",
+                "bob@example.net",
+                text_input="Subject: local\n\nbody\n",
+            )
+            assert done.returncode == 0, done.stderr
+            wait_until(sink.raw, "the mail")
+            assert email.message_from_bytes(sink.raw()[0])["X-Local"] == "seen"
+            log = mtad.log()
+        talk = milter.talks[0]
+        assert talk.ended.wait(10)
+        assert talk.letters.startswith(b"CHMRT")
+        assert talk.data(b"C") == [b"localhost\x004\0\x00127.0.0.1\0"]
+        assert talk.data(b"R") == [b"bob@example.net\0"]
+        assert talk.macros[b"M"][b"{mail_addr}"] == b"alice@example.com"
+        assert not unused.talks
+    assert "Traceback" not in log
+
+
+def test_a_message_of_the_host_itself_that_filters_refuse_comes_back() -> None:
+    answers = {wire.EOM.code: packet(b"y", b"550 5.7.9 not here\0")}
+    with contextlib.ExitStack() as stack:
+        sink, milter = stack.enter_context(Sink()), stack.enter_context(FakeMilter(answers))
+        with Mtad(relay(sink, "", non_smtpd_milters=milter.name)) as mtad:
+            done = mtad.command(
+                "sendmail",
+                "-f",
+                "alice@example.com",
+                "bob@example.net",
+                text_input="Subject: local\n\nbody\n",
+            )
+            assert done.returncode == 0, done.stderr
+            wait_until(sink.raw, "the mail that says so")
+            assert b"not here" in sink.raw()[0]
+            assert "milter-reject: END-OF-MESSAGE from localhost[127.0.0.1]: 5.7.9 not here;" in mtad.log()
+
+
+def test_what_filters_add_is_checked() -> None:
+    """milter_header_checks."""
+    changes = [packet(b"h", b"X-Spam\0yes\0"), packet(b"h", b"X-Secret\0password\0"), CONTINUE]
+    files = {"checks": "/^X-Spam: (.*)/ REPLACE X-Junk: $1\n/^X-Secret:/ IGNORE\n"}
+    with Sink() as sink, FakeMilter({wire.EOM.code: changes}) as milter:
+        settings = relay(sink, milter.name, milter_header_checks="regexp:$config_directory/checks")
+        with Mtad(settings, files=files) as mtad:
+            assert submit(mtad.ports["submission"], "checked").startswith(b"250 ")
+            wait_until(sink.raw, "the mail")
+            mail = email.message_from_bytes(sink.raw()[0])
+            assert (mail["X-Junk"], mail["X-Spam"], mail["X-Secret"]) == ("yes", None, None)
+            assert ": replace: header X-Spam: yes from localhost[127.0.0.1];" in mtad.log()

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import MailLog
-from mtad.mime.checks import Checks
+from mtad.smtpd.milter.local import milter_checks
+from mtad.smtpd.milter.message import Screening
 from mtad.smtpd.milter.session import SessionMilters
 from mtad.smtpd.milter.specs import DISABLE, Filter, Filters, read_filters
 from mtad.tables.maps import Maps
 
 if TYPE_CHECKING:
+    from mtad.smtpd.service import SmtpdService
     from mtad.smtpd.session import Session
 
 #: Lists from the table that are remembered.
@@ -51,7 +53,7 @@ class MilterService:
         self.filters = filters
         self.route = route
         self.soft_bounce = p.flag("soft_bounce")
-        self.checks = Checks(p, "milter_", log.warning, sisters=False)
+        self._checks = milter_checks(p, log)
         self._log = log
         title = "smtpd_milter_maps"
         self._maps = Maps(p[title], p.directory, title=title, warn=log.warning)
@@ -65,6 +67,17 @@ class MilterService:
             if found is not None:
                 specs = self._listed(found.decode("utf-8", "replace"))
         return SessionMilters(session, self, specs) if specs else None
+
+    def screening(self, service: SmtpdService) -> Screening:
+        """How messages of this service are shown to filters."""
+        return Screening(
+            self._checks,
+            service.cleanup_log,
+            service.open_spool,
+            service.settings.message_size_limit,
+            service.cleanup.limits.header_size,
+            service.evaluator.destination,
+        )
 
     def _listed(self, text: str) -> tuple[Filter, ...]:
         known = self._parsed.get(text)

@@ -13,15 +13,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mtad.maillog import printable
-from mtad.mime.checks import name_of
-from mtad.mime.state import PRIMARY, Header
 from mtad.policy import report
-from mtad.queue.spool import queue_error
 from mtad.smtpd.milter.chain import Chain
-from mtad.smtpd.milter.client import DISCARD, HOLD, QUIET, SHUTDOWN, Response
-from mtad.smtpd.milter.edits import Draft
-from mtad.smtpd.milter.envelope import change_envelope
+from mtad.smtpd.milter.client import HOLD, SHUTDOWN, Response
+from mtad.smtpd.milter.message import WORDS, screen
 from mtad.smtpd.milter.specs import Filter
 from mtad.wire import events as ev
 from mtad.wire.address import quote
@@ -40,10 +35,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(rb'(?:<[^>]*>|"(?:\\.|[^"\\])*"|[^\s"<]|["<])+')
 
 _CLOSING = Reply(421, b"Server closing connection", b"4.7.0")
-_SHUT_DOWN = Reply(421, b"Service unavailable", b"4.7.0")
 _LATER = Reply(454, b"Try again later", b"4.3.0")
-
-_TEXT = {HOLD: "milter triggers HOLD action", DISCARD: "milter triggers DISCARD action"}
 
 
 def command_words(line: bytes) -> list[bytes]:
@@ -58,7 +50,7 @@ class SessionMilters:
         service = session.service
         self._session = session
         self._route = milters.route
-        self._checks = milters.checks
+        self._screening = milters.screening(service)
         self._refused: Reply | None = None  # why we refuse the recipient in hand
         self._in_mail = False
         self._in_message = False
@@ -157,10 +149,10 @@ class SessionMilters:
         if response is None:
             return None
         request = self._session.request
-        if response.action in _TEXT:
+        if response.action in WORDS:
             if not self._act(response):
                 return None
-            text, what, reply = response.text or _TEXT[response.action], f"milter-{response.action}", None
+            text, what, reply = response.text or WORDS[response.action], f"milter-{response.action}", None
         else:
             reply = _CLOSING if response.action == SHUTDOWN else response.reply
             text, what = response.text or str(reply), "milter-reject"
@@ -183,63 +175,12 @@ class SessionMilters:
 
         ``message.recipients`` are those of ``envelope``.
         """
-        service, log = self._session.service, self._session.service.cleanup_log
-
-        async def check(text: bytes) -> list[bytes]:
-            return await self._checks.header(Header(PRIMARY, name_of(text), text), state)
-
-        draft = Draft(
-            message.content,
-            message.spool,
-            service.open_spool,
-            size_limit=service.settings.message_size_limit,
-            header_limit=service.cleanup.limits.header_size,
-            check=check if self._checks.headers else None,
-        )
+        state.held |= self._session.request.actions.hold
         self._in_message = True
         try:
-            response = await self.chain.message(draft, log)
-            if draft.changed:
-                old = message.spool
-                message.content, message.spool, message.size = draft.finish()
-                if old is not None:
-                    old.close()
-        except OSError as problem:
-            failure = queue_error(problem)
-            log.warning(f"{message.queue_id}: {failure}")
-            return Reply(failure.code, failure.text.encode(), failure.dsn.encode())
+            return await screen(self._screening, self.chain, message, envelope, state, state.origin)
         finally:
             self._in_message = False
-            draft.close()
-        if state.going_on and draft.envelope:
-            await change_envelope(draft.envelope, message, envelope, service.evaluator.destination, log)
-            message.sender = state.sender
-        if not state.going_on:
-            return state.refusal
-        return self._verdict(response, message) if response is not None else None
-
-    def _verdict(self, response: Response, message: Message) -> Reply | None:
-        """What is said and logged about a message that filters have seen."""
-        if response.action == QUIET:
-            self._session.service.cleanup_log.warning(f"{message.queue_id}: queue file size limit exceeded")
-            return response.reply
-        if response.action in _TEXT:
-            if not self._act(response):
-                return None
-            text, what, reply = response.text or _TEXT[response.action], f"milter-{response.action}", None
-        else:
-            reply = _SHUT_DOWN if response.action == SHUTDOWN else response.reply
-            text, what = (response.text or str(reply))[4:], "milter-reject"
-        request = self._session.request
-        line = f"{message.queue_id}: {what}: END-OF-MESSAGE from {request.client}: {text};"
-        line += f" from=<{printable(quote(message.sender))}>"
-        if message.recipients:
-            line += f" to=<{printable(quote(message.recipients[-1].address))}>"
-        line += f" proto={request.protocol}"
-        if request.helo:
-            line += f" helo=<{printable(request.helo)}>"
-        self._session.service.cleanup_log.info(line)
-        return reply
 
     # -- macros
 
