@@ -12,13 +12,16 @@ RFC 3461 section 5.2.7 (aliases and lists).  Postfix counterpart: ``local(8)``, 
 
 from __future__ import annotations
 
+import pwd
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from mtad.auth.offload import HASHES, offload
 from mtad.config.parameters import Parameters
-from mtad.deliver.bounce import content_of, header_section
+from mtad.deliver.bounce import content_of, header_section, message_id_in
 from mtad.deliver.dsn_text import mail_date
 from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
 from mtad.deliver.job import Job, Result
@@ -148,6 +151,7 @@ class LocalAgent(_Carrier):
         self._fallback_transport = p["fallback_transport"]
         self._luser_relay = p["luser_relay"]
         self._maildirs = p["home_mailbox"].endswith("/")
+        self._cleanup_log = office.log.named(f"{p['syslog_name']}/cleanup")
         self._delivered_forward = "forward" in p.words("prepend_delivered_header")
 
     async def deliver(self, job: Job) -> Result:
@@ -189,13 +193,10 @@ class LocalAgent(_Carrier):
     async def _forward(self, job: Job, one: Recipient, found: Expansion, result: Result) -> None:
         """Send the mail on to those that a name stands for."""
         new = self._new_message(job.message, one, found)
-        text = f"forwarded as {new.queue_id}"
-        logged = [
-            Outcome(Recipient(each.address, one.original), "sent", "2.0.0", text, self._relay)
-            for each in new.recipients
-        ]
-        done = self._outcome(one, "2.0.0", text)
-        result.outcomes += await self._end(job, [done], logged)
+        name = message_id_in(header_section((new.content or b"")[:_HEADER_LIMIT]))
+        self._cleanup_log.info(f"{new.queue_id}: message-id={printable(name)}")
+        done = self._outcome(one, "2.0.0", f"forwarded as {new.queue_id}")
+        result.outcomes += await self._end(job, [done])
         result.forwards.append(new)
         self._trace(one, found, result)
 
@@ -228,7 +229,7 @@ class LocalAgent(_Carrier):
             received += b"Delivered-To: %b\r\n" % external(one.address)
         content = received + content_of(self._office.store, message, message.size)
         attributes = {**message.attributes, "expanded": "yes"}
-        for name in ("filter", "deliver_by"):
+        for name in ("filter", "deliver_by", "aliased"):
             attributes.pop(name, None)
         return Message(
             queue_id,
@@ -260,7 +261,7 @@ class LocalAgent(_Carrier):
         name = user.decode("utf-8", "replace")
         probe = "probe" in job.message.attributes
         if not self._maildirs:
-            failure: NotWritten | None = _NO_MAILDIR
+            failure: NotWritten | None = await offload(HASHES, partial(_look_up, name))
         elif probe:
             failure = await self._office.mailboxes.ask({"user": name})
         else:
@@ -296,6 +297,8 @@ class LocalAgent(_Carrier):
         dsn, reason = "5.1.1", f'unknown user: "{printable(user)}"'
         if user.encode() in _NOBODY:
             dsn, reason = "2.0.0", "discarded"
+            if user != "double-bounce":
+                self._office.log.warning(f"required alias not found: {user}")
         elif self._luser_relay:
             dsn, reason = "4.3.0", "luser_relay is not available in mtad"
         await self._done(job, one, one, dsn, reason, result)
@@ -360,6 +363,15 @@ class VirtualAgent(_Carrier):
         whose = {"path": path.decode("utf-8", "surrogateescape"), "uid": int(uid), "gid": int(gid)}
         failure = await self._write(message, one, whose)
         return ("2.0.0", "delivered to maildir") if failure is None else (failure.dsn, failure.text)
+
+
+def _look_up(user: str) -> NotWritten:
+    """Why there is no mail for a user where no maildirs are written.  Blocking."""
+    try:
+        pwd.getpwnam(user)
+    except (KeyError, ValueError):
+        return NotWritten("5.1.1", "", unknown=True)
+    return _NO_MAILDIR
 
 
 def _was_delivered_to(headers: bytes, address: bytes) -> bool:

@@ -18,7 +18,8 @@ from mtad.deliver.job import Active
 from mtad.deliver.report import external
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
-from mtad.queue.message import Message, Outcome
+from mtad.queue.aliased import unpacked
+from mtad.queue.message import INCOMING, Message, Outcome
 from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
 from mtad.queue.store import QueueStore
 
@@ -116,8 +117,17 @@ class Settler:
         message = active.message
         bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
         notices = self._bouncer.failed(message, bounced) if bounced else []
-        if active.traced or active.cleared:
-            notices += self._bouncer.relayed(message, active.traced, active.cleared)
+        traced = active.traced
+        if "aliased" in message.attributes and message.state == INCOMING:  # told with the first attempt
+            traced = [*traced, *_aliased(message)]
+        if traced or active.cleared:
+            notices += self._bouncer.relayed(message, traced, active.cleared)
         if late:
             notices += self._bouncer.delayed(message, late)
         return notices
+
+
+def _aliased(message: Message) -> list[Outcome]:
+    """What became of recipients who were aliases."""
+    found = unpacked(message.attributes["aliased"])
+    return [Outcome(one, "sent", "2.0.0", "alias expanded", action="expanded") for one in found]

@@ -16,6 +16,10 @@ release             an epoch, ``1790000000``: deliver not before (RFC 4865).  Wh
 deliver_by          an epoch, ``;``, ``R`` or ``N``, perhaps ``T``, ``1790000000;RT``: return the message
                     (``R``) or tell the sender of the delay (``N``) when it is not delivered by then; ``T``:
                     trace (RFC 2852)
+filter              ``transport:nexthop``: all recipients go there, whatever their addresses say
+message_id          the message's own ``<id>``, for notifications that belong to its thread
+rewrite_context     ``local`` or ``remote``: by whose rules addresses in headers were completed
+aliased             recipients that were aliases, whose expansion is told (:mod:`mtad.queue.aliased`)
 mt_priority         -9 to 9, ``3``: the higher the sooner (RFC 6710)
 =================== =============================================================================
 

@@ -17,6 +17,7 @@ from mtad.maillog import printable
 from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line
 from mtad.policy.request import Request
+from mtad.queue.aliased import packed
 from mtad.queue.message import HOLD, Message, Recipient
 from mtad.smtpd.counters import Counters
 from mtad.smtpd.envelope import Envelope
@@ -281,6 +282,8 @@ class Content:
         attributes = self._attributes()
         if state.message_id:
             attributes["message_id"] = printable(state.message_id)
+        if envelope.expanded:
+            attributes["aliased"] = packed(envelope.expanded)
         return Message(
             queue_id=transaction.queue_id,
             sender=state.sender,

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of messages are clearer with whole lines)
 """Addresses of envelopes and headers on their way into the queue: completed, mapped, masked, expanded, copied.
 
 One instance of each serves all rules: a service of cleanup(8) for each, and an smtpd that leads to it.
@@ -78,7 +79,7 @@ CANONICAL = {
     "senders": "alice@example.com sender@example.org\nbob@example.net sender-bob@example.org\n",
     "recipients": "bob@example.net recipient@example.org\nalice@example.com recipient-alice@example.org\n",
     "virtual": "list@example.net a@example.net, b@example.net, list2@example.net\n"
-    "list2@example.net c@example.net list@example.net\nself@example.net self@example.net, copy@example.net\n"
+    "list2@example.net c@example.net\nendless@example.net x@example.net, endless2@example.net\nendless2@example.net y@example.net, endless@example.net\nself@example.net self@example.net, copy@example.net\n"
     "@cat.example catch@example.net\none@example.net ONE@example.net\nab@example.net ba@example.net\n"
     "ba@example.net ab@example.net\nempty@example.net ,\nbig@example.net " + ", ".join(f"u{n}@x.example" for n in range(9))
     + "\nlong@example.net " + "x" * 60 + "@example.net\n@dom.example @other.example\nq@example.net \"a b\"@example.net\n"
@@ -128,8 +129,15 @@ ALIASES = (
     to("list+ext@example.net", "self+ext@example.net"),
     to("postmaster"),
     to("c1@example.net"),
+    to("list@example.net NOTIFY=SUCCESS,FAILURE", "bob@example.net NOTIFY=SUCCESS", sender=""),
 )  # fmt: skip
-BROKEN = (to("ab@example.net"), to("big@example.net"), to("long@example.net"), to("empty@example.net"))
+BROKEN = (
+    to("ab@example.net"),
+    to("big@example.net"),
+    to("long@example.net"),
+    to("empty@example.net"),
+    to("endless@example.net"),
+)
 
 COPIED = (
     to("bob@example.net"),
@@ -220,14 +228,22 @@ def _service(name: str) -> str:
 
 
 def _play(service: str, mails: Sequence[Mail]) -> list[Dialogue]:
-    """The mails, a few to a session."""
+    """The mails, a few to a session; one whose delivery is notified by itself, as queue ids come in an order."""
+    groups: list[list[Mail]] = [[]]
+    for mail in mails:
+        alone = any("SUCCESS" in recipient for recipient in mail[1])
+        if alone or len(groups[-1]) == 6:
+            groups.append([])
+        groups[-1].append(mail)
+        if alone:
+            groups.append([])
     return [
         Dialogue(
-            f"{service} {first}",
-            [HELLO, *(step for mail in mails[first : first + 6] for step in _steps(mail))],
+            f"{service} {number}",
+            [HELLO, *(step for mail in group for step in _steps(mail))],
             service=_service(service),
         )
-        for first in range(0, len(mails), 6)
+        for number, group in enumerate(filter(None, groups), 1)
     ]
 
 
