@@ -154,7 +154,7 @@ class ClientCounts:
         count = _COUNTED_VERBS.get(verb)
         if count is None or reply.code == 530:
             return None
-        early = reply.code == 503 or reply.text.startswith(b"Syntax: ")
+        early = reply.code in (502, 503) or reply.text.startswith(b"Syntax: ")
         return None if early and verb != b"AUTH" else count(self)
 
     def message(self) -> Reply | None:
@@ -221,4 +221,5 @@ _COUNTED_VERBS = {
     b"AUTH": ClientCounts.auth,
     b"MAIL": ClientCounts.message,
     b"RCPT": ClientCounts.recipient,
+    b"VRFY": ClientCounts.recipient,
 }

@@ -49,6 +49,8 @@ CONFIG = Config(
         ("sessions", {"smtpd_client_connection_count_limit": "1"}),
         ("messages", {"smtpd_client_message_rate_limit": "3"}),
         ("recipients", {"smtpd_client_recipient_rate_limit": "4"}),
+        ("refused", {"smtpd_client_recipient_rate_limit": "2", "strict_rfc821_envelopes": "yes"}),
+        ("no VRFY", {"smtpd_client_recipient_rate_limit": "1", "disable_vrfy_command": "yes"}),
         ("auth", {**SASL, "smtpd_client_auth_rate_limit": "3"}),
         ("tls", TLS),
         ("wrapper", {**TLS, "smtpd_tls_wrappermode": "yes"}),
@@ -96,6 +98,14 @@ DIALOGUES = [
     ),
     Dialogue(
         "VRFY and too many", [HELLO, "VRFY bob@example.net", "VRFY", MAIL, RCPT, "DATA"], service="recipients"
+    ),
+    Dialogue(
+        "bad addresses count",
+        [HELLO, "VRFY <a@b", "VRFY a b", MAIL, "RCPT TO:<a@b", "RCPT TO: <c@d>", "RCPT TO:<e@f> X=Y", RCPT],
+        service="refused",
+    ),
+    Dialogue(
+        "what is disabled does not", [HELLO, "VRFY a@b", "VRFY", "VRFY c@d", MAIL, RCPT], service="no VRFY"
     ),
     Dialogue(
         "logins",
