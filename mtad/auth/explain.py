@@ -11,19 +11,21 @@ import grp
 import os
 import pwd
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mtad.auth import stores
 from mtad.auth.authenticator import Authenticator
 from mtad.auth.dovecot import DovecotAuthenticator
+from mtad.auth.failures import FailureLimit
 from mtad.auth.hashes import parse
-from mtad.auth.names import canonical, split_first
+from mtad.auth.names import canonical, printable_name, split_first
 from mtad.auth.setup import filtered, methods, saslauthd_paths
 from mtad.config.parameters import Parameters
 from mtad.config.sasl_conf import SaslConf
 from mtad.errors import TableError
-from mtad.maillog import printable
+from mtad.maillog import ListSink, MailLog, printable
 from mtad.sasl import server
 from mtad.sasl.mechanism import Property, SaslFailure, ServerMechanism, parse_options
 from mtad.tables.sasldb import SaslDb
@@ -96,6 +98,7 @@ def advice(p: Parameters, conf: SaslConf, user: bytes) -> Iterator[str]:
     """What may keep this user from logging in, and what to do."""
     if not p.flag("smtpd_sasl_auth_enable"):
         yield "smtpd_sasl_auth_enable is no: the service does not offer AUTH; set it to yes"
+    yield from _locked(p, user)
     if p["smtpd_sasl_type"] == "dovecot":
         path = p["smtpd_sasl_path"]
         if not path.startswith("inet:"):
@@ -108,6 +111,22 @@ def advice(p: Parameters, conf: SaslConf, user: bytes) -> Iterator[str]:
             yield from _sasldb(p, conf, user)
         elif method == "alwaystrue":
             yield "pwcheck_method alwaystrue lets anybody in: use it for tests only"
+
+
+def _locked(p: Parameters, user: bytes) -> Iterator[str]:
+    """Where the user may not even try."""
+    limit = FailureLimit(p, MailLog(ListSink(), "auth-test"))
+    try:
+        name = printable_name(canonical(user, p["smtpd_sasl_local_domain"].encode()))
+    except SaslFailure:
+        return
+    for each in limit.now_locked():
+        if each.login == name:
+            until = time.strftime("%H:%M:%S", time.localtime(each.until))
+            yield (
+                f"{name} is locked for clients in {each.network} until {until}, after {each.count} failures "
+                "(mtad_auth_failure_limit, mtad_auth_failure_time)"
+            )
 
 
 def _saslauthd(p: Parameters, conf: SaslConf) -> Iterator[str]:

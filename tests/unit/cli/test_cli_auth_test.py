@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from mtad.auth.explain import unreachable
+from mtad.auth.failures import FailureLimit
 from mtad.cli import auth_test, pluginviewer, sasldblistusers
+from mtad.config.parameters import Parameters
+from mtad.maillog import ListSink, MailLog
 from mtad.tables.sasldb import SaslDb
 
 
@@ -72,6 +75,22 @@ def test_wrong_realm(run: Any) -> None:
     assert report(run, "bob@other.test", "--mech", "PLAIN")[0] == 0
     assert "no user nobody@mail.test" in report(run, "nobody")[1]["advice"][0]
     assert "names have case" in report(run, "ALICE")[1]["advice"][0]
+
+
+def test_a_locked_login(run: Any, tmp_path: Path) -> None:
+    """It is told; and the operator's own attempts neither count nor are refused."""
+    own = tmp_path / "own"
+    own.mkdir()
+    values = {"mtad_auth_failure_limit": "2", "mtad_queue_directory": str(own)}
+    limit = FailureLimit(Parameters.from_mapping(values), MailLog(ListSink(), "x"))
+    limit.failed(b"alice", "192.0.2.1")
+    limit.failed(b"alice", "192.0.2.1")
+    status, told = report(run, "alice", **values)
+    assert status == 0
+    assert any("alice is locked for clients in 192.0.2.1/32 until " in each for each in told["advice"])
+    for _ in range(3):
+        assert report(run, "nobody", "--mech", "plain", **values)[0] == 1
+    assert [each.login for each in limit.now_locked()] == ["alice"]
 
 
 def test_missing_password_kind(run: Any) -> None:
