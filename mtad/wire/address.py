@@ -117,7 +117,8 @@ def parse_path(
     if strict and address.text.startswith(b"@"):
         return None
     # What begins with "-" could be taken for an option by a delivery command (allow_min_user = no).
-    if address.text.startswith(b"-"):
+    # What begins with "@" and has a colon would be read as a source route once more.
+    if address.text.startswith(b"-") or (address.text.startswith(b"@") and b":" in address.text):
         return None
     domain = _routing_domain(address)
     return address if domain is None or _valid_domain(domain, smtputf8) else None

@@ -171,7 +171,7 @@ _COMMANDS: tuple[Callable[[random.Random], str], ...] = (
             "AUTH FOO",
         )
     ),
-    lambda r: r.choice(("XCLIENT", "XFORWARD")) + _with(r, _TRUSTED),
+    lambda r: r.choice(("XCLIENT ", "XFORWARD ", "XCLIENT", "XFORWARD")) + r.choice(_TRUSTED),
     lambda r: r.choice(
         ("STARTTLS", "FOO", "EXPN x", "\0", "\t", "MAILFROM:<a>", "RCPT\tTO:<b@x.example>", "  NOOP")
     ),
@@ -197,7 +197,7 @@ def session(seed: int) -> tuple[str, list[Step]]:
         line = r.choice(_COMMANDS)(r).encode()
         end = b"\r\n" if r.random() < 0.97 else b"\n"
         line = line if b"\r\n" in line else line + end
-        text, answer = _content(r), r.choice((b"*\r\n", b"x\r\n", b"AGpvZQBzZWNyZXQ=\r\n", b"=\r\n", b"\r\n"))
+        text, answer = _content(r), r.choice((b"*\r\n", b"x\r\n", b"am9l\r\n", b"c2VjcmV0\r\n", b"=\r\n"))
         if r.random() < 0.2 and _GROUPED.match(line):
             line += b"RSET\r\n"
         steps.append(
