@@ -235,8 +235,9 @@ class Agent:
         """``level``: the TLS level that was tried before, in vain."""
         job, demands = attempt.job, attempt.demands
         is_best = host.preference == best
+        late = self._clock() - job.message.arrival >= self._settings.pix_threshold
         purpose = Purpose(
-            job.message.queue_id, job.route.nexthop, is_best, demands.requiretls, demands.report, level
+            job.message.queue_id, job.route.nexthop, is_best, demands.requiretls, demands.report, level, late
         )
         try:
             connection = await self._connector.open(host, policy, login, self._sessions, purpose)

@@ -192,7 +192,7 @@ class Bouncer:
             recipient=to,
             now=now,
             postmaster=bool(postmaster),
-            thread=_message_id_in(headers) if self._threads else b"",
+            thread=message_id_in(headers) if self._threads else b"",
         )
         orcpt = b"rfc822;" + xtext_encode(to) if to.isascii() else b""
         seven = text.isascii() and message.body == b"7BIT" and not message.smtputf8
@@ -222,7 +222,7 @@ def verp_sender(sender: bytes, delimiters: str, recipient: Recipient) -> bytes:
     return made + b"@" + origin if origin else made
 
 
-def _message_id_in(headers: bytes) -> bytes:
+def message_id_in(headers: bytes) -> bytes:
     """The Message-Id of a message, where it is one."""
     match = _MESSAGE_ID.search(headers)
     return match[1] if match else b""

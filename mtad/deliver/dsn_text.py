@@ -193,10 +193,14 @@ def _for_people(template: Template, outcome: Outcome) -> bytes:
     origin = b""
     if recipient.original and recipient.original.lower() != recipient.address.lower():
         origin = b" (expanded from <%b>)" % external(recipient.original)
-    traced = template.name in ("success", "verify") and outcome.relay != "none"
-    via = f"delivery via {outcome.relay}: " if traced else ""
-    reason = (via + outcome.reason).encode("utf-8", "replace")
+    reason = _reason(template, outcome).encode("utf-8", "replace")
     return wrap(b"<%b>%b: %b" % (external(recipient.address), origin, reason)) + b"\n\n"
+
+
+def _reason(template: Template, outcome: Outcome) -> str:
+    """The reason; of a success with the way it took."""
+    traced = template.name in ("success", "verify") and outcome.relay != "none"
+    return f"delivery via {outcome.relay}: {outcome.reason}" if traced else outcome.reason
 
 
 def _report(template: Template, frame: Frame, message: Message, outcomes: Sequence[Outcome]) -> bytes:
@@ -221,7 +225,8 @@ def _report(template: Template, frame: Frame, message: Message, outcomes: Sequen
         lines += [b"Action: %b" % action, b"Status: %b" % outcome.dsn.encode()]
         if outcome.remote_mta:
             lines.append(b"Remote-MTA: dns; %b" % outcome.remote_mta.encode())
-        diagnostic = outcome.diagnostic or f"X-{frame.mail_name.decode()}; {outcome.reason}"
+        reason = _reason(template, outcome)
+        diagnostic = outcome.diagnostic or f"X-{frame.mail_name.decode()}; {reason}"
         lines.append(wrap(b"Diagnostic-Code: " + diagnostic.encode("utf-8", "replace")))
         if template.name == "delay":
             lines.append(b"Will-Retry-Until: %b" % mail_date(message.arrival + frame.lifetime))

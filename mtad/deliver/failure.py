@@ -16,7 +16,9 @@ from mtad.wire.server_reply import ServerReply
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What a session is for: a message, the next hop it has, and whether the host is among its best."""
+    """What a session is for: a message, the next hop it has, and whether the host is among its best.
+
+    ``late``: the message waits for so long that the work-arounds for firewalls apply that take time."""
 
     queue_id: str
     nexthop: str
@@ -24,6 +26,7 @@ class Purpose:
     requiretls: str = DISABLE  # how strictly the sender's wish for REQUIRETLS is taken
     report: Report | None = None  # for the domain, about TLS
     level: str = ""  # the TLS level that was tried before, in vain
+    late: bool = False
 
 
 class SessionFailure(MtadError):

@@ -15,6 +15,8 @@ from mtad.wire.client_events import Greeting, HelloRefused, ProtocolError, Ready
 from mtad.wire.server_reply import ServerReply
 
 _SMTP_PORT = 25
+#: The work-arounds in the order in which the log has them.
+_PIX = ("disable_esmtp", "delay_dotcrlf")
 
 
 class Greetings:
@@ -51,10 +53,12 @@ class Greetings:
 
     def _look_at(self, connection: Connection, reply: ServerReply, purpose: Purpose) -> None:
         """Say what is strange about a greeting."""
-        if connection.session.pix:
-            names = " ".join(sorted(connection.session.pix))
+        if connection.session.is_pix and connection.session.settings.pix:
+            known = [name for name in _PIX if name in connection.session.pix]
+            if not purpose.late and "delay_dotcrlf" in known:
+                known.remove("delay_dotcrlf")
             where = connection.host.relay
-            self._log.info(f"{purpose.queue_id}: enabling PIX workarounds: {names} for {where}")
+            self._log.info(f"{purpose.queue_id}: enabling PIX workarounds: {' '.join(known)} for {where}")
         if self._is_me(connection, reply):
             name = self._settings.myhostname
             self._log.warning(f"host {connection.host.relay} greeted me with my own hostname {name}")

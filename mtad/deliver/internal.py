@@ -34,7 +34,10 @@ class Internal:
         """Give the outcome that the next hop says."""
         digit = _DIGIT[self._status]
         dsn, reason = split_dsn(job.route.nexthop, f"{digit}.0.0")
-        return Result(self.settle(job, self._status, digit + dsn[1:], reason))
+        outcomes = self.settle(job, self._status, digit + dsn[1:], reason)
+        for outcome in outcomes:
+            outcome.action = "delivered" if outcome.status == "sent" else ""
+        return Result(outcomes, traced=outcomes if self._status == "sent" else [])
 
     def settle(self, job: Job, status: str, dsn: str, reason: str, relay: str = "none") -> list[Outcome]:
         """The same outcome for all recipients of a job."""

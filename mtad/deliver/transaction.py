@@ -23,6 +23,7 @@ from mtad.wire.client_events import (
     DataRefused,
     Envelope,
     EnvelopeRecipient,
+    ForwardAnswer,
     MailAnswer,
     MessageAnswer,
     ProtocolError,
@@ -40,7 +41,7 @@ _FORWARDED = (
     (b"PROTO", "protocol_name"),
     (b"HELO", "helo_name"),
     (b"IDENT", "ident"),
-    (b"DOMAIN", "rewrite_context"),
+    (b"SOURCE", "rewrite_context"),
 )
 
 
@@ -129,6 +130,9 @@ class Transaction:
                             self._said(reply, "MAIL FROM command", list(self._open))
                     case DataRefused(reply):
                         self._said(reply, "DATA command", list(self._open))
+                    case ForwardAnswer(reply, what) if not reply.positive:
+                        said = reply.said(connection.host.relay, f"XFORWARD {what} command")
+                        self._log.warning(said)
                     case ProtocolError(text):
                         self._broke(f"bad response from {connection.host.pair}: {text}")
                     case TransactionDropped():
@@ -232,7 +236,9 @@ class Transaction:
         said: list[tuple[bytes, bytes]] = []
         for name, attribute in _FORWARDED:
             value = attributes.get(f"log_{attribute}", attributes.get(attribute, ""))
-            if value and (value.lower() != "unknown" or name in (b"HELO", b"IDENT")):
+            if name == b"SOURCE":
+                said.append((name, b"REMOTE" if value == "remote" else b"LOCAL"))
+            elif value and (value.lower() != "unknown" or name in (b"HELO", b"IDENT")):
                 said.append((name, value.encode()))
         return tuple(said)
 

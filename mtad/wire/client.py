@@ -96,6 +96,7 @@ class ClientSession:
         self._to_answer: deque[int] = deque()  # LMTP: accepted recipients that the message has no answer for
         self._mail_refused = self._in_transaction = False
         self._stuffer: Stuffer | None = None  # while the body is being sent
+        self.is_pix = False  # it has greeted us like a PIX firewall
         self.pix: frozenset[str] = frozenset()  # work-arounds that this server needs
 
     # What the shell calls.
@@ -203,7 +204,8 @@ class ClientSession:
         self._to_answer.clear()
         self._mail_refused = False
         forwards: list[_Step] = [
-            (line, stage, self._forward_answer) for line, stage in forward_commands(self.extensions, envelope)
+            (line, stage, self._forward_answer if "name" in stage[:24] else self._forward_answer_2)
+            for line, stage in forward_commands(self.extensions, envelope)
         ]
         if forwards and not self.extensions.pipelining:
             self._queue_forwards(deque([*forwards, (commands[0], "sending MAIL FROM", self._mail_answer)]))
@@ -231,7 +233,10 @@ class ClientSession:
         self._command(line, stage, answered)
 
     def _forward_answer(self, reply: ServerReply) -> None:
-        self._events.append(ForwardAnswer(reply))
+        self._events.append(ForwardAnswer(reply, "name/address"))
+
+    def _forward_answer_2(self, reply: ServerReply) -> None:
+        self._events.append(ForwardAnswer(reply, "helo/protocol"))
 
     def send_body(self, chunk: bytes) -> None:
         """A piece of the message, lined with CRLF; it is dot-stuffed here."""
@@ -318,7 +323,8 @@ class ClientSession:
             self._ready = False
             return
         settings = self.settings
-        if settings.pix and not b"".join(reply.lines).strip(_PIX_BANNER):
+        self.is_pix = not b"".join(reply.lines).strip(_PIX_BANNER)
+        if self.is_pix:
             self.pix = settings.pix
         words = b" ".join(reply.texts).upper().split()
         never = settings.never_ehlo or "disable_esmtp" in self.pix

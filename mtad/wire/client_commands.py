@@ -21,7 +21,7 @@ _CONDITIONS = (b"NEVER", b"SUCCESS", b"FAILURE", b"DELAY")
 #: The two XFORWARD commands: their stages, and what each tells.
 _FORWARD = (
     ("sending XFORWARD name/address", (b"NAME", b"ADDR", b"PORT")),
-    ("sending XFORWARD protocol/helo_name", (b"PROTO", b"HELO", b"IDENT", b"DOMAIN")),
+    ("sending XFORWARD protocol/helo_name", (b"PROTO", b"HELO", b"IDENT", b"SOURCE")),
 )
 _NOTHING: frozenset[bytes] = frozenset()
 

@@ -126,9 +126,10 @@ class RcptAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ForwardAnswer:
-    """The reply to XFORWARD, whatever it is."""
+    """The reply to XFORWARD, whatever it is; ``what`` it told."""
 
     reply: ServerReply
+    what: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,7 +321,9 @@ def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool) -> b
     queued = set(re.findall(rf"queued as ({_ID})\r", b"".join(replies).decode("latin-1")))
     if not old:
         queued |= {m[1] for text in texts if (m := re.match(rf"({_ID}): client=", text))}
-    queued |= {m[1] for text in texts if (m := re.search(rf"notification: ({_ID})$", text))}
+    queued |= {
+        m[1] for text in texts if (m := re.search(rf"(?:notification:|forwarded as) ({_ID})\)?$", text))
+    }
     if old and any(re.match(rf"{_ID}: (?:milter-)?discard: ", text) for text in texts):
         return True
     silent = any(re.match(rf"{_ID}: (?:milter-)?hold: ", text) for text in texts)
@@ -502,8 +504,9 @@ class Config:
 
     ``users``: passwords by ``user@realm`` for sasldb2, which smtpd.conf names unless ``files`` has one.
     ``transports``: services of the SMTP client by name, each with its ``-o``; mail for NAME.example goes by
-    the service of that name; ``lmtps``: the same, of the LMTP client.  ``cleanups`` and ``rewriters``: services of cleanup(8) and trivial-rewrite(8),
-    alike.  ``hashed``: which of ``files`` are sources of ``hash:`` tables.
+    the service of that name; ``lmtps``: the same, of the LMTP client.  ``cleanups`` and ``rewriters``:
+    services of cleanup(8) and trivial-rewrite(8), alike.  ``hashed``: which of ``files`` are sources of
+    ``hash:`` tables.
     """
 
     name: str

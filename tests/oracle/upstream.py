@@ -2,9 +2,9 @@
 
 ``Upstream(...)`` listens on a free port of 127.0.0.1 in threads of this process.  ``rules`` maps a stage, or
 ``stage:address``, to the reply to give there; stages are ``connect``, ``ehlo``, ``helo``, ``starttls``,
-``handshake``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``rset``.  ``data`` and ``dot`` go by the sender's address.
-The reply ``DROP`` hangs up.  It waits for nothing and never fails: what it did not expect is in what it
-heard.
+``handshake``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``rset``.  ``data`` and ``dot`` go by the
+sender's address (``dot`` by LMTP, which has an answer for each, by the recipient's).  The reply ``DROP``
+hangs up.  It waits for nothing and never fails: what it did not expect is in what it heard.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ CHALLENGE = b"<1896.697170952@upstream.example>"
 
 @dataclass(eq=False)
 class Heard:
-    """One session: the client's lines, a message's content as one entry after its DATA line."""
+    """One session: the client's lines, a message's content as one entry after its DATA line; ``plain``: those
+    that came without TLS."""
 
     lines: list[bytes] = field(default_factory=list)
+    plain: list[bytes] = field(default_factory=list)
     over: bool = False
 
 
@@ -100,7 +102,8 @@ class _Conversation:
         self._positive = True  # the last reply was
         self._sender = b""
         self._login = b""
-        self._recipients = 0
+        self._recipients: list[bytes] = []
+        self._lmtp = False
 
     def run(self) -> None:
         try:
@@ -119,6 +122,8 @@ class _Conversation:
         line = self._stream.readline()
         if line:
             self._heard.lines.append(line.removesuffix(b"\r\n"))
+            if not self._tls:
+                self._heard.plain.append(line.removesuffix(b"\r\n"))
         return line
 
     def _send(self, reply: bytes) -> None:
@@ -138,7 +143,8 @@ class _Conversation:
         words = line.split()
         verb = words[0].upper() if words else b""
         match verb:
-            case b"EHLO":
+            case b"EHLO" | b"LHLO":
+                self._lmtp = verb == b"LHLO"
                 lines = ["upstream.example", *self._upstream.offers(self._tls)]
                 text = "".join(f"250-{each}\n" for each in lines[:-1]) + f"250 {lines[-1]}"
                 return self._say("ehlo", text.encode())
@@ -152,7 +158,8 @@ class _Conversation:
                 return self._mail(line)
             case b"RCPT":
                 again = self._say("rcpt", b"250 2.1.5 Ok", _address(line))
-                self._recipients += again and self._positive
+                if again and self._positive:
+                    self._recipients.append(_address(line))
                 return again
             case b"DATA":
                 return self._data()
@@ -177,7 +184,7 @@ class _Conversation:
         return again
 
     def _mail(self, line: bytes) -> bool:
-        self._recipients = 0
+        self._recipients = []
         self._sender = _address(line)
         if self._upstream.users and not self._login:
             self._send(b"530 5.7.0 Authentication required")
@@ -196,7 +203,10 @@ class _Conversation:
             line = self._stream.readline()
             content += line or b"(cut)\r\n.\r\n"
         self._heard.lines.append(content)
-        return self._say("dot", b"250 2.0.0 Ok: kept", self._sender)
+        if not self._lmtp:
+            return self._say("dot", b"250 2.0.0 Ok: kept", self._sender)
+        said = [self._say("dot", b"250 2.0.0 Ok: kept", each) for each in self._recipients]
+        return all(said)
 
     def _auth(self, words: list[bytes]) -> bool:
         """Take a login; its lines are among those heard."""
