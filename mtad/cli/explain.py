@@ -7,7 +7,7 @@ queue id, from a line of the maillog (``-``: read from standard input), or from 
 :mod:`mtad.cli.explaining.trial` for what takes no part.
 
 It needs the rights of the server to see what the server sees: run it as root. Exit status: 0 let through, 1
-the last command was refused, 2 the question can't be answered, 64 wrong usage.
+the last command or a recipient was refused, 2 the question can't be answered, 64 wrong usage.
 """
 
 from __future__ import annotations

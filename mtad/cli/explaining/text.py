@@ -40,6 +40,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  -> {command['reply']}"
     yield ""
     yield f"=> {report['reply']}"
+    for each in report["refused_recipients"]:
+        if each["reply"] != report["reply"]:
+            yield f"   but not for {each['recipient']}: {each['reply']}"
     if report["logged"] and report["logged"] != report["reply"]:
         yield f"   the log has: {report['logged']}"
 

@@ -96,6 +96,7 @@ class Trial:
         self._steps: list[Step] = []
         self._commands: list[Report] = []
         self._actions: dict[str, Any] = {}  # those told already
+        self._refused: list[Report] = []
         self._places = Places(service.p)
         self._notes = list(case.notes)
         self._resolver = Resolver(reactor)
@@ -122,6 +123,7 @@ class Trial:
         finally:
             self._evaluator.close()
         case, service = self._case, self._plan
+        last = self._commands[-1]["reply"]
         return {
             "service": service.service.name,
             "file": f"{service.p.directory}/master.cf",
@@ -135,8 +137,9 @@ class Trial:
             "queue_id": case.queue_id,
             "notes": self._notes,
             "commands": self._commands,
-            "reply": self._commands[-1]["reply"],
-            "refused": self._commands[-1]["reply"][:1] not in ("2", "3"),
+            "reply": last,
+            "refused": not _positive(last) or bool(self._refused),
+            "refused_recipients": self._refused,
             "logged": case.said,
         }
 
@@ -209,7 +212,13 @@ class Trial:
                 return
         if case.sender is None or not await self._mail(request, case.sender):
             return
-        accepted = [address for address in case.recipients if await self._rcpt(request, address)]
+        accepted = []
+        for address in case.recipients:
+            if await self._rcpt(request, address):
+                accepted.append(address)
+            else:
+                reply = self._commands[-1]["reply"]
+                self._refused.append({"recipient": printable(address), "reply": reply})
         if not accepted:
             return
         request.recipient_count = len(accepted)
@@ -273,7 +282,7 @@ class Trial:
         self._actions = asked
         self._steps.clear()
         self._sink.lines.clear()
-        return reply[:1] in ("2", "3")
+        return _positive(reply)
 
     # -- the steps
 
@@ -317,6 +326,10 @@ class Trial:
     def _by(self, name: str) -> Report:
         path, line = self._places.of(name)
         return {"parameter": name, "value": self._plan.p[name], "file": path, "line": line}
+
+
+def _positive(reply: str) -> bool:
+    return reply[:1] in ("2", "3")
 
 
 def _wire(address: str) -> bytes:

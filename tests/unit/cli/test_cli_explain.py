@@ -263,6 +263,24 @@ def test_let_through_with_a_login(directory: Path, capsys: pytest.CaptureFixture
     assert "problem talking to server 127.0.0.1:1" in "".join(report["commands"][-1]["log"])
 
 
+def test_some_recipients_are_refused(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--client",
+        "192.0.2.1",
+        "--from",
+        "a@example.org",
+        "--to",
+        "x@example.net",
+        "--to",
+        "y@example.com",
+    ]
+    status = main(["-c", str(directory), "-s", "127.0.0.1:2525", "--no-ask", *words])
+    assert status == 1
+    assert capsys.readouterr().out.endswith(
+        "=> 250 2.0.0 Ok\n   but not for x@example.net: 554 5.7.1 <x@example.net>: Relay access denied\n"
+    )
+
+
 def test_a_line_of_the_log(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
