@@ -45,6 +45,11 @@ bcc@t.example BCC copy@t.example
 prepend@t.example PREPEND X-Mark: yes
 warn@t.example WARN look
 info@t.example INFO look
+filter@t.example FILTER smtp:[127.0.0.1]:{port}
+no-filter@t.example FILTER smtp
+no-redirect@t.example REDIRECT nobody
+no-bcc@t.example BCC
+no-prepend@t.example PREPEND nothing of that kind
 strict@t.example strict
 twice@t.example warn_if_reject, strict
 """
