@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 SEEDS ?= 1000 5000
 
-.PHONY: run test lint bench crash man clean
+.PHONY: run test lint bench crash fuzz man clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/mtad demo $(ARGS)
