@@ -143,6 +143,9 @@ class Content:
         state.detect_utf8 = rules.autodetects("smtpd")
         state.smtputf8 = transaction.mail.smtputf8
         state.eight_bit = transaction.mail.body == b"8BITMIME"
+        wishes = transaction.mail.wishes
+        if wishes is not None and wishes.requiretls:
+            state.wishes["requiretls"] = "yes"
         transaction.envelope = envelope = Envelope(rules, state)
         await envelope.set_sender(transaction.mail.sender.text)
         for rcpt in transaction.recipients:
@@ -280,6 +283,7 @@ class Content:
             if recipient.address not in known:
                 recipient.address = await self.service.evaluator.destination(from_text(recipient.address))
         attributes = self._attributes()
+        attributes |= state.wishes
         if state.message_id:
             attributes["message_id"] = printable(state.message_id)
         if envelope.expanded:

@@ -33,6 +33,8 @@ _NAME = rb"(?:(?:\"[^\"\\\n]*\"|[A-Za-z0-9!#$&'*+/=?^_`{}~\x80-\xff-]+)[ \t\n]+)
 _ONE = rb"[ \t\n]*(?:" + _ADDRESS + rb"|" + _NAME + rb"<" + _ADDRESS + rb">)[ \t\n]*"
 _COMPLETE = re.compile(_ONE + rb"(?:," + _ONE + rb")*")
 
+#: Those that may end a message, or its way.
+_NOTED = (b"received", b"tls-required")
 _EIGHT_BIT = (b"8bit", b"binary")
 _SPACE = b" \t\n\v\f\r"
 _MESSAGE_ID = re.compile(rb"<[^<>]*>")
@@ -54,7 +56,7 @@ class Birth:
 class HeaderCleaner:
     """See the module."""
 
-    __slots__ = ("_birth", "_resent", "_rules", "_seen", "_state", "hops")
+    __slots__ = ("_birth", "_resent", "_rules", "_says_requiretls", "_seen", "_state", "hops")
 
     def __init__(self, rules: CleanupRules, state: MessageState, birth: Birth) -> None:
         self._rules = rules
@@ -62,7 +64,37 @@ class HeaderCleaner:
         self._birth = birth
         self._seen: set[bytes] = set()
         self._resent = b""
+        self._says_requiretls = False
         self.hops = 0
+
+    def at_once(self, header: Header) -> bytes | None:
+        """What is kept of a header of the usual form, for which nothing is to be looked up; None for one that
+        :meth:`header` has to be asked about."""
+        rules = self._rules
+        name, text = header.name, header.text
+        if header.kind != PRIMARY or name in _NOTED or name in rules.drop or not text.isascii():
+            return None
+        about = HEADERS.get(name)
+        if about is not None:
+            if about & RESENT or (about & (SENDER | RECIPIENT) and not self._is_complete(name, text, about)):
+                return None
+            if name == b"message-id":
+                self._note(name, text)
+            elif name == b"content-transfer-encoding":
+                self._note_encoding(name, text)
+            self._seen.add(name)
+        if b"\n" in text or len(text) > rules.limits.header_size:
+            return limited(text, rules.limits.header_size)
+        return text + b"\r\n"
+
+    def _is_complete(self, name: bytes, text: bytes, about: int) -> bool:
+        """Whether the addresses of this header stay what they are."""
+        if not self._birth.context:
+            return True
+        place = HEADER_SENDER if about & SENDER else HEADER_RECIPIENT
+        if self._rules.rewrites[place] and self._state.mapping:
+            return False
+        return _COMPLETE.fullmatch(text, len(name) + 1) is not None
 
     async def header(self, header: Header) -> bytes:
         """What is kept of a header."""
@@ -91,8 +123,7 @@ class HeaderCleaner:
         if about is None:
             return b"" if name in self._rules.drop and header.kind == PRIMARY else self._out(text)
         if name == b"content-transfer-encoding":
-            value = text[len(name) + 1 :].lstrip(_SPACE).lower()
-            state.eight_bit |= value in _EIGHT_BIT and self._rules.detect_8bit
+            self._note_encoding(name, text)
         if header.kind != PRIMARY:
             return self._out(text)
         self._note(name, text)
@@ -114,6 +145,10 @@ class HeaderCleaner:
             self._state.smtputf8 = True
         return limited(text, self._rules.limits.header_size)
 
+    def _note_encoding(self, name: bytes, text: bytes) -> None:
+        value = text[len(name) + 1 :].lstrip(_SPACE).lower()
+        self._state.eight_bit |= value in _EIGHT_BIT and self._rules.detect_8bit
+
     def _note(self, name: bytes, text: bytes) -> None:
         """What a known header tells."""
         state = self._state
@@ -130,6 +165,21 @@ class HeaderCleaner:
         elif name == b"received" and self.hops >= self._rules.hopcount_limit:
             state.odd("message rejected: hopcount exceeded")
             state.errors |= Error.HOPS
+        elif name in (b"tls-required", b"require-tls-esmtp"):
+            self._wish(name, text)
+
+    def _wish(self, name: bytes, text: bytes) -> None:
+        """What a header says about TLS on the way (RFC 8689 section 5; Postfix's own)."""
+        rules, state = self._rules, self._state
+        value = text[len(name) + 1 :].strip(_SPACE).lower()
+        if name == b"require-tls-esmtp":
+            if rules.requiretls_header and value == b"yes":
+                state.wishes["requiretls"] = "yes"
+                self._says_requiretls = True
+        elif rules.tls_required and value == b"no":
+            state.wishes["tls_required_no"] = "yes"
+        elif rules.tls_required:
+            state.log.warning(f"ignoring malformed header: '{printable(text[:100])}'")
 
     # -- addresses
 
@@ -194,6 +244,8 @@ class HeaderCleaner:
                 out += self._out(folded(self._make_from()))
             if rules.undisclosed and not self._seen & {b"to", b"cc", b"resent-to", b"resent-cc"}:
                 out += self._undisclosed()
+        if "requiretls" in state.wishes and rules.requiretls_header and not self._says_requiretls:
+            out += b"Require-TLS-ESMTP: yes\r\n"  # for the way through a content filter
         if faults & Fault.END_OF_HEADERS and rules.end_of_headers == "add_header":
             out += b"MIME-Error: message header was not terminated by empty line\r\n"
         return out

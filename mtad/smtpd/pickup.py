@@ -175,6 +175,8 @@ class Pickup:
         state.detect_utf8 = self._rules.autodetects("sendmail")
         state.smtputf8 = bool(written.options & 1)
         state.eight_bit = written.body == b"8BITMIME"
+        if "requiretls" in written.attributes:
+            state.wishes["requiretls"] = "yes"
         return state
 
     def _intake(self, written: FileEnvelope, state: MessageState, now: float) -> Intake:
@@ -212,6 +214,7 @@ class Pickup:
         message.smtputf8 = state.smtputf8
         if state.eight_bit:
             message.body = b"8BITMIME"
+        message.attributes |= state.wishes
         if state.message_id:
             message.attributes["message_id"] = printable(state.message_id)
         message.content, message.spool, message.size = content, intake.spool, intake.size

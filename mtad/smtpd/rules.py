@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mtad.errors import ConfigError, MtadError
 from mtad.mime.checks import Checks, is_header
-from mtad.mime.state import MimeLimits, Wants
+from mtad.mime.state import MimeLimits, MimeOptions, Wants
 from mtad.rewrite.mapping import Limits, Mapper, Masquerade
 from mtad.tables import StringList
 from mtad.tables.maps import Maps
@@ -69,6 +69,8 @@ class CleanupRules:
         self.rewrites_remote = bool(p["remote_header_rewrite_domain"])
         self.always_complete = p.flag("always_add_missing_headers")
         self.hopcount_limit = p.number("hopcount_limit")
+        self.tls_required = p.flag("tls_required_enable")
+        self.requiretls_header = p.flag("requiretls_enable") and p.flag("requiretls_esmtp_header")
         self.long_queue_ids = p.flag("enable_long_queue_ids")
         self.undisclosed = p["undisclosed_recipients_header"].encode()
         self.undisclosed_fits = is_header(self.undisclosed)
@@ -90,7 +92,6 @@ class CleanupRules:
         self.end_of_headers = p["non_empty_end_of_header_action"]
         self.rejected = _characters(p["message_reject_characters"])
         self.stripped = bytes(set(_unescaped(p["message_strip_characters"])) - set(b"\r\n"))
-        self.wants = self.unfiltered_wants = Wants(0)
         no_mime, convert = p.flag("disable_mime_input_processing"), p.flag("force_mime_input_conversion")
         if no_mime and convert:
             name = "force_mime_input_conversion"
@@ -99,23 +100,23 @@ class CleanupRules:
                 "do not specify both disable_mime_input_processing=yes and force_mime_input_conversion=yes"
             )
             raise ConfigError("bad combination", path=path, line=line, parameter=name, remedy=remedy)
-        if no_mime:
-            self.wants = self.unfiltered_wants = Wants.NO_MIME
-            return
-        if convert:
-            self.unfiltered_wants = Wants.CONVERT
+        wants = Wants.NO_MIME if no_mime else Wants.CONVERT if convert else Wants(0)
+        self.unfiltered = MimeOptions(wants, self.limits)
         strict, headers = p.flag("strict_8bitmime"), p.flag("strict_7bit_headers")
         body, encoding = p.flag("strict_8bitmime_body"), p.flag("strict_mime_encoding_domain")
-        wanted = (
+        strictly = (
             (Wants.EIGHT_BIT_HEADERS, strict or headers),
             (Wants.EIGHT_BIT_BODY, strict or body),
             (Wants.ENCODING, encoding),
             (Wants.END_OF_HEADERS, self.end_of_headers != "fix_quietly"),
             (Wants.NESTING, strict or headers or body or encoding or self.checks.headers),
         )
-        self.wants = self.unfiltered_wants
-        for want, yes in wanted:
-            self.wants |= want if yes else Wants(0)
+        if not no_mime:
+            for want, yes in strictly:
+                wants |= want if yes else Wants(0)
+        if self.checks.body:
+            wants |= Wants.RECORDS
+        self.filtered = MimeOptions(wants, self.limits)
 
     def _read_addresses(self, p: Parameters, classes: AddressClasses | None, log: MailLog) -> None:
         def maps(name: str) -> Maps:

@@ -34,6 +34,7 @@ class Error(IntFlag):
     WRITE = 32
 
 
+_NO_ERROR = Error(0)
 _REPLIES = {
     Error.DEFER: Reply(451, b"Error: service unavailable", b"4.7.1"),
     Error.BAD: Reply(451, b"Error: internal error", b"4.3.0"),
@@ -68,7 +69,7 @@ class MessageState:
     __slots__ = (
         "copies", "copying", "detect_utf8", "discarded", "eight_bit", "errors", "filter", "filtering",
         "held", "log", "mapping", "message_id", "origin", "queue_id", "reason", "recipient", "redirect",
-        "sender", "smtputf8",
+        "sender", "smtputf8", "wishes",
     )  # fmt: skip
 
     def __init__(self, queue_id: str, log: MailLog, origin: Origin, *, overrides: frozenset[str]) -> None:
@@ -81,7 +82,7 @@ class MessageState:
         self.detect_utf8 = False
         self.sender = b""
         self.recipient: bytes | None = None
-        self.errors = Error(0)
+        self.errors = _NO_ERROR
         self.reason = b""
         self.discarded = False
         self.held = False
@@ -91,6 +92,8 @@ class MessageState:
         self.message_id = b""
         self.smtputf8 = False
         self.eight_bit = False
+        #: attributes of the message that its headers make (see mtad.queue.message), or REQUIRETLS has made
+        self.wishes: dict[str, str] = {}
 
     @property
     def going_on(self) -> bool:

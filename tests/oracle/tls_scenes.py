@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,13 +87,17 @@ class Scenes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def play(self, daemon: Any) -> dict[str, list[str]]:
-        """Send a message to all of them by ``daemon`` (mtad or Postfix); what its client logged, by scene."""
+    def play(self, daemon: Any, send: Callable[[], None] | None = None) -> dict[str, list[str]]:
+        """Send a message to all of them by ``daemon`` (mtad or Postfix), or have it sent; what its client
+        logged, by scene."""
         for upstream in self.upstreams.values():
             upstream.server_names.clear()
-        with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=30) as client:
-            recipients = [scene.recipient for scene in self.scenes]
-            client.sendmail("a@example.com", recipients, "Subject: x\r\n\r\nx\r\n")
+        if send is not None:
+            send()
+        else:
+            with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=30) as client:
+                recipients = [scene.recipient for scene in self.scenes]
+                client.sendmail("a@example.com", recipients, "Subject: x\r\n\r\nx\r\n")
         wait_until(lambda: self._statuses(daemon.log()) >= len(self.scenes), "all deliveries", 40)
         texts = [m[1] for line in daemon.log().splitlines() if (m := _LINE.match(line))]
         return {scene.name: self._about(scene, texts) for scene in self.scenes}
