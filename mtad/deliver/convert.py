@@ -21,7 +21,7 @@ from mtad.maillog import MailLog, printable
 from mtad.mime.checks import Checks
 from mtad.mime.folding import folded, limited
 from mtad.mime.names import HEADERS, RECIPIENT, SENDER
-from mtad.mime.state import FAULTS, PRIMARY, Body, Header, MimeLimits, MimeState, Wants, worst
+from mtad.mime.state import FAULTS, PRIMARY, Body, Header, MimeLimits, MimeOptions, MimeState, Wants, worst
 from mtad.queue.message import Message
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -97,7 +97,7 @@ class Converter:
             wants = Wants.NO_MIME
         if self._checks.body:
             wants |= Wants.RECORDS
-        work = _Work(self, message, MimeState(wants, self._limits))
+        work = _Work(self, message, MimeState(MimeOptions(wants, self._limits)))
         with ExitStack() as stack:
             out = stack.enter_context(SpooledTemporaryFile(max_size=_SMALL))
             try:

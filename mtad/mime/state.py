@@ -36,6 +36,8 @@ _DOMAINS = {
 #: A whole header with the lines that continue it, and its name alone.
 _HEADER = re.compile(rb"([!-9;-~]+)[ \t]*(:[^\r\n\0]*(?:\r\n[ \t][^\r\n\0]*)*)\r\n(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+#: What needs no parser: the usual type.
+_PLAIN_TEXT = re.compile(rb"[ \t]*text/([a-z0-9.+-]+)[ \t]*(?:;|\Z)", re.IGNORECASE)
 _EIGHT_BIT = re.compile(rb"[\x80-\xff]")
 _BLANKS = (b" ", b"\t")
 _LONGEST_SHOWN = 100
@@ -64,6 +66,7 @@ class Fault(IntFlag):
     END_OF_HEADERS = 16
 
 
+_NO_FAULT = Fault(0)
 #: The status and the words for each.
 FAULTS: dict[Fault, tuple[str, str]] = {
     Fault.NESTING: ("5.6.0", "MIME nesting exceeds safety limit"),
@@ -123,6 +126,27 @@ class MimeLimits:
     nesting: int = 100
 
 
+class MimeOptions:
+    """What is wanted, read once: flags are dear where they are asked for each header and line."""
+
+    __slots__ = (
+        "check_body", "check_headers", "convert", "encoding", "end_of_headers", "limits", "mime", "nesting",
+        "records", "usual",
+    )  # fmt: skip
+
+    def __init__(self, wants: Wants, limits: MimeLimits) -> None:
+        self.mime = not wants & Wants.NO_MIME
+        self.convert = bool(wants & Wants.CONVERT)
+        self.check_headers = bool(wants & Wants.EIGHT_BIT_HEADERS)
+        self.check_body = bool(wants & Wants.EIGHT_BIT_BODY)
+        self.encoding = bool(wants & Wants.ENCODING)
+        self.nesting = bool(wants & Wants.NESTING)
+        self.end_of_headers = bool(wants & Wants.END_OF_HEADERS)
+        self.records = bool(wants & Wants.RECORDS)
+        self.limits = limits
+        self.usual = min(limits.line_length, limits.header_size)
+
+
 class MimeState:
     """See the module.
 
@@ -130,16 +154,17 @@ class MimeState:
     """
 
     __slots__ = (
-        "_at_offset_0", "_boundaries", "_buffer", "_converter", "_domain", "_encoding", "_events", "_head",
-        "_head_name", "_limits", "_mid_line", "_place", "_scan_at", "_subtype", "_type", "_wants", "faults",
-        "flat",
+        "_at_offset_0", "_boundaries", "_buffer", "_checking", "_convert", "_converter", "_domain",
+        "_encoding", "_events", "_head", "_head_name", "_limits", "_mid_line", "_options", "_place",
+        "_subtype", "_type", "faults", "flat",
     )  # fmt: skip
 
-    def __init__(self, wants: Wants, limits: MimeLimits) -> None:
-        self._wants = wants
-        self._limits = limits
+    def __init__(self, options: MimeOptions) -> None:
+        self._options = options
+        self._limits = options.limits
+        self._convert = options.convert
+        self._checking = options.check_body  # and nothing was found yet
         self._buffer = b""
-        self._scan_at = 0  # the buffer was searched for a line end up to here
         self._events: list[Event] = []
         self._head = b""  # a header that may go on
         self._head_name = b""
@@ -147,7 +172,7 @@ class MimeState:
         self._boundaries: list[tuple[bytes, str, str]] = []  # the innermost last; default type of its parts
         self._converter = QuotedPrintable()
         self._at_offset_0 = True
-        self.faults = Fault(0)
+        self.faults = _NO_FAULT
         self.flat = False
         self._begin(PRIMARY, _TEXT, "plain")
 
@@ -189,23 +214,39 @@ class MimeState:
         return events
 
     def _headers(self, at: int, final: bool) -> int:
-        """Take one header, or one record.  Gives where to go on, -1: more input is needed."""
-        buffer, limits = self._buffer, self._limits
+        """Take headers, or one record.  Gives where to go on, -1: more input is needed."""
         if not self._head and not self._mid_line:
-            found = _HEADER.match(buffer, at)
-            if found is not None:
-                end = found.end()
-                if end - at < min(limits.line_length, limits.header_size) and (final or end < len(buffer)):
-                    self._head_name = name = found[1]
-                    self._head = name + found[2].replace(b"\r\n", b"\n")
-                    self._flush_header()
-                    return end
+            after = self._usual_headers(at, final)
+            if after > at:
+                return after
         record = self._cut(at, final)
         if record is None:
             return -1
         text, partial, end = record
         self._record(text, partial)
         return end
+
+    def _usual_headers(self, at: int, final: bool) -> int:
+        """Take headers that are whole, and not as long as a record.  Gives where they end."""
+        buffer, match, longest = self._buffer, _HEADER.match, self._options.usual
+        last = len(buffer) if final else len(buffer) - 1  # behind it, more blanks may come
+        add = self._events.append
+        simple, place = not self._options.check_headers, self._place
+        while (found := match(buffer, at)) is not None:
+            end = found.end()
+            if end > last or end - at >= longest:
+                break
+            name, value = found.groups()
+            if b"\n" in value:
+                value = value.replace(b"\r\n", b"\n")
+            key = name.lower()
+            if simple and key[:8] != b"content-":
+                add(Header(place, key, name + value))
+            else:
+                self._head_name, self._head = name, name + value
+                self._flush_header()
+            at = end
+        return at
 
     def _cut(self, at: int, final: bool) -> tuple[bytes, bool, int] | None:
         """The record at ``at``, whether the line goes on behind it, and where the next one begins."""
@@ -257,22 +298,26 @@ class MimeState:
         if not text:
             return
         name = self._head_name.lower()
-        if not self._wants & Wants.NO_MIME:
+        if self._options.mime:
             if name == b"content-type":
                 self._content_type(text)
             elif name == b"content-transfer-encoding":
                 self._transfer_encoding(text)
-                if self._wants & Wants.CONVERT and self._domain != _SEVEN:
+                if self._convert and self._domain != _SEVEN:
                     self._check_header(text)
                     return  # another one is written where the headers end
         self._check_header(text)
         self._events.append(Header(self._place, name, text))
 
     def _check_header(self, text: bytes) -> None:
-        if self._wants & Wants.EIGHT_BIT_HEADERS and not text.isascii():
+        if self._options.check_headers and not text.isascii():
             self._report(Fault.EIGHT_BIT_HEADER, text)
 
     def _content_type(self, text: bytes) -> None:
+        plain = _PLAIN_TEXT.match(text, len("content-type:"))
+        if plain is not None:
+            self._type, self._subtype = _TEXT, plain[1].lower().decode()
+            return
         parts = fields(text[len("content-type:") :])
         tokens = next(parts, [])
         words = [value.lower() if kind == WORD else b"" for kind, value in tokens]
@@ -297,7 +342,7 @@ class MimeState:
         if tokens[1][0] != "=":
             return
         if len(self._boundaries) - 1 > self._limits.nesting:
-            if self._wants & Wants.NESTING:
+            if self._options.nesting:
                 self._report(Fault.NESTING, text)
             return
         boundary = tokens[2][1][: self._limits.boundary_length]
@@ -312,16 +357,16 @@ class MimeState:
 
     def _end_headers(self, text: bytes) -> None:
         """The headers of an entity are over, by a line ``text``."""
-        wants, kind, subtype = self._wants, self._type, self._subtype
-        if wants & Wants.CONVERT and self._domain != _SEVEN:
+        kind, subtype = self._type, self._subtype
+        if self._convert and self._domain != _SEVEN:
             whole = kind == _MULTI or (kind == _MESSAGE and subtype != "global")
             encoding = b"7bit" if whole else b"quoted-printable"
             self._events.append(Header(self._place, b"", b"Content-Transfer-Encoding: " + encoding))
         if self._place == PRIMARY:
-            if text and wants & Wants.END_OF_HEADERS:
+            if text and self._options.end_of_headers:
                 self._report(Fault.END_OF_HEADERS, text)
             self._events.append(HeadersEnd())
-        if wants & Wants.ENCODING:
+        if kind in (_MESSAGE, _MULTI) and self._options.encoding:
             if kind == _MESSAGE and subtype in ("partial", "external-body"):
                 bad = self._domain != _SEVEN
             else:
@@ -336,7 +381,7 @@ class MimeState:
             self._begin(_BODY, _OTHER, "")
         elif self._type == _MESSAGE and (
             self._subtype == "rfc822"
-            or (self._subtype == "global" and not (self._wants & Wants.CONVERT and self._domain != _SEVEN))
+            or (self._subtype == "global" and not (self._convert and self._domain != _SEVEN))
         ):
             self._begin(NESTED, _TEXT, "plain")
         else:
@@ -375,9 +420,8 @@ class MimeState:
         end = len(buffer)
         if at == end:
             return -1
-        checking = self._wants & Wants.EIGHT_BIT_BODY and not self.faults & Fault.EIGHT_BIT_BODY
-        converting = self._wants & Wants.CONVERT and self._domain != _SEVEN
-        if not self._boundaries and not checking and not converting and not self._wants & Wants.RECORDS:
+        converting = self._convert and self._domain != _SEVEN
+        if not (self._boundaries or self._checking or converting or self._options.records):
             self.flat = not self._mid_line  # the rest of a long line decides where its pieces begin
             if self.flat:
                 self._out(buffer[at:])
@@ -426,8 +470,7 @@ class MimeState:
 
     def _slab(self, data: bytes) -> None:
         """Records without a boundary."""
-        checking = self._wants & Wants.EIGHT_BIT_BODY and not self.faults & Fault.EIGHT_BIT_BODY
-        if checking and self._encoding == _SEVEN and not data.isascii():
+        if self._checking and self._encoding == _SEVEN and not data.isascii():
             data = self._up_to_fault(data)
         partial = not data.endswith(b"\n")
         self._mid_line = partial
@@ -447,11 +490,11 @@ class MimeState:
         return data[start:]
 
     def _check_body(self, text: bytes) -> None:
-        if self._wants & Wants.EIGHT_BIT_BODY and self._encoding == _SEVEN and not text.isascii():
+        if self._checking and self._encoding == _SEVEN and not text.isascii():
             self._report(Fault.EIGHT_BIT_BODY, text)
 
     def _out(self, data: bytes, partial: bool = False) -> None:
-        if self._wants & Wants.CONVERT and self._domain != _SEVEN:
+        if self._convert and self._domain != _SEVEN:
             data = self._converter.feed(data, partial)
             if not data:
                 return
@@ -461,4 +504,5 @@ class MimeState:
     def _report(self, fault: Fault, text: bytes) -> None:
         if not self.faults & fault:
             self.faults |= fault
+            self._checking = self._checking and fault is not Fault.EIGHT_BIT_BODY
             self._events.append(Report(fault, text[:_LONGEST_SHOWN]))

@@ -33,8 +33,7 @@ _NAME = rb"(?:(?:\"[^\"\\\n]*\"|[A-Za-z0-9!#$&'*+/=?^_`{}~\x80-\xff-]+)[ \t\n]+)
 _ONE = rb"[ \t\n]*(?:" + _ADDRESS + rb"|" + _NAME + rb"<" + _ADDRESS + rb">)[ \t\n]*"
 _COMPLETE = re.compile(_ONE + rb"(?:," + _ONE + rb")*")
 
-#: Those that may end a message, or its way.
-_NOTED = (b"received", b"tls-required")
+_ADDRESSES = SENDER | RECIPIENT
 _EIGHT_BIT = (b"8bit", b"binary")
 _SPACE = b" \t\n\v\f\r"
 _MESSAGE_ID = re.compile(rb"<[^<>]*>")
@@ -72,11 +71,11 @@ class HeaderCleaner:
         :meth:`header` has to be asked about."""
         rules = self._rules
         name, text = header.name, header.text
-        if header.kind != PRIMARY or name in _NOTED or name in rules.drop or not text.isascii():
+        if name in rules.special or header.kind != PRIMARY or not text.isascii():
             return None
         about = HEADERS.get(name)
         if about is not None:
-            if about & RESENT or (about & (SENDER | RECIPIENT) and not self._is_complete(name, text, about)):
+            if about & _ADDRESSES and not self._is_complete(name, text, about):
                 return None
             if name == b"message-id":
                 self._note(name, text)

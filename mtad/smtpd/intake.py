@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from mtad.errors import MtadError
 from mtad.mime.checks import BODY
-from mtad.mime.state import FAULTS, Body, Fault, Header, HeadersEnd, MimeState, Report, Wants, worst
+from mtad.mime.state import FAULTS, Body, Fault, Header, HeadersEnd, MimeState, Report, worst
 from mtad.queue.spool import queue_error
 from mtad.rewrite.mapping import AGAIN
 from mtad.smtpd.headers import Birth, HeaderCleaner
@@ -57,8 +57,7 @@ class Intake:
         self._open_spool = spool
         self._cleaner = HeaderCleaner(rules, state, birth)
         self._checking = state.filtering and rules.checks.body
-        wants = rules.wants if state.filtering else rules.unfiltered_wants
-        self._mime = MimeState(wants | Wants.RECORDS if self._checking else wants, rules.limits)
+        self._mime = MimeState(rules.filtered if state.filtering else rules.unfiltered)
         self._plain = not (state.filtering and (rules.rejected is not None or rules.stripped))
         self._flat = False  # what comes is kept as it is
         self._begun = False
@@ -110,7 +109,7 @@ class Intake:
         await self._take(b"", final=True)
         state = self.state
         faults = self._mime.faults
-        if self._rules.end_of_headers != "reject":
+        if faults and self._rules.end_of_headers != "reject":
             faults &= ~Fault.END_OF_HEADERS
         if faults and not state.reason and state.going_on:
             status, words = FAULTS[worst(faults)]
@@ -186,10 +185,21 @@ class Intake:
         events = mime.feed(data)
         if final:
             events += mime.finish()
+        at_once = self._cleaner.at_once
+        checked = state.filtering and self._rules.checks.headers
+        out: list[bytes] = []  # headers of which nothing more is to be asked
         for event in events:
+            kind = type(event)
+            if kind is Header and not checked:
+                text = at_once(event)  # type: ignore[arg-type]
+                if text is not None:
+                    out.append(text)
+                    continue
+            if out:
+                self._keep(b"".join(out))
+                out.clear()
             if not state.going_on:
                 break
-            kind = type(event)
             if kind is Header:
                 self._keep(await self._cleaner.header(event))  # type: ignore[arg-type]
             elif kind is Body:
@@ -198,6 +208,8 @@ class Intake:
                 self._keep(self._cleaner.missing(mime.faults))
             else:
                 self._report(event)  # type: ignore[arg-type]
+        if out:
+            self._keep(b"".join(out))
         self._flat = self._begun and self._plain and (not state.going_on or mime.flat)
 
     def _report(self, event: Report) -> None:

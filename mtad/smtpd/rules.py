@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mtad.errors import ConfigError, MtadError
 from mtad.mime.checks import Checks, is_header
+from mtad.mime.names import HEADERS, RESENT
 from mtad.mime.state import MimeLimits, MimeOptions, Wants
 from mtad.rewrite.mapping import Limits, Mapper, Masquerade
 from mtad.tables import StringList
@@ -33,6 +34,10 @@ ENVELOPE_SENDER, ENVELOPE_RECIPIENT = "envelope_sender", "envelope_recipient"
 HEADER_SENDER, HEADER_RECIPIENT = "header_sender", "header_recipient"
 _CLASSES = (ENVELOPE_SENDER, ENVELOPE_RECIPIENT, HEADER_SENDER, HEADER_RECIPIENT)
 _SENDERS = (ENVELOPE_SENDER, HEADER_SENDER)
+
+_SPECIAL = frozenset(name for name, about in HEADERS.items() if about & RESENT) | frozenset(
+    (b"received", b"tls-required", b"require-tls-esmtp")
+)
 
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
@@ -75,6 +80,7 @@ class CleanupRules:
         self.undisclosed = p["undisclosed_recipients_header"].encode()
         self.undisclosed_fits = is_header(self.undisclosed)
         self.drop = frozenset(name.lower().encode() for name in p.words("message_drop_headers"))
+        self.special = self.drop | _SPECIAL  # headers that are never the usual ones
         self.token_limit = p.number("header_address_token_limit")
         self.obsolete_from = p["header_from_format"] == "obsolete"
         self.full_name_charset = p["full_name_encoding_charset"].encode()

@@ -16,6 +16,7 @@ from mtad.mime.state import (
     Header,
     HeadersEnd,
     MimeLimits,
+    MimeOptions,
     MimeState,
     Report,
     Wants,
@@ -62,7 +63,7 @@ def _wanted(text: str) -> str:
 
 
 def _said(content: bytes, step: int) -> str:
-    state = MimeState(WANTS, LIMITS)
+    state = MimeState(MimeOptions(WANTS, LIMITS))
     events = [event for at in range(0, len(content), step) for event in state.feed(content[at : at + step])]
     out, offset = "", 0
     for event in [*events, *state.finish()]:
@@ -72,7 +73,8 @@ def _said(content: bytes, step: int) -> str:
             case HeadersEnd():
                 out += "HEADER END\n"
             case Report(fault, text):
-                out += f"mime_state: warning: {FAULTS[fault][1]}: {text.decode('ascii', 'replace').replace(chr(0xFFFD), '?')}\n"
+                shown = text.decode("ascii", "replace").replace(chr(0xFFFD), "?")
+                out += f"mime_state: warning: {FAULTS[fault][1]}: {shown}\n"
             case Body(data, restart):
                 offset = 0 if restart else offset
                 for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
