@@ -14,6 +14,7 @@ import selectors
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,11 @@ class Child:
         os.kill(self.pid, number)
 
 
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 class Children:
     """All processes of the master."""
 
@@ -116,11 +122,18 @@ class Children:
     def launch(
         self, roles: tuple[str, ...], configuration: Configuration, other: Configuration | None
     ) -> None:
-        """Fork a process with ``roles``; ``other``: a configuration that has sockets open, too."""
-        pipe, its_pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        its_life, life = os.pipe2(os.O_CLOEXEC)
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        pid = os.fork()
+        """Fork a process with ``roles``; ``other``: a configuration that has sockets open, too.
+
+        Raises OSError where the system has no room for one."""
+        with ExitStack() as undo:
+            pipe, its_pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            undo.callback(_close, pipe, its_pipe)
+            its_life, life = os.pipe2(os.O_CLOEXEC)
+            undo.callback(_close, its_life, life)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            undo.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
+            pid = os.fork()
+            undo.pop_all()
         if pid == 0:
             self._let_go(pipe, life)
             self._channels.keep(roles)

@@ -43,6 +43,8 @@ STOP_PATIENCE = 7.0
 _ORPHANS = 10.0
 #: A child that ends sooner after its start was never well.
 _TOO_SOON = 2.0
+#: Seconds after which a process that could not be made is tried again.
+_FORK_RETRY = 1.0
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
@@ -208,7 +210,11 @@ class Master:
         """Fork the processes of a new configuration; the rest follows when they are prepared."""
         self._next = configuration
         for roles in self._roles(configuration):
-            self._children.launch(roles, configuration, self._current)
+            try:
+                self._children.launch(roles, configuration, self._current)
+            except OSError as problem:
+                self._give_up(configuration, f"cannot start a process: {problem.strerror}")
+                return
 
     def _look_round(self) -> None:
         """See how far the children are."""
@@ -296,8 +302,16 @@ class Master:
         due = [entry for entry in self._replace if entry[0] <= now]
         for entry in due:
             self._replace.remove(entry)
-            if self._current is not None:
+            if self._current is None:
+                continue
+            try:
                 self._children.launch(entry[1], self._current, self._next)
+            except OSError as problem:
+                program = "/".join(entry[1])
+                self._current.log.warning(
+                    f"cannot start process {program}: {problem.strerror}; will try again"
+                )
+                self._replace.append((now + _FORK_RETRY, entry[1]))
 
     # -- reload and end
 

@@ -40,10 +40,21 @@ def library() -> str:
     return _library
 
 
+def alive(group: int) -> bool:
+    """Whether a process of the group lives."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                if int(words[2]) == group and words[0] != "Z":
+                    return True
+    return False
+
+
 class Plan:
     """What is to happen: the memory that the library looks at."""
 
-    _FIELDS = ("calls", "armed", "at", "how", "which", "ended")
+    _FIELDS = ("calls", "armed", "at", "how", "which", "ended", "ahead")
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(8 * len(self._FIELDS)))
@@ -101,8 +112,10 @@ class Faulty(Mtad):
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
+            group = self.process.pid
             self.process.wait(10)
             self.process = None
+            wait_until(lambda: not alive(group), "all processes to be gone")
 
     def stop(self) -> None:
         self.kill()
