@@ -89,6 +89,8 @@ class Bouncer:
             for template in templates_of(p, warn)
         }
         self._limit = p.number("bounce_size_limit")
+        # a notification without its content may go where REQUIRETLS would keep the message from
+        self._redacts = p.flag("requiretls_redact_dsn")
         self._threads = p.flag("enable_threaded_bounces")
         self._verp = not p.flag("disable_verp_bounces")
         self._classes = frozenset(p.words("notify_classes"))
@@ -177,6 +179,7 @@ class Bouncer:
             kind == "failure"
             and (not postmaster or not message.sender)  # a postmaster's copy has only the headers
             and message.ret != b"HDRS"
+            and not (self._redacts and "requiretls" in message.attributes)
             and (not self._limit or message.size <= self._limit)
         )
         content = content_of(self._store, message, message.size if whole else _HEADER_LIMIT)
@@ -206,8 +209,10 @@ class Bouncer:
             body=b"7BIT" if seven else b"8BITMIME",
             smtputf8=message.smtputf8,
         )
-        if "tls_required_no" in message.attributes:
+        if "tls_required_no" in message.attributes and "requiretls" not in message.attributes:
             notice.attributes["tls_required_no"] = "yes"
+        if "requiretls" in message.attributes and not self._redacts:
+            notice.attributes["requiretls"] = "yes"
         who = "postmaster" if postmaster else "sender"
         return Notice(notice, message.queue_id, f"{who} {self._letters[kind].template.log}")
 
