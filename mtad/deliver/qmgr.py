@@ -237,17 +237,20 @@ class QueueManager:
                 self._incoming = False
                 messages = await self._store.incoming(self._after, room)
                 self._incoming |= len(messages) == room
-                if messages:
-                    self._after = messages[-1].seq
+                last = await self._take(messages)
+                if last is not None:
+                    self._after = last.seq
+                    self._incoming |= last is not messages[-1]
             elif self._due:
                 self._due = False
                 skip = self.left_to_others.union(self._active)
                 messages = await self._store.due(self._clock(), room, skip)
                 self._due |= len(messages) == room
                 scanned = True
+                last = await self._take(messages)
+                self._due |= bool(messages) and last is not messages[-1]
             else:
                 break
-            await self._take(messages)
         if scanned and self._stopping is None:
             self._set_timer(await self._store.next_due())
 
@@ -291,10 +294,13 @@ class QueueManager:
         self._incoming = self._due = True
         self._fill()
 
-    async def _take(self, messages: Iterable[Message]) -> None:
+    async def _take(self, messages: Iterable[Message]) -> Message | None:
+        """Take messages in hand while there is room; the last of them."""
+        last: Message | None = None
         for message in messages:
-            if self._stopping is not None:
-                return
+            if self._stopping is not None or self._room() <= 0:
+                return last
+            last = message
             if message.seq in self._active or message.seq in self.left_to_others:
                 continue
             now = self._clock()
@@ -314,6 +320,7 @@ class QueueManager:
             active.read = message.recipients_read or message.recipient_count
             active.reading = True
             await self._distribute(active, message.recipients)
+        return last
 
     def _hold(self, active: Active) -> None:
         """Keep the content while there is room for it."""
@@ -384,7 +391,9 @@ class QueueManager:
         """A delivery is over."""
         active = self._active[job.message.seq]
         active.traced += result.traced
-        if self._confirm and active.message.warned:
+        message = active.message
+        traced = "T" in message.attributes.get("deliver_by", "")
+        if traced or (self._confirm and message.warned):
             active.cleared += [outcome for outcome in result.outcomes if outcome.status == "sent"]
         active.forwards += result.forwards
         for transport, recipients in result.passed.items():

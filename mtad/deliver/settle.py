@@ -27,6 +27,13 @@ from mtad.queue.store import QueueStore
 RETRY = 10
 
 
+def deliver_by(message: Message) -> tuple[float, str]:
+    """Until when a message is to be delivered and what happens then, ``R`` or ``N`` (RFC 2852)."""
+    value = message.attributes.get("deliver_by", "")
+    deadline, _, mode = value.partition(";")
+    return (float(deadline), mode[:1]) if value else (0.0, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ended: whether the message is gone, or ``when`` it is tried again."""
@@ -83,11 +90,18 @@ class Settler:
         active.writing = True
         now = self._clock()
         deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
+        deadline, mode = deliver_by(message)
         if deferred and self._expired(message, now):
             self._give_up(message, deferred)
             deferred = []
+        elif deferred and mode == "R" and now >= deadline:
+            self._give_up(message, deferred, "5.4.7 delivery time expired")
+            deferred = []
         when = next_attempt(now, message.arrival, *self._backoff) if deferred else now
+        if deferred and now < deadline < when:
+            when = deadline
         warn = bool(deferred) and warning_due(now, message.arrival, self._warn_after, message.warned)
+        warn |= bool(deferred) and mode == "N" and now >= deadline and not message.warned
         message.warned |= warn
         while True:
             try:
@@ -102,12 +116,16 @@ class Settler:
         queued, self._queued = self._queued or bool(fresh), False
         return Ending(active, gone, when, queued)
 
-    def _give_up(self, message: Message, deferred: list[Outcome]) -> None:
+    def _give_up(self, message: Message, deferred: list[Outcome], why: str = "") -> None:
+        """Return a message; ``why``: a status and a text that come before the reason for the delay."""
         sender = printable(external(message.sender))
         word = "force-expired" if message.expired else "expired"
         self._log.info(f"{message.queue_id}: from=<{sender}>, status={word}, returned to sender")
+        dsn, _, text = why.partition(" ")
         for outcome in deferred:
             outcome.status = "bounced"
+            if why:
+                outcome.dsn, outcome.reason = dsn, f"{text}: {outcome.reason}"
 
     def _expired(self, message: Message, now: float) -> bool:
         limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)

@@ -219,8 +219,8 @@ class Wire:
             self.world.events.append(self.producer.resumeProducing)
 
     def serve(self) -> None:
-        """Let the server answer what has come."""
-        while self.open:
+        """Let the server answer the next of what has come, and let others have their turn."""
+        if self.open:
             end = b"\r\n.\r\n" if self.in_data else b"\r\n"
             if self.in_data and self.buffer.startswith(b".\r\n"):
                 data, self.buffer = b"", self.buffer[3:]
@@ -235,6 +235,8 @@ class Wire:
                 answer = self.server.command(data)
                 self.in_data = data.upper() == b"DATA" and (answer or b"").startswith(b"354")
                 self.say(answer)
+            if self.buffer:
+                self.world.events.append(self.serve)
 
     def say(self, answer: bytes | None) -> None:
         if answer is None:

@@ -264,7 +264,7 @@ def test_fallback_relay_takes_what_the_next_hop_does_not() -> None:
 
 
 def test_many_recipients_go_in_transactions_of_fifty() -> None:
-    world = World()
+    world = World(default_destination_concurrency_limit="1")
     server = world.server()
     world.submit("Q1", *[b"u%d@dest.test" % number for number in range(120)])
     world.run()

@@ -1,0 +1,202 @@
+"""The queue manager's schedule: turns, rates, portions, priorities, what waits and what does not."""
+
+from __future__ import annotations
+
+import pytest
+from delivery_world import NOW, World
+
+from mtad.queue.message import DEFERRED, Recipient
+
+
+def many(count: int, domain: str = "list.test") -> list[bytes]:
+    return [b"r%d@%b" % (n, domain.encode()) for n in range(count)]
+
+
+def test_a_list_of_50000_does_not_hold_up_one_mail() -> None:
+    world = World(default_destination_recipient_limit="50", default_destination_concurrency_limit="2")
+    server = world.server()
+    before: list[int] = []
+
+    def rcpt(line: bytes) -> bytes:
+        if b"one@other.test" in line:
+            before.append(sum(b"RCPT" in command for command in server.commands))
+        return b"250 Ok\r\n"
+
+    server.answers["rcpt"] = rcpt
+    server.answers["message"] = b""  # the server takes its time: the list is in hand before the mail comes
+    world.submit("LIST", *many(50_000))
+    world.run()
+    world.submit("ONE", b"one@other.test")
+    world.qmgr.wake()
+    server.answers["message"] = b"250 Ok\r\n"
+    for wire in world.wires:
+        wire.say(b"250 Ok\r\n")
+    while world.store.messages:
+        world.settle()
+        world.advance(0.1)
+    assert before and before[0] <= 200  # of 50,000
+    sent = sum(1 for line in world.lines if "LIST: to=" in line and "status=sent" in line)
+    assert sent == 50_000
+    assert len([line for line in world.lines if "LIST: removed" in line]) == 1
+
+
+def test_no_more_recipients_in_memory_than_allowed() -> None:
+    world = World(qmgr_message_recipient_limit="1500")
+    world.server(rcpt=lambda line: b"")
+    for number in range(4):
+        world.submit(f"Q{number}", *many(1000, f"d{number}.test"))
+    world.run()
+    assert len(world.qmgr.snapshot()) == 2
+
+
+def test_a_large_list_is_read_in_portions_and_ends_once() -> None:
+    world = World(transport_maps="static:error:5.1.1 no", bounce_size_limit="1")
+    world.submit("Q1", *many(3500), sender=b"")
+    world.run()
+    for _ in range(5):
+        world.advance(0.01)
+    assert sum("Q1: to=" in line for line in world.lines) == 3500
+    assert not world.store.messages
+    assert [len(outcomes) for name, outcomes, _ in world.store.finished if name == "Q1"] == [3500]
+
+
+def test_a_rate_delay_spaces_the_deliveries_of_a_destination() -> None:
+    world = World(smtp_destination_rate_delay="10s")
+    server = world.server()
+    for number in range(3):
+        world.submit(f"Q{number}", b"a@dest.test")
+    world.run()
+    assert len(server.messages) == 1
+    world.advance(9.9)
+    assert len(server.messages) == 1
+    world.advance(0.2)
+    assert len(server.messages) == 2
+    world.advance(10.1)
+    assert len(server.messages) == 3
+
+
+def test_a_transport_rate_delay_spaces_all_its_deliveries() -> None:
+    world = World(
+        smtp_transport_rate_delay="5s",
+        transport_maps="inline:{ a.test=:[192.0.2.1]:2525, b.test=:[192.0.2.2]:2525 }",
+    )
+    servers = world.server(), world.server("192.0.2.2")
+    for number in range(2):
+        world.submit(f"A{number}", b"x@a.test")
+        world.submit(f"B{number}", b"x@b.test")
+    world.run()
+    counts = [sum(len(server.messages) for server in servers)]
+    for _ in range(3):
+        world.advance(5.1)
+        counts.append(sum(len(server.messages) for server in servers))
+    assert counts == [1, 2, 3, 4]
+
+
+def test_deferred_transports_wait_for_a_flush() -> None:
+    world = World(defer_transports="smtp")
+    server = world.server()
+    world.submit("Q1", b"a@dest.test")
+    world.run()
+    assert "relay=none" in world.log("Q1")[1] and "status=deferred (deferred transport)" in world.log("Q1")[1]
+    world.advance(4001)
+    assert not server.messages
+    world.qmgr.flush()
+    world.settle()
+    assert len(server.messages) == 1
+
+
+def test_mail_to_be_released_later_waits_even_when_flushed() -> None:
+    world = World()
+    server = world.server()
+    world.submit("Q1", b"a@dest.test", attributes={"release": str(int(NOW) + 7200)})
+    world.run()
+    world.advance(3600)
+    world.qmgr.flush()
+    world.settle()
+    assert not server.messages and not world.log("Q1")
+    world.advance(3700)
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize(("mode", "notice"), [("R", "sender non-delivery"), ("N", "sender delay")])
+def test_mail_to_be_delivered_by_a_time(mode: str, notice: str) -> None:
+    world = World()
+    world.submit("Q1", b"a@dest.test", attributes={"deliver_by": f"{int(NOW) + 450};{mode}"})
+    world.run()
+    world.advance(301)
+    assert not any("notification" in line for line in world.lines)
+    world.advance(151)
+    assert any(f"Q1: {notice} notification" in line for line in world.lines)
+    kept = [message for message in world.store.messages.values() if message.queue_id == "Q1"]
+    assert bool(kept) == (mode == "N")
+
+
+def test_the_higher_priority_goes_first() -> None:
+    world = World(default_destination_concurrency_limit="1", initial_destination_concurrency="1")
+    server = world.server()
+    for number in range(3):
+        world.submit(f"L{number}", b"low@dest.test", sender=b"l%d@example.com" % number)
+    world.submit("H", b"high@dest.test", attributes={"mt_priority": "4"}, sender=b"h@example.com")
+    world.run()
+    senders = [line for line in server.commands if line.startswith(b"MAIL")]
+    assert senders[1].startswith(b"MAIL FROM:<h@example.com>")
+
+
+def test_expired_by_the_operator() -> None:
+    world = World()
+    world.submit("Q1", b"a@dest.test", expired=True)
+    world.run()
+    assert "status=deferred (message is administratively expired)" in world.log("Q1")[1]
+    assert "status=force-expired, returned to sender" in world.log("Q1")[2]
+    assert any("Q1: sender non-delivery notification" in line for line in world.lines)
+
+
+def test_a_content_filter_overrides_all_routes() -> None:
+    world = World(transport_maps="static:error:5.7.1 no")
+    server = world.server("192.0.2.9", 10025)
+    world.submit("Q1", b"a@dest.test", b"b@other.test", attributes={"filter": "smtp:[192.0.2.9]:10025"})
+    world.run()
+    assert len(server.messages) == 1
+
+
+def test_each_recipient_has_a_sender_with_verp() -> None:
+    world = World()
+    server = world.server()
+    world.submit(
+        "Q1", b"a@x.test", b"b@y.test", sender=b"list@example.com", attributes={"verp_delimiters": "+="}
+    )
+    world.run()
+    senders = sorted(line.split()[1] for line in server.commands if line.startswith(b"MAIL"))
+    assert senders == [b"FROM:<list+a=x.test@example.com>", b"FROM:<list+b=y.test@example.com>"]
+    assert world.log("Q1")[-1] == "postfix/qmgr: removed"
+
+
+def test_mail_for_the_double_bounce_sender_is_discarded() -> None:
+    world = World(mydestination="local.test")
+    world.submit("Q1", b"double-bounce@local.test", sender=b"")
+    world.run()
+    assert "postfix/qmgr: to=<double-bounce@local.test>, relay=none" in world.log("Q1")[1]
+    assert "status=sent (undeliverable postmaster notification discarded)" in world.log("Q1")[1]
+
+
+def test_the_best_mx_transport_takes_what_would_loop() -> None:
+    world = World(relayhost="", best_mx_transport="error:5.7.1 it is ours", inet_interfaces="127.0.0.1")
+    world.resolver.mx_records["dest.test"] = [(10, "me.test")]
+    world.resolver.address_records["me.test"] = ["127.0.0.1"]
+    world.submit("Q1", b"a@dest.test")
+    world.run()
+    assert (
+        "relay=none" in world.log("Q1")[1] and "dsn=5.7.1, status=bounced (it is ours)" in world.log("Q1")[1]
+    )
+
+
+def test_a_dead_destination_is_left_alone_for_a_while() -> None:
+    world = World(default_destination_concurrency_limit="1", initial_destination_concurrency="1")
+    world.submit("Q1", b"a@dest.test")
+    world.submit("Q2", b"a@dest.test")
+    world.run()
+    assert "Connection refused" in world.log("Q1")[1]
+    assert "delivery temporarily suspended: connect to 192.0.2.1" in world.log("Q2")[1]
+    kept = list(world.store.messages.values())
+    assert all(message.state == DEFERRED for message in kept)
+    assert isinstance(kept[0].recipients[0], Recipient)
