@@ -33,6 +33,9 @@ REPLACED = frozenset(
     }
 )  # fmt: skip
 
+#: Programs that are ours for services of one type only.
+_KINDS = {"smtpd": "inet", "spawn": "unix"}
+
 _WARNING = re.compile(r"(/.*?), line ([0-9]+): (.*)", re.DOTALL)
 
 
@@ -113,11 +116,18 @@ def _services(p: Parameters, services: Sequence[Service]) -> Iterator[Finding]:
         )  # fmt: skip
     ignored: dict[str, list[str]] = {}
     for service in services:
-        if _program(service) not in REPLACED or (service.type != "inet" and _program(service) == "smtpd"):
+        if not _served(service):
             ignored.setdefault(_program(service), []).append(f"{service.name}/{service.type}")
     if ignored:
         parts = (f"{program} ({', '.join(names)})" for program, names in sorted(ignored.items()))
         yield Finding(NOTE, path, 0, "", f"services that mtad does not run: {', '.join(parts)}")
+
+
+def _served(service: Service) -> bool:
+    program = _program(service)
+    if program in _KINDS:
+        return service.type == _KINDS[program]
+    return program in REPLACED
 
 
 def _program(service: Service) -> str:

@@ -32,6 +32,7 @@ from mtad.daemon.notify import Notifier
 from mtad.daemon.paths import Paths, hand_over, make_directories
 from mtad.daemon.plan import Plan, make_plan, renewed
 from mtad.daemon.sockets import Channels, Listeners
+from mtad.daemon.spawner import spawns
 from mtad.deliver.transports import writes_mailboxes
 from mtad.errors import ConfigError, MtadError
 from mtad.maillog import MailLog, Sink
@@ -201,6 +202,8 @@ class Master:
     def _roles(self, configuration: Configuration) -> list[tuple[str, ...]]:
         plan = configuration.plan
         mailman: list[tuple[str, ...]] = [("mailman",)] if writes_mailboxes(plan.p, plan.services) else []
+        if spawns(plan.services):
+            mailman.append(("spawner",))
         if self._single:
             return [("qmgr", "smtpd"), *mailman]
         workers = plan.p.number("mtad_smtpd_workers") or os.cpu_count() or 1

@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
+from mtad.daemon.logs import program_log
 from mtad.daemon.mailman import Mailman, Rules
 from mtad.daemon.paths import Paths
 from mtad.daemon.pickup import PickupRole
@@ -34,6 +35,7 @@ from mtad.daemon.plan import Plan
 from mtad.daemon.readers import PipeWatch
 from mtad.daemon.roles import QmgrRole, SmtpdRole, Surroundings
 from mtad.daemon.sockets import Channels
+from mtad.daemon.spawner import Spawner
 from mtad.errors import MtadError
 from mtad.maillog import Sink
 from mtad.net.reactor import MailReactor
@@ -77,13 +79,15 @@ def run_child(
     lines: Lines,
     anvil: Anvil,
 ) -> None:
-    """Be a child with ``roles`` (``smtpd`` and ``qmgr``, or ``mailman`` alone).
+    """Be a child with ``roles`` (``smtpd`` and ``qmgr``, or ``mailman`` or ``spawner`` alone).
 
     Signals are blocked when this is called."""
     status = 1
     try:
         if "mailman" in roles:
             status = _write_mailboxes(plan, channels, lines)
+        elif "spawner" in roles:
+            status = _run_commands(plan, sink, lines)
         else:
             status = _Process(roles, plan, paths, sink, lines, anvil).run(sockets, channels)
     except MtadError as problem:
@@ -104,6 +108,15 @@ def _write_mailboxes(plan: Plan, channels: Channels, lines: Lines) -> int:
     lines.say(b"P")
     mailman = Mailman(Rules.of(plan.p, plan.owner.uid), channels.mailman, lines.say, lines.beat)
     mailman.run(lines.life)
+    return 0
+
+
+def _run_commands(plan: Plan, sink: Sink, lines: Lines) -> int:
+    """Be the process that runs commands for others; it, too, keeps root's rights and has no reactor."""
+    log = program_log(plan.p, sink, "spawn")
+    spawner = Spawner(plan.p, plan.services, plan.owner, log, lines.say, lines.beat)
+    lines.say(b"P")
+    spawner.run(lines.life)
     return 0
 
 

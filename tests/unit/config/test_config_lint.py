@@ -110,14 +110,14 @@ def test_master_cf(tmp_path: Path) -> None:
         " -o lmtp_tls_enable_rpk=yes\n"
         "smtp inet n - y - 1 postscreen\nlmtp unix - - y - - lmtp\n"
         "maildrop unix - n n - - pipe user=a argv=b\n"
-        "policy unix - n n - - spawn\nqmgr unix n - n 300 1 qmgr\n"
+        "policy unix - n n - - spawn\n2007 inet n n n - - spawn\nqmgr unix n - n 300 1 qmgr\n"
     )
     found = findings(tmp_path, "compatibility_level = 3.6\n", master)
     path = f"{tmp_path}/master.cf"
     assert [str(finding) for finding in found if finding.severity != "note"] == [
         f"{path}, line 5: parameter soft_bounce: bad boolean configuration: soft_bounce = x "
         '(specify "yes" or "no")',
-        f'{path}, line 10: duplicate master.cf entry for service "qmgr" (unix) -- using the last entry',
+        f'{path}, line 11: duplicate master.cf entry for service "qmgr" (unix) -- using the last entry',
         f"{path}, line 5: parameter lmtp_tls_enable_rpk: mtad does not implement it: pyOpenSSL knows no raw "
         "public keys (RFC 7250); certificates are used",
         f"{path}, line 5: parameter smtpd_tls_wrapermode: unused parameter: nothing reads it "
@@ -125,7 +125,7 @@ def test_master_cf(tmp_path: Path) -> None:
     ]
     assert [str(finding) for finding in found if finding.severity == "note"] == [
         f"{path}: services that mtad does not run: lmtp (lmtp/unix), pipe (maildrop/unix), "
-        "postscreen (smtp/inet), spawn (policy/unix)"
+        "postscreen (smtp/inet), spawn (2007/inet)"
     ]
 
 
