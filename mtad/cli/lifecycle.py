@@ -22,7 +22,7 @@ from mtad.cli.directory import config_directory
 from mtad.config.lint import ERROR, Finding
 from mtad.config.parameters import Parameters
 from mtad.daemon.lock import AlreadyRunning, holder, program_of
-from mtad.daemon.logs import open_sink, program_log
+from mtad.daemon.logs import close_sink, open_sink, program_log
 from mtad.daemon.paths import make_directories, paths
 from mtad.errors import ConfigError, MtadError
 
@@ -67,7 +67,9 @@ def _checked(directory: str) -> Plan:
 
 
 def _script_log(p: Parameters, text: str) -> None:
-    program_log(p, open_sink(p), "postfix-script").info(text)
+    sink = open_sink(p)
+    program_log(p, sink, "postfix-script").info(text)
+    close_sink(sink)
 
 
 def _check(directory: str, arguments: Sequence[str]) -> int:
@@ -223,6 +225,12 @@ def _flush(directory: str, arguments: Sequence[str]) -> int:
     return 0 if answer.get("ok") else _fatal(str(answer.get("error")))
 
 
+def _logrotate(directory: str, arguments: Sequence[str]) -> int:
+    from mtad.cli.logrotate import rotate
+
+    return rotate(directory, lambda: _reload(directory, ()))
+
+
 def _wait(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + _PATIENCE
     while not condition():
@@ -239,6 +247,7 @@ _COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "abort": _abort,
     "reload": _reload,
     "flush": _flush,
+    "logrotate": _logrotate,
     "check": _check,
     "status": _status,
 }

@@ -30,7 +30,7 @@ NAMES = (
 )  # fmt: skip
 
 #: Commands of postfix(1).
-COMMANDS = ("start", "start-fg", "stop", "abort", "reload", "flush", "check", "status")
+COMMANDS = ("start", "start-fg", "stop", "abort", "reload", "flush", "check", "status", "logrotate")
 
 USAGE = """\
 usage: mtad [-c config_dir] [-Dv] command
@@ -41,6 +41,7 @@ usage: mtad [-c config_dir] [-Dv] command
   abort           stop it at once
   reload          check the configuration, then take it; no session is cut
   flush           try all deferred mail now
+  logrotate       a new file for the maillog; the old one is compressed
   check [--json]  check the configuration
   status          is it running?
 

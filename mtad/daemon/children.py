@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mtad.daemon.lock import MasterLock
+from mtad.daemon.logs import close_sink
 from mtad.daemon.paths import Paths
 from mtad.daemon.process import SIGNALS, Lines, run_child
 from mtad.daemon.sockets import Channels
@@ -139,6 +140,8 @@ class Children:
             self._channels.keep(roles)
             if other is not None:
                 other.listeners.close_all_but(configuration.listeners)
+                if other.sink is not configuration.sink:
+                    close_sink(other.sink)
             if "smtpd" not in roles:
                 configuration.listeners.close()
             lines = Lines(its_pipe, its_life, self._beat)
