@@ -68,8 +68,8 @@ def memory(mtad: Mtad) -> int:
 @pytest.mark.parametrize(
     ("attack", "connections"),
     [
-        ("loris", 300), ("noop", 10), ("rset", 10), ("line", 10), ("parameters", 10), ("body", 10), ("deaf", 100),
-        ("bytewise", 5), ("handshakes", 5), ("connections", 10),
+        ("loris", 300), ("noop", 10), ("rset", 10), ("line", 10), ("parameters", 10), ("body", 10),
+        ("deaf", 100), ("bytewise", 5), ("handshakes", 5), ("connections", 10),
     ],
 )  # fmt: skip
 def test_others_are_served(mtad: Mtad, attack: str, connections: int) -> None:
