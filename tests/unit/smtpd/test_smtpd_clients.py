@@ -167,16 +167,18 @@ def test_becoming_another() -> None:
     assert (after.helo, after.sasl_username) == (b"", "")
     assert after._mynetworks is None
     again = become(after, {"NAME": "[TEMPUNAVAIL]", "LOGIN": "ann", "HELO": "y", "PROTO": "ESMTP"})
-    assert (again.client_name, again.name_temporary, again.sasl_method) == ("unknown", True, "XCLIENT")
+    assert again.name_temporary
+    assert (again.client_name, again.sasl_method) == ("unknown", "XCLIENT")
     assert (again.helo, again.protocol, again.logged_in) == (b"y", "ESMTP", True)
 
 
 def test_what_was_forwarded() -> None:
     forwarded, request = Forwarded(), Request(client_name="a.example", client_address="192.0.2.1", helo=b"x")
     assert not forwarded
-    assert forwarded.local is None
+    assert Forwarded().local is None
     forwarded.add({"IDENT": "ABC", "SOURCE": "remote"})
-    assert (forwarded.log_text(request), forwarded.local) == (", orig_queue_id=ABC", False)
+    assert forwarded.log_text(request) == ", orig_queue_id=ABC"
+    assert forwarded.local is False
     assert forwarded.attributes(request)["log_client_name"] == "a.example"
     forwarded.add({"NAME": "b.example", "ADDR": "2001:db8::1"})
     assert forwarded.log_text(request) == ", orig_queue_id=ABC, orig_client=b.example[2001:db8::1]"
