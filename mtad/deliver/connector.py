@@ -114,7 +114,7 @@ class Connector:
             dummy_mail_auth=settings.dummy_mail_auth,
             quote_envelope=settings.quote_envelope,
             lmtp=settings.lmtp,
-            line_length_limit=0,  # long lines are broken before they get there
+            line_length_limit=settings.line_limit,
         )
 
     async def open(

@@ -9,7 +9,7 @@ RFC 5321 section 3.3, RFC 1870, RFC 3461, RFC 6531.  Postfix counterpart: ``smtp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mtad.deliver.connection import Connection, ConnectionBroken
@@ -60,6 +60,7 @@ class Transaction:
         "_log",
         "_message",
         "_open",
+        "_probe",
         "_settings",
         "_store",
         "outcomes",
@@ -85,6 +86,7 @@ class Transaction:
         self._log = log
         self._open: dict[int, Recipient] = dict(enumerate(recipients))  # who has no outcome yet
         self._accepted = 0
+        self._probe = "probe" in message.attributes
         self._doubtful: list[int] = []  # the keys of recipients for whom the end of the message was sent
         self.outcomes: list[Outcome] = []
         self.unreached: tuple[str, str] | None = None
@@ -110,14 +112,21 @@ class Transaction:
                 answered = True
                 match event:
                     case RcptAnswer(index, reply):
-                        if reply.positive:
+                        if reply.positive and self._probe and not self._settings.probe_data:
+                            self._message_answered(reply, index)
+                        elif reply.positive:
                             self._accepted += 1
                         else:
                             self._said(reply, "RCPT TO command", [index])
+                    case SendBody() if self._probe:
+                        connection.abort()
+                        self._would_deliver()
+                        break
                     case SendBody():
                         self._doubtful = [one.id for one in self._open.values()]
                         self._store.in_doubt(self._doubtful)
                         await connection.send_body(await self._body(), self._slow_end())
+                        self._note_long_lines()
                     case MessageAnswer(reply, _, index):
                         self._message_answered(reply, index)
                         if index < 0 or not self._open:
@@ -253,27 +262,17 @@ class Transaction:
         return self._store.read(self._message) if content is None else (content,)
 
     async def _body(self) -> Iterable[bytes]:
-        limit = self._settings.line_limit
+        """The content as it is to go out."""
         message, extensions = self._message, self._connection.session.extensions
         if self._converter.needed(message, extensions):
-            converted = await self._converter.content(message, self._content(), extensions)
-            return self._folded(limit, converted) if limit else converted
-        content = message.content
-        if not limit:
-            return self._content()
-        if content is not None and not too_long(content, limit):
-            return (content,)
-        return self._folded(limit, self._content())
+            return await self._converter.content(message, self._content(), extensions)
+        return self._content()
 
-    def _folded(self, limit: int, content: Iterable[bytes]) -> Iterator[bytes]:
-        folder = Folder(limit)
-        told = False
-        for chunk in content:
-            yield folder.feed(chunk)
-            if folder.folded and not told:
-                told = True
-                name = self._message.queue_id
-                self._log.info(f"{name}: breaking line > {limit} bytes with <CR><LF>SPACE")
+    def _note_long_lines(self) -> None:
+        """Long lines were broken on the way (``smtp_line_length_limit``)."""
+        if self._connection.session.broke_lines:
+            limit = self._settings.line_limit
+            self._log.info(f"{self._message.queue_id}: breaking line > {limit} bytes with <CR><LF>SPACE")
 
     # -- outcomes
 
@@ -293,6 +292,13 @@ class Transaction:
             self._open.clear()
         else:
             del self._open[index]
+
+    def _would_deliver(self) -> None:
+        """The server waits for a message, which there is none of."""
+        host = self._connection.host
+        text = f"host {host.pair} would take a message"
+        self.outcomes += [Outcome(one, "sent", "2.0.0", text, host.relay) for one in self._open.values()]
+        self._open.clear()
 
     def _said(self, reply: ServerReply, command: str, indexes: Iterable[int]) -> None:
         """The server refused these recipients."""
@@ -342,57 +348,3 @@ class Transaction:
             )
             self.outcomes.append(said)
         self._open.clear()
-
-
-def too_long(content: bytes, limit: int) -> bool:
-    """Whether a line has more than ``limit`` bytes, its CRLF not counted.
-
-    Jumps from line end to line end as far apart as the limit allows, so that most lines are never seen.
-    """
-    at, size = 0, len(content)
-    while size - at > limit:
-        end = content.rfind(b"\n", at, at + limit + 2)
-        if end < 0:
-            return True
-        at = end + 1
-    return False
-
-
-class Folder:
-    """Breaks long lines with CRLF SPACE, over the edges of chunks.  ``folded``: it had to."""
-
-    __slots__ = ("_column", "_limit", "_return", "folded")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._column = 0  # length of the line at the end of the last chunk
-        self._return = False  # that chunk ended in CR, which is held back
-        self.folded = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        """The next piece, folded.  The last piece must end a line."""
-        if self._return:
-            chunk = b"\r" + chunk
-        self._return = chunk.endswith(b"\r")
-        if self._return:
-            chunk = chunk[:-1]
-        first = chunk.find(b"\r\n")
-        if self._column + (first if first >= 0 else len(chunk)) > self._limit or too_long(chunk, self._limit):
-            lines = chunk.split(b"\r\n")
-            lines[0] = self._fold(lines[0], self._column)
-            for number, line in enumerate(lines[1:], 1):
-                if len(line) > self._limit:
-                    lines[number] = self._fold(line, 0)
-            chunk = b"\r\n".join(lines)
-        end = chunk.rfind(b"\n")
-        self._column = len(chunk) - end - 1 if end >= 0 else self._column + len(chunk)
-        return chunk
-
-    def _fold(self, line: bytes, column: int) -> bytes:
-        room = self._limit - column
-        if len(line) <= room:
-            return line
-        self.folded = True
-        width = max(1, self._limit - 1)  # the blank counts
-        parts = [line[:room]] + [line[at : at + width] for at in range(room, len(line), width)]
-        return b"\r\n ".join(parts)

@@ -79,7 +79,7 @@ class ClientSession:
         self.extensions = Extensions()
         self.authenticated = False
         self.closed = False
-        self.broke_lines = False  # a line longer than line_length_limit was sent, broken
+        self.broke_lines = False  # a line of this message that is longer than line_length_limit was broken
         #: what the session waits for, in Postfix's words: "lost connection with H while <stage>"
         self.stage = "receiving the initial server greeting"
         self._reader = ReplyReader(settings.reply_filter)
@@ -199,6 +199,7 @@ class ClientSession:
             raise ValueError("an envelope cannot hold CR, LF or NUL")
         self._begin()
         self._in_transaction = True
+        self.broke_lines = False
         self._envelope = envelope
         self._accepted = self._answered = 0
         self._to_answer.clear()
@@ -216,7 +217,10 @@ class ClientSession:
         if self.extensions.pipelining:
             for command in commands[1:]:
                 self._command(command, "sending RCPT TO", self._rcpt_answer)
-            self._command(b"DATA", "sending DATA command", self._data_answer)
+            if envelope.probe:
+                self._drop()
+            else:
+                self._command(b"DATA", "sending DATA command", self._data_answer)
 
     def _queue_forwards(self, steps: deque[_Step]) -> None:
         """Without pipelining: one command, and the next when it is answered."""
@@ -409,7 +413,7 @@ class ClientSession:
             return
         if self._answered < len(self._envelope.recipients):
             self._next_rcpt()
-        elif self._accepted:
+        elif self._accepted and not self._envelope.probe:
             self._command(b"DATA", "sending DATA command", self._data_answer)
         else:
             self._drop()

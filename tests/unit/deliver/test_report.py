@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtad.deliver.report import Stamps, external, seconds
-from mtad.deliver.transaction import Folder
 
 
 @pytest.mark.parametrize(
@@ -61,25 +58,3 @@ def test_delays_where_nothing_was_connected() -> None:
 def test_addresses_in_external_form() -> None:
     assert external(b"") == b""
     assert external(b"odd one@dest.test") == b'"odd one"@dest.test'
-
-
-def lines_of(content: bytes) -> list[bytes]:
-    return content.split(b"\r\n")
-
-
-@given(
-    st.lists(st.integers(0, 60), max_size=12),
-    st.integers(2, 25),
-    st.lists(st.integers(0, 400), max_size=6).map(sorted),
-)
-def test_folding_does_not_depend_on_where_chunks_end(lengths: list[int], limit: int, cuts: list[int]) -> None:
-    content = b"".join([b"x" * length + b"\r\n" for length in lengths])
-    whole = Folder(limit)
-    expected = whole.feed(content)
-    edges = [0, *cuts, len(content)]
-    pieces = [content[a:b] for a, b in pairwise(edges)]
-    folder = Folder(limit)
-    assert b"".join([folder.feed(piece) for piece in pieces]) == expected
-    assert all(len(line) <= limit for line in lines_of(expected))
-    assert expected.replace(b"\r\n ", b"") == content
-    assert whole.folded == folder.folded == any(length > limit for length in lengths)
