@@ -26,6 +26,8 @@ from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
 from mtad.wire.address import parse_path
 
+ACTIONS = ("BCC", "DISCARD", "FILTER", "HOLD", "PREPEND", "REDIRECT")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -90,12 +92,12 @@ def theirs(postfix: Postfix, case: Case) -> list[str]:
     replies = []
     try:
         talk.say("XCLIENT " + " ".join(f"{name}={value}" for name, value in case.client.items()))
-        talk.say(f"EHLO {case.helo}")
+        replies.append(talk.say(f"EHLO {case.helo}"))
         replies.append(talk.say(f"MAIL FROM:{case.sender}"))
-        if replies[-1].startswith("2"):
+        if replies[1].startswith("2"):
             for recipient in case.recipients:  # one by one: after a 521 there is no answer
                 replies.append(talk.say(f"RCPT TO:{recipient}"))
-            if any(reply.startswith("2") for reply in replies[1:]):
+            if any(reply.startswith("2") for reply in replies[2:]):
                 replies.append(talk.say("DATA"))
     except OSError:
         pass
@@ -110,11 +112,11 @@ def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = No
     plain = Parameters.from_mapping(main)
     classes = AddressClasses(plain, own=["127.0.0.1"])
     route: Any = Router(plain, classes).resolve
-    evaluator = Evaluator(p, log, Rewriter(plain), classes, resolver=resolver, route=route)
+    evaluator = Evaluator(p, log, Rewriter(plain), classes, resolver=resolver, route=route, actions=ACTIONS)
     sink.lines.clear()
     name = _name(case)
     address = case.client["ADDR"].removeprefix("IPV6:")
-    request = Request(name, address, reverse_name=name, protocol="ESMTP")
+    request = Request(name, address, reverse_name=name)
     request.sasl_username = case.client.get("LOGIN", "")
     request.sasl_method = "PLAIN" if request.sasl_username else ""
     replies = []
@@ -130,20 +132,26 @@ def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = No
 
     ask(evaluator.connect(request))
     request.helo = re.sub(r'[ <>()\\";@]', "?", case.helo).encode()
-    ask(evaluator.helo(request))
+    if ask(evaluator.helo(request)):
+        request.helo = b""
+    else:
+        request.protocol = "ESMTP"
     request.sender = parse_path(case.sender.encode(), allow_empty=True)
     if ask(evaluator.mail(request)):
         return replies
+    accepted = None
     for recipient in case.recipients:
         request.recipient = parse_path(recipient.encode())
         assert request.recipient is not None
         verdict = ask(evaluator.rcpt(request))
         if verdict is None:
+            accepted = request.recipient
             request.recipient_count += 1
             request.queue_id = "NOQUEUE"
         elif verdict.reply.hangs_up:
             return replies
     if request.recipient_count:
+        request.recipient = accepted
         ask(evaluator.data(request))
     return replies
 
@@ -172,6 +180,18 @@ def compare(
         time.sleep(0.01)
     logged = [text for text in map(about, lines) if worth.match(text) and "client=" not in text]
     _same(logged, [about(text) for _, _, text in sink.lines if worth.match(about(text))])
+
+
+def fatal(postfix: Postfix, case: Case) -> str:
+    """Why Postfix's service doesn't start, up to the last of the names."""
+    mark = f"postfix/{_service(case)}/smtpd["
+    with socket.create_connection(("127.0.0.1", postfix.ports[_service(case)]), timeout=20):
+        for _ in range(500):
+            for line in postfix.log().splitlines():
+                if mark in line and "fatal: " in line:
+                    return line.partition("fatal: ")[2].partition(" or check_relay")[0]
+            time.sleep(0.01)
+    return ""
 
 
 def _same(theirs: list[str], ours: list[str]) -> None:
