@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.mailbox import mailman_socket
+from mtad.deliver.verify import verify_socket
 from mtad.errors import ConfigError
 from mtad.oauth.state import state_directory
 
@@ -87,6 +88,7 @@ class Paths:
     control: str
     spool: str
     tokens: str  # of OAuth accounts
+    verify: str  # who knows whether mail can be delivered listens here
     mailman: str  # who writes mailboxes listens here
     wakeup: str  # datagrams that tell qmgr of new mail
     outcome: str  # what became of the last reload
@@ -101,6 +103,7 @@ def paths(p: Parameters) -> Paths:
         control=os.path.join(queue, "control"),
         spool=os.path.join(queue, "spool"),
         tokens=state_directory(p),
+        verify=verify_socket(p),
         mailman=mailman_socket(p),
         wakeup=os.path.join(queue, "wakeup"),
         outcome=os.path.join(p["queue_directory"], "pid", "mtad.reload"),

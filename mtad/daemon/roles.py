@@ -30,6 +30,7 @@ from mtad.daemon.sockets import Channels
 from mtad.daemon.statistics import Statistics
 from mtad.deliver.qmgr import QueueManager
 from mtad.deliver.route import Route, Router
+from mtad.deliver.verify import VerifyServer
 from mtad.maillog import MailLog, Sink
 from mtad.net.dns import Resolver
 from mtad.net.eager import adopt
@@ -227,6 +228,7 @@ class QmgrRole:
         self._readers = [
             DatagramReader(reactor, self._channels.wakeup, self._woken),
             Acceptor(reactor, self._channels.control, control),
+            Acceptor(reactor, self._channels.verify, VerifyServer(self._manager.verifier)),
         ]
         self._manager.start()
         self._statistics.start()

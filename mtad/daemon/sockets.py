@@ -85,6 +85,8 @@ class Channels:
         self.wakeup = _unix(paths.wakeup, socket.SOCK_DGRAM, owner, 0o600)
         self.control = _unix(paths.control, socket.SOCK_STREAM, owner, 0o666)
         self.control.listen(64)
+        self.verify = _unix(paths.verify, socket.SOCK_STREAM, owner, 0o600)
+        self.verify.listen(64)
         self.mailman = _unix(paths.mailman, socket.SOCK_STREAM, owner, 0o600)
         self.mailman.listen(64)
 
@@ -93,6 +95,7 @@ class Channels:
         if "qmgr" not in roles:
             self.wakeup.close()
             self.control.close()
+            self.verify.close()
         if "mailman" not in roles:
             self.mailman.close()
 

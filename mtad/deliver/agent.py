@@ -273,6 +273,7 @@ class Agent:
             self._settings.delay_digits,
             connection.uses,
             self._tls_field(connection.tls_status),
+            "probe" in job.message.attributes,
         )
         _soften(outcomes)
         result = attempt.result
@@ -337,7 +338,8 @@ class Agent:
         await self._settle(outcomes)
         digits = self._settings.delay_digits
         tls = self._tls_field(failure.tls_status)
-        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls)
+        probe = "probe" in job.message.attributes
+        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls, probe=probe)
         _soften(outcomes)
         attempt.result.outcomes += outcomes
         waits = any(outcome.status == "deferred" for outcome in outcomes)

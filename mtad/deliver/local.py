@@ -118,7 +118,8 @@ class _Carrier:
             for outcome in outcomes:
                 if outcome.status == "bounced":
                     outcome.status, outcome.dsn = "SOFTBOUNCE", f"4{outcome.dsn[1:]}"
-        log_outcomes(self._office.log, job.message.queue_id, shown, job.stamps, self._digits)
+        probe = "probe" in job.message.attributes
+        log_outcomes(self._office.log, job.message.queue_id, shown, job.stamps, self._digits, probe=probe)
         for outcome in outcomes:
             if outcome.status == "SOFTBOUNCE":
                 outcome.status = "deferred"

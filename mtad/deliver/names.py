@@ -33,6 +33,8 @@ class Names(Protocol):
 
     async def addresses(self, host: str, protocols: Sequence[str] = ...) -> list[str]: ...
 
+    async def canonical(self, host: str) -> str: ...
+
 
 class FilteredNames:
     """A resolver whose answers go through a filter, and that completes names without a dot."""
@@ -79,6 +81,10 @@ class FilteredNames:
                     failure = error
         assert failure is not None
         raise failure
+
+    async def canonical(self, host: str) -> str:
+        """The name that the CNAMEs of a host lead to."""
+        return await self._resolver.canonical(host)
 
     async def _of_one(self, host: str, protocols: Sequence[str]) -> list[str]:
         if not self._maps or "dns" not in self._ways:

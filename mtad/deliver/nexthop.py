@@ -158,6 +158,7 @@ class HostFinder:
         self._log = log
         self._protocols = protocols(p)
         self._prefer = p["smtp_address_preference"]
+        self._canonical = p.flag("smtp_cname_overrides_servername")
         self._shuffle = p.flag("smtp_randomize_addresses")
         self._limit = p.number("smtp_mx_address_limit")
         self._balance = p.flag("smtp_balance_inet_protocols")
@@ -247,7 +248,8 @@ class HostFinder:
                 failure = error
                 temporary |= error.dsn.startswith("4")
                 continue
-            found += [Host(name, address, port, preference, destination) for address in addresses]
+            shown = await self._names.canonical(name) if self._canonical else name
+            found += [Host(shown, address, port, preference, destination) for address in addresses]
         if found:
             return found
         if failure is None:

@@ -24,17 +24,14 @@ from twisted.python.failure import Failure
 
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
-from mtad.deliver.assign import OWN, Assigner, jobs
 from mtad.deliver.bounce import Bouncer
 from mtad.deliver.calls import Calls
+from mtad.deliver.deliveries import Deliveries
 from mtad.deliver.dispatch import Dispatcher
-from mtad.deliver.internal import Internal
 from mtad.deliver.job import Active, Job, Result
 from mtad.deliver.report import Stamps, external
-from mtad.deliver.route import Route, Router, split_transport
+from mtad.deliver.route import Route, split_transport
 from mtad.deliver.settle import RETRY, Ending, Settler
-from mtad.deliver.throttle import Limits
-from mtad.deliver.transports import Around, Deliverer, make_transports
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
@@ -42,7 +39,6 @@ from mtad.net.drive import drive
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import DEFERRED, Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
-from mtad.rewrite.classes import AddressClasses
 
 #: Messages taken from the store at a time.
 _BATCH = 100
@@ -81,35 +77,18 @@ class QueueManager:
         clock: Callable[[], float] | None = None,
         let_go: Callable[[int], None] | None = None,
     ) -> None:
-        self._p = p
         self._store = store
         self._reactor = reactor
         self._clock: Callable[[], float] = clock or reactor.seconds
         name = p["syslog_name"]
         self._log = log.named(f"{name}/qmgr")
-        warn = self._log.warning
-        classes = AddressClasses(p, warn=warn)
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
         calls = Calls(reactor)
         bouncer = Bouncer(p, store, log, new_id, self._clock)
         self._settler = Settler(p, store, bouncer, self._log, self._clock, calls.sleep)
-        router = Router(p, classes, warn)
-        around = Around(
-            p, store, reactor, log, resolver, rng or random.Random(), self._clock, new_id, router.resolve
-        )
-        self._transports: dict[str, Deliverer] = make_transports(around, services)
-        self._transports[OWN] = Internal(p, "sent", self._log, self._clock)
-        self._suspension = Internal(p, "deferred", log.named(f"{name}/error"), self._clock)
-        self._limits: dict[str, Limits] = {}
-        self._dispatcher = Dispatcher(self, self._limits_of, self._clock, reactor.callLater)
-        self._assigner = Assigner(
-            p,
-            router,
-            Router(p, classes, warn, verify=True),
-            self._transports,
-            lambda transport: self._limits_of(transport).recipients,
-            self._log,
-        )
+        self._ways = ways = Deliveries(p, store, reactor, log, resolver, new_id, services, rng, self._clock)
+        self._dispatcher = Dispatcher(self, ways.limits_of, self._clock, reactor.callLater)
+        self.verifier = ways.verifier
         self._limit = p.number("qmgr_message_active_limit")
         self._run_delay = p.seconds("queue_run_delay")
         self._recipient_limit = p.number("qmgr_message_recipient_limit")
@@ -126,8 +105,6 @@ class QueueManager:
         self._stopping: Deferred[None] | None = None
         self._let_go = let_go
         self.left_to_others: frozenset[int] = frozenset()  # what managers before us still have in hand
-        for transport in [name for name in self._transports if name != OWN]:
-            self._limits_of(transport)  # so that a bad value is found at once
 
     # -- what the daemon calls
 
@@ -190,8 +167,7 @@ class QueueManager:
                 self._timer.cancel()
             for job in self._dispatcher.stop():
                 self._drop(self._active[job.message.seq])
-            for transport in self._transports.values():
-                transport.close_idle()
+            self._ways.close_idle()
         if self._quiet():
             self._stopped()
         elif limit is not None:
@@ -336,29 +312,23 @@ class QueueManager:
 
     async def _distribute(self, active: Active, recipients: list[Recipient]) -> None:
         """Find the routes, and queue the deliveries."""
-        message = active.message
         active.open += len(recipients)
         self._recipients += len(recipients)
-        parts = await self._assigner.sort(message, recipients, active.flushed)
+        made = await self._ways.of(active, recipients)
         active.reading = False
         if self._stopping is not None:
             active.jobs += 1
             self._drop(active)
             return
-        active.jobs += len(parts) + 1  # keeps the message in hand until all are queued
-        for part in parts:
-            size = len(part.recipients)
-            if not self._transports[part.route.transport].immediate:
-                size = self._limits_of(part.route.transport).recipients
-            made = jobs(message, part, size, active.begun)
-            active.jobs += len(made) - 1
-            self._begin(made, part.queue, active.priority)
+        active.jobs += sum(len(jobs) for _, jobs in made) + 1  # keeps it in hand until all are queued
+        for queue, jobs in made:
+            self._begin(jobs, queue, active.priority)
         self._over(active, [])
 
     def _begin(self, made: list[Job], queue: str, priority: int) -> None:
         """Make deliveries of one message when their turn comes, or at once where they take no time."""
         transport = made[0].route.transport
-        if not self._transports[transport].immediate:
+        if not self._ways.immediate(transport):
             self._dispatcher.add((transport, queue), made, priority)
             return
         for job in made:
@@ -377,15 +347,9 @@ class QueueManager:
         active.read += _PORTION
         await self._distribute(active, found)
 
-    def _limits_of(self, transport: str) -> Limits:
-        limits = self._limits.get(transport)
-        if limits is None:
-            limits = self._limits[transport] = Limits.of(self._p, transport)
-        return limits
-
     async def deliver(self, job: Job) -> Result:
         """Make a delivery (:class:`~mtad.deliver.dispatch.Handler`)."""
-        return await self._transports[job.route.transport].deliver(job)
+        return await self._ways.make(job)
 
     def finished(self, job: Job, result: Result) -> None:
         """A delivery is over."""
@@ -406,7 +370,7 @@ class QueueManager:
         route = Route(route.transport, route.nexthop or job.route.nexthop)
         onward = Job(job.message, recipients, route, Stamps(job.message.arrival, active.begun))
         active.jobs += 1
-        if route.transport not in self._transports:
+        if route.transport not in self._ways:
             self.suspended(onward, "4.3.0", f'mail transport "{route.transport}" is not available in mtad')
         elif self._stopping is not None:
             self._drop(active)
@@ -416,13 +380,13 @@ class QueueManager:
     def suspended(self, job: Job, dsn: str, reason: str) -> None:
         """A delivery was not tried."""
         reason = f"delivery temporarily suspended: {reason}"
-        outcomes = self._suspension.settle(job, "deferred", dsn, reason)
+        outcomes = self._ways.suspend(job, dsn, reason)
         self._over(self._active[job.message.seq], outcomes)
 
     def broken(self, job: Job, failure: Failure) -> None:
         """A delivery broke down: the message is tried again later."""
         self._log.error(printable(f"{job.message.queue_id}: {failure.getTraceback()}"))
-        outcomes = self._suspension.settle(job, "deferred", "4.3.0", "unknown mail transport error")
+        outcomes = self._ways.suspend(job, "4.3.0", "unknown mail transport error")
         self._over(self._active[job.message.seq], outcomes)
 
     # -- and back to the store
@@ -499,14 +463,13 @@ class QueueManager:
             self._stopped()
 
     def _give_up(self) -> None:
-        for transport in self._transports.values():
-            transport.abort()
+        self._ways.abort()
         self._stopped()
 
     def _stopped(self) -> None:
-        for transport in self._transports.values():
-            transport.close_idle()  # what was under way has left sessions
+        self._ways.close_idle()  # what was under way has left sessions
         self._calls.cancel()
+        self.verifier.close()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         done = self._stopping

@@ -71,8 +71,10 @@ def log_outcomes(
     digits: int,
     uses: int = 1,
     tls: str = "",
+    probe: bool = False,
 ) -> None:
-    """One line for each recipient.  ``uses``: how many messages this connection has carried."""
+    """One line for each recipient.  ``uses``: how many messages this connection has carried.  ``probe``: it
+    was only to see whether mail could be delivered."""
     conn_use = f", conn_use={uses}" if uses > 1 else ""
     middle = f"{conn_use}, {stamps.delays(digits)}, {tls}dsn="
     for outcome in outcomes:
@@ -81,7 +83,10 @@ def log_outcomes(
         orig_to = ""
         if original and original != address and original.lower() != address.lower():
             orig_to = f" orig_to=<{printable(external(original))}>,"
+        status = outcome.status
+        if probe:
+            status = "deliverable" if status == "sent" else "undeliverable"
         log.info(
             f"{queue_id}: to=<{printable(external(address))}>,{orig_to} relay={outcome.relay}{middle}"
-            f"{outcome.dsn}, status={outcome.status} ({outcome.reason})"
+            f"{outcome.dsn}, status={status} ({outcome.reason})"
         )

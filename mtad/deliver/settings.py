@@ -83,6 +83,7 @@ class SmtpSettings:
     best_mx_transport: str
     pix_threshold: int
     xforward: bool
+    probe_data: bool  # probes go on to DATA
     assume_final: bool
     cache_on_demand: bool
     cache_time: int
@@ -127,6 +128,7 @@ class SmtpSettings:
             best_mx_transport=p["best_mx_transport"],
             pix_threshold=p.seconds("smtp_pix_workaround_threshold_time"),
             xforward=p.flag("smtp_send_xforward_command"),
+            probe_data=p.choice("smtp_address_verify_target") == "data",
             assume_final=lmtp and p.flag("lmtp_assume_final"),
             cache_on_demand=p.flag("smtp_connection_cache_on_demand"),
             cache_time=min(

@@ -66,6 +66,7 @@ class Envelope:
     ret: bytes = b""
     envid: bytes = b""
     forward: tuple[tuple[bytes, bytes], ...] = ()  # XFORWARD: names and values, those that may be said
+    probe: bool = False  # it ends, by RSET, when the recipients are answered
     requiretls: bool = False
 
 
