@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import smtplib
@@ -11,26 +12,27 @@ from typing import Any
 
 from live.daemon import Mtad, free_port, wait_until
 
-from mtad.cli.explain import run
+from mtad.cli.explain import main, run
 from mtad.cli.explaining.case import Case
 from mtad.daemon.plan import make_plan
 
 
 def explain(mtad: Mtad, *words: str) -> dict[str, Any]:
-    done = mtad.command("explain", "--json", *words)
-    assert done.returncode in (0, 1), done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(["-c", str(mtad.directory), "--json", *words]) in (0, 1)
+    report: dict[str, Any] = json.loads(out.getvalue())
     return report
 
 
 def test_messages_and_refusals() -> None:
-    main = {
+    settings = {
         "relayhost": f"[127.0.0.1]:{free_port()}",
         "smtpd_peername_lookup": "no",
         "smtpd_recipient_restrictions": "check_recipient_access inline:{{bob@example.net=REJECT not him}}",
     }
     services = (("other", {}), ("asked", {"syslog_name": "postfix/asked"}))
-    with Mtad(main, services) as mtad:
+    with Mtad(settings, services) as mtad:
         with smtplib.SMTP("127.0.0.1", mtad.ports["asked"], timeout=20) as client:
             client.ehlo("c.example")
             refused = client.sendmail(
