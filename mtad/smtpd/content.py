@@ -18,7 +18,7 @@ from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line
 from mtad.policy.request import Request
 from mtad.queue.aliased import packed
-from mtad.queue.message import HOLD, Message, Recipient
+from mtad.queue.message import DEFERRED, HOLD, INCOMING, Message, Recipient
 from mtad.smtpd.counters import Counters
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
@@ -293,11 +293,12 @@ class Content:
             sender=state.sender,
             recipients=envelope.recipients,
             arrival=transaction.arrival,
-            body=b"8BITMIME" if state.eight_bit else mail.body,
+            body=b"8BITMIME" if state.eight_bit and mail.body != b"BINARYMIME" else mail.body,
             smtputf8=state.smtputf8,
             ret=mail.ret,
             envid=mail.envid,
             attributes=attributes,
+            state=DEFERRED if "release" in attributes else INCOMING,
             next_attempt=float(attributes.get("release", 0)),
         )
 

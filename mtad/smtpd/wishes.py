@@ -8,6 +8,7 @@ RFC 2852, 4865, 6710, 8689.  Postfix counterpart: ``mail_open_stream()``.
 
 from __future__ import annotations
 
+import math
 import time
 
 from mtad.policy.request import Request
@@ -58,7 +59,7 @@ def attributes(wishes: Wishes, request: Request, arrival: float) -> dict[str, st
     if wishes.requiretls:
         found["requiretls"] = "yes"
     if wishes.hold_for or wishes.hold_until:
-        found["release"] = str(int(wishes.hold_until or arrival + wishes.hold_for))
+        found["release"] = str(math.ceil(wishes.hold_until or arrival + wishes.hold_for))
     if wishes.by is not None:
         found["deliver_by"] = f"{int(arrival) + wishes.by};{wishes.by_mode}"
     granted = priority(wishes, request)

@@ -216,7 +216,7 @@ def test_attributes_of_messages() -> None:
     stranger, friend = Request(), Request(sasl_method="PLAIN", sasl_username="joe")
     wish = Wishes(verp=b"+=", requiretls=True, hold_for=60, by=90, by_mode="NT", priority=3)
     assert wishes.attributes(wish, friend, 1000.5) == {
-        "verp_delimiters": "+=", "requiretls": "yes", "release": "1060", "deliver_by": "1090;NT",
+        "verp_delimiters": "+=", "requiretls": "yes", "release": "1061", "deliver_by": "1090;NT",
         "mt_priority": "3",
     }  # fmt: skip
     assert wishes.attributes(wish, stranger, 0.0)["mt_priority"] == "0"
