@@ -302,6 +302,15 @@ class Resolver:
             return found
         raise worst or _malformed(host, "A")
 
+    async def canonical(self, host: str) -> str:
+        """The name that the CNAMEs of a host lead to; its own where there are none, or no address."""
+        for type_ in _ADDRESS_TYPE.values():
+            try:
+                return (await self.query(host, type_))[0].name
+            except DnsError:
+                continue
+        return host
+
     async def ptr(self, address: str) -> str:
         """The name of an address's host, as its PTR record says (unchecked); DnsError."""
         name = reverse_name(address)
@@ -322,8 +331,8 @@ class Resolver:
 
     async def query(self, name: str, type_: str) -> tuple[Record, ...]:
         """The records of a name and type, at least one, CNAMEs followed; DnsError."""
-        host = to_ascii(name).removesuffix(".")  # of the root nothing is left
-        if not valid_hostname(host) and name != ".":
+        host = to_ascii(name).removesuffix(".")  # of the root, which has no mail, nothing is left
+        if not valid_hostname(host) and (name, type_) not in ((".", "NS"), (".", "SOA")):
             text = f"Name service error for {name}: invalid host or domain name"
             raise DnsError(DnsStatus.NOT_FOUND, text)
         key = (host.lower(), type_)
@@ -373,7 +382,7 @@ class Resolver:
 
     async def _resolve(self, host: str, type_: str) -> tuple[Record, ...]:
         name, ttl = host, TTL_LIMIT
-        secure = True
+        secure = self.dnssec
         for _ in range(_CNAME_LIMIT):
             message = await self._exchange(name, type_)
             secure = secure and message.authentic and self._configuration().trust_ad

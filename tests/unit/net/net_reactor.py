@@ -44,7 +44,7 @@ class Turned(EPollReactor):
 
 
 A, NS, CNAME, SOA, PTR, MX, TXT, AAAA = 1, 2, 5, 6, 12, 15, 16, 28
-_NUMBER = {"A": A, "CNAME": CNAME, "PTR": PTR, "MX": MX, "TXT": TXT, "AAAA": AAAA}
+_NUMBER = {"A": A, "CNAME": CNAME, "PTR": PTR, "MX": MX, "TXT": TXT, "AAAA": AAAA, "TLSA": 52}
 
 
 def data_of(type_: str, value: Any) -> bytes:
@@ -57,6 +57,8 @@ def data_of(type_: str, value: Any) -> bytes:
             return struct.pack("!H", value[0]) + encode_name(value[1])
         case "TXT":
             return b"".join(bytes((len(part),)) + part for part in value)
+        case "TLSA":
+            return bytes(value)
     return encode_name(value)
 
 
@@ -68,6 +70,7 @@ class NameServer:
         self.codes: dict[str, int] = {}
         self.silent: set[str] = set()
         self.truncate = False
+        self.authentic = False  # answers claim to have been validated
         self.garble: Callable[[bytes], bytes] | None = None
         self.asked: list[tuple[str, int, str]] = []
         self.ports: list[int] = []
@@ -103,6 +106,7 @@ class NameServer:
         question = query[12 : offset + 5]
         code = self.codes.get(name, 0 if name in self.zone else 3)
         flags = 0x8180 | code | (0x0200 if self.truncate and way == "udp" else 0)
+        flags |= 0x20 if self.authentic else 0
         found = (
             []
             if code

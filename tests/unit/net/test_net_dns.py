@@ -184,6 +184,36 @@ def test_bad_names_are_not_asked(reactor: Turned, server: NameServer, resolver: 
     assert server.asked == []
 
 
+def test_secure_answers(reactor: Turned, server: NameServer, resolver: Resolver, tmp_path: Path) -> None:
+    """An answer is secure where it was asked for, said, and resolv.conf lets us believe it."""
+    server.zone["example.com"] = {"TLSA": [b"\3\1\1x"]}
+    server.authentic = True
+    resolver.dnssec = True
+    assert reactor.finish(resolver.query("example.com", "TLSA"))[0].secure
+    conf = tmp_path / "resolv.conf"
+    host, port = server.address
+    for text, wanted in (("options trust-ad\n", True), ("", False)):
+        conf.write_text(f"nameserver {host}\n{text}")
+        other = Resolver(reactor, resolv_conf=str(conf))
+        other.dnssec = True
+        other._conf = other._configuration()
+        assert other._conf.trust_ad is wanted
+    plain = Resolver(reactor, [server.address])
+    assert not reactor.finish(plain.query("example.com", "TLSA"))[0].secure
+    server.authentic = False
+    fresh = Resolver(reactor, [server.address])
+    fresh.dnssec = True
+    assert not reactor.finish(fresh.query("example.com", "TLSA"))[0].secure
+
+
+def test_the_name_that_counts_after_aliases(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
+    server.zone["www.example.com"] = {"CNAME": ["host.example.com"]}
+    server.zone["host.example.com"] = {"A": ["192.0.2.1"]}
+    assert reactor.finish(resolver.canonical("www.example.com")) == "host.example.com"
+    assert reactor.finish(resolver.canonical("host.example.com")) == "host.example.com"
+    assert reactor.finish(resolver.canonical("none.example.com")) == "none.example.com"
+
+
 def test_malformed_mx(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.zone["example.com"] = {"MX": [(10, "under_score.example.com"), (5, "192.0.2.1")]}
     assert reactor.finish(resolver.mx("example.com")) == [(10, "under_score.example.com")]
@@ -214,9 +244,9 @@ def test_from_parameters(reactor: Turned) -> None:
 
 def test_resolv_conf(reactor: Turned, tmp_path: Path) -> None:
     text = "# c\nsearch x\nnameserver 192.0.2.1\nnameserver ::1\nnameserver junk\n"
-    text += "options timeout:2 attempts:9 rotate\n"
+    text += "options timeout:2 attempts:9 rotate\noptions trust-ad\n"
     conf = ResolvConf.parse(text)
-    assert conf == ResolvConf((("192.0.2.1", 53), ("::1", 53)), 2.0, 5, True)
+    assert conf == ResolvConf((("192.0.2.1", 53), ("::1", 53)), 2.0, 5, True, ("x",), True)
     assert ResolvConf.parse("") == ResolvConf((("127.0.0.1", 53),))
     path = tmp_path / "resolv.conf"
     resolver = Resolver(reactor, resolv_conf=str(path))
