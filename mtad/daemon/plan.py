@@ -16,6 +16,7 @@ from mtad.auth.authenticator import Authenticator
 from mtad.config.lint import ERROR, WARNING, Finding, lint, ordered
 from mtad.config.master_cf import Service, read_master_cf
 from mtad.config.parameters import Parameters
+from mtad.daemon import spawner
 from mtad.daemon.audit import audit, exposure, login
 from mtad.daemon.logs import maillog_path
 from mtad.daemon.paths import Owner, owner
@@ -102,7 +103,9 @@ def _examine(
         return None, findings
     try:
         maillog_path(p)
-        return Plan(p, owner(p), services, trial.plans, findings), findings
+        who = owner(p)
+        findings = ordered([*findings, *spawner.findings(p, services, who)])
+        return Plan(p, who, services, trial.plans, findings), findings
     except ConfigError as problem:
         return None, [_error(problem), *findings]
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mtad.config.lines import unbraced
+from mtad.config.lint import WARNING, Finding
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.daemon.paths import Owner
@@ -86,6 +87,18 @@ def read_command(p: Parameters, service: Service, owner: Owner) -> Command:
     place = "private" if service.private else "public"
     path = os.path.join(p["queue_directory"], place, service.name)
     return Command(service.name, path, uid, gid, argv, p.seconds(f"{service.name}_time_limit"), limit)
+
+
+def findings(p: Parameters, services: Sequence[Service], owner: Owner) -> list[Finding]:
+    """The entries that can't be run."""
+    found = []
+    for service in spawns(services):
+        try:
+            read_command(p.for_service(service), service, owner)
+        except ValueError as problem:
+            text = f"service {service.name} will not run: {problem}"
+            found.append(Finding(WARNING, f"{p.directory}/master.cf", service.line, "", text))
+    return found
 
 
 def _word(text: str) -> str:

@@ -78,6 +78,7 @@ def test_a_command_answers(mtad: Mtad) -> None:
     trouble = "451 4.3.5 Server configuration problem"
     assert rcpt(mtad) == answer
     assert "service broken: request to deliver as root" in mtad.log()
+    assert "service broken will not run: request to deliver as root" in mtad.command("check").stderr
     assert rcpt(mtad, "fail") == trouble
     assert rcpt(mtad, "die") == trouble
     wait_until(lambda: "exit status 3" in mtad.log() and "killed by signal 9" in mtad.log(), "the warnings")
