@@ -213,6 +213,7 @@ class QueueManager:
                 self._incoming = False
                 messages = await self._store.incoming(self._after, room)
                 self._incoming |= len(messages) == room
+                self._due |= not messages  # what has come may be for later (FUTURERELEASE)
                 last = await self._take(messages)
                 if last is not None:
                     self._after = last.seq
