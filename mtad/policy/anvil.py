@@ -138,8 +138,9 @@ class Anvil:
                 return None
             rate = self._count(pair, CONNECTION, now, unit)
             sessions = _ROW.unpack_from(self._memory, pair + 16)[0] + 1
-            _ROW.pack_into(self._memory, pair + 16, sessions)
+            # whose session it is comes first: if we die in between, nothing is left behind
             _ROW.pack_into(self._memory, self._rows_at + row * _ROW.size, pair // _PAIR.size + 1)
+            _ROW.pack_into(self._memory, pair + 16, sessions)
             self._peak(CONNECTION, rate, ident)
             self._peak(_SESSIONS, sessions, ident)
         return Session(pair, row, sessions, rate)
