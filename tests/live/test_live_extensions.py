@@ -1,0 +1,111 @@
+"""Extensions beyond Postfix, from MAIL to the next hop."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from live.daemon import Mtad, Sink, wait_until
+
+MAIN = {
+    "mtad_smtpd_extensions": "limits binarymime futurerelease deliverby mt-priority",
+    "mtad_future_release_limit": "1h",
+    "smtpd_authorized_verp_clients": "$mynetworks",
+    "smtpd_recipient_limit": "2",
+}
+TEXT = b"Subject: x\r\n\r\nhello\r\n.\r\n"
+
+
+class Client:
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._heard = self._socket.makefile("rb")
+        self.hear()
+
+    def hear(self) -> bytes:
+        reply = line = self._heard.readline()
+        while line[3:4] == b"-":
+            line = self._heard.readline()
+            reply += line
+        return reply
+
+    def say(self, line: str | bytes) -> bytes:
+        self._socket.sendall(line.encode() + b"\r\n" if isinstance(line, str) else line)
+        return self.hear()
+
+    def send(self, parameters: str, *recipients: str) -> bytes:
+        assert self.say(f"MAIL FROM:<a@example.com> {parameters}").startswith(b"250")
+        for recipient in recipients or ("b@example.net",):
+            assert self.say(f"RCPT TO:<{recipient}>").startswith(b"250")
+        assert self.say("DATA").startswith(b"354")
+        return self.say(TEXT)
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with Sink() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def mtad(sink: Sink) -> Iterator[Mtad]:
+    with Mtad({"relayhost": f"[127.0.0.1]:{sink.port}", **MAIN}) as mtad:
+        yield mtad
+
+
+@pytest.fixture
+def client(mtad: Mtad) -> Client:
+    client = Client(mtad.ports["submission"])
+    offers = client.say("EHLO client.example")
+    assert b"250-LIMITS RCPTMAX=2\r\n" in offers
+    assert b"250-FUTURERELEASE 3600 2" in offers
+    assert b"REQUIRETLS" not in offers
+    return client
+
+
+def test_mail_is_held_until_its_time(client: Client, sink: Sink) -> None:
+    before, begin = len(sink.raw()), time.time()
+    assert client.send("HOLDFOR=2").startswith(b"250")
+    assert client.send("").startswith(b"250")
+    wait_until(lambda: len(sink.raw()) == before + 2, "both mails")
+    assert time.time() - begin >= 2
+    assert client.say("MAIL FROM:<a@example.com> HOLDFOR=3601").startswith(b"501 5.5.4 ")
+    assert client.say("MAIL FROM:<a@example.com> HOLDUNTIL=2001-01-01T00:00:00Z").startswith(b"501 5.5.4 ")
+
+
+def test_the_announced_limit_holds(client: Client) -> None:
+    client.say("MAIL FROM:<a@example.com>")
+    replies = [client.say(f"RCPT TO:<{name}@example.net>")[:3] for name in "abc"]
+    assert replies == [b"250", b"250", b"452"]
+
+
+def test_each_recipient_has_a_sender_of_its_own(client: Client, sink: Sink) -> None:
+    before = len(sink.raw())
+    client.send("XVERP=-=", "b@example.net", "c@example.net")
+    wait_until(lambda: len(sink.raw()) == before + 2, "both mails")
+    senders = {mail["X-Sink-Sender"] for mail in sink.mails()[before:]}
+    assert senders == {"a-b=example.net@example.com", "a-c=example.net@example.com"}
+
+
+def test_priorities_are_for_those_who_have_logged_in(client: Client) -> None:
+    reply = client.say("MAIL FROM:<a@example.com> MT-PRIORITY=5")
+    assert reply == b"250 2.3.6 0 is the priority granted\r\n"
+    client.say("RSET")
+    assert client.say("MAIL FROM:<a@example.com> MT-PRIORITY=-5") == b"250 2.1.0 Ok\r\n"
+
+
+def test_a_deadline_that_is_met(client: Client, sink: Sink) -> None:
+    before = len(sink.raw())
+    assert client.send("BY=60;R").startswith(b"250")
+    wait_until(lambda: len(sink.raw()) == before + 1, "the mail")
+    assert client.say("MAIL FROM:<a@example.com> BY=60;R HOLDFOR=60").startswith(b"501 5.5.4 ")
+
+
+def test_binary_content_needs_chunks(client: Client) -> None:
+    assert client.say("MAIL FROM:<a@example.com> BODY=BINARYMIME").startswith(b"250")
+    assert client.say("RCPT TO:<b@example.net>").startswith(b"250")
+    assert client.say("DATA").startswith(b"503 5.5.1 ")
+    content = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n\x00\xff\n\r\n\r"
+    assert client.say(b"BDAT %d LAST\r\n%b" % (len(content), content)).startswith(b"250")
