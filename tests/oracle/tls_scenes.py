@@ -48,7 +48,7 @@ MASKS = (
     (r"(SSL_connect error to \S+): -?\d+", r"\1: N"),
     (r"/\S*/(?=[\w.]+\.pem)", "DIR/"),
 )
-_LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ postfix/smtp\[\d+\]: (.*)")
+_LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ postfix/smtp\[(\d+)\]: (.*)")
 
 
 class Scenes:
@@ -99,7 +99,7 @@ class Scenes:
                 recipients = [scene.recipient for scene in self.scenes]
                 client.sendmail("a@example.com", recipients, "Subject: x\r\n\r\nx\r\n")
         wait_until(lambda: self._statuses(daemon.log()) >= len(self.scenes), "all deliveries", 40)
-        texts = [m[1] for line in daemon.log().splitlines() if (m := _LINE.match(line))]
+        texts = [(m[1], m[2]) for line in daemon.log().splitlines() if (m := _LINE.match(line))]
         return {scene.name: self._about(scene, texts) for scene in self.scenes}
 
     def names(self) -> dict[str, str]:
@@ -109,15 +109,19 @@ class Scenes:
     def _statuses(self, log: str) -> int:
         return sum(f"to=<{scene.recipient}>" in log for scene in self.scenes)
 
-    def _about(self, scene: Scene, texts: Sequence[str]) -> list[str]:
+    def _about(self, scene: Scene, texts: Sequence[tuple[str, str]]) -> list[str]:
+        """The lines about a scene, among them what the TLS library says after a failed handshake."""
         names = rf"{re.escape(scene.name)}\.example|{re.escape(scene.recipient)}"
         mine = re.compile(rf"(?<![\w-])({names})(?![\w-])")
         found = []
-        previous = False
-        for text in texts:
-            more = previous and text.startswith("warning: TLS library problem")
-            previous = more or bool(mine.search(text))
-            if not previous:
+        failing: dict[
+            str, bool
+        ] = {}  # by process: its last line was that a handshake of ours failed
+        for process, text in texts:
+            more = failing.get(process, False) and text.startswith("warning: TLS library problem")
+            about = bool(mine.search(text))
+            failing[process] = more or (about and text.startswith("SSL_connect error"))
+            if not (about or more):
                 continue
             for pattern, substitute in MASKS:
                 text = re.sub(pattern, substitute, text)

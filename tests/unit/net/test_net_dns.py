@@ -191,7 +191,7 @@ def test_secure_answers(reactor: Turned, server: NameServer, resolver: Resolver,
     resolver.dnssec = True
     assert reactor.finish(resolver.query("example.com", "TLSA"))[0].secure
     conf = tmp_path / "resolv.conf"
-    host, port = server.address
+    host = server.address[0]
     for text, wanted in (("options trust-ad\n", True), ("", False)):
         conf.write_text(f"nameserver {host}\n{text}")
         other = Resolver(reactor, resolv_conf=str(conf))

@@ -14,8 +14,8 @@ from OpenSSL import SSL
 
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
-from mtad.net.tls_names import name_matches
 from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
+from mtad.net.tls_names import name_matches
 
 
 @pytest.fixture(scope="module")
