@@ -42,6 +42,9 @@ from mtad.queue.store import QueueStore
 
 #: Messages taken from the store at a time.
 _BATCH = 100
+#: Before the first of the due messages; seconds after which the search for more begins there again.
+_START = (float("-inf"), 0)
+_PASS = 1.0
 #: Content of active messages that is kept in memory; beyond that it is read again when it is sent.
 _CONTENT_BUDGET = 32 * 1024 * 1024
 #: Recipients of a message that are read at a time behind its first ones.
@@ -99,6 +102,7 @@ class QueueManager:
         self._after = 0  # seq of the last message taken from "incoming"
         self._incoming = True  # there may be more
         self._due = True
+        self._due_after, self._pass_begun = _START, 0.0
         self._fetching = False
         self._timer: IDelayedCall | None = None
         self._calls = calls
@@ -120,6 +124,7 @@ class QueueManager:
     def scan(self) -> None:
         """Somebody has changed the queue: look for what is due."""
         self._incoming = self._due = True
+        self._begin_pass()
         self._fill()
 
     def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
@@ -129,6 +134,7 @@ class QueueManager:
 
         def flushed(count: int) -> None:
             self._due = True
+            self._begin_pass()
             self._fill()
             done.callback(count)
 
@@ -151,6 +157,7 @@ class QueueManager:
         if free:
             self._after = min(self._after, min(free) - 1)
             self._incoming = self._due = True
+            self._begin_pass()
             self._fill()
 
     def in_hand(self) -> list[int]:
@@ -220,16 +227,32 @@ class QueueManager:
                     self._incoming |= last is not messages[-1]
             elif self._due:
                 self._due = False
+                if self._reactor.seconds() - self._pass_begun >= _PASS:
+                    self._begin_pass()
+                begun, after = self._pass_begun, self._due_after
                 skip = self.left_to_others.union(self._active)
-                messages = await self._store.due(self._clock(), room, skip)
+                messages = await self._store.due(self._clock(), room, skip, after)
                 self._due |= len(messages) == room
                 scanned = True
                 last = await self._take(messages)
                 self._due |= bool(messages) and last is not messages[-1]
+                if not self._due and after != _START:
+                    self._due = True  # once more from the beginning, for what has become due meanwhile
+                    self._begin_pass()
+                elif last is not None and begun == self._pass_begun:
+                    self._due_after = (last.next_attempt, last.seq)
             else:
                 break
         if scanned and self._stopping is None:
             self._set_timer(await self._store.next_due())
+
+    def _begin_pass(self) -> None:
+        """Look for due messages from the longest due on."""
+        self._due_after, self._pass_begun = _START, self._reactor.seconds()
+
+    def _roomy(self) -> bool:
+        """Whether it is worth the while to take more: not for each single message that has ended."""
+        return self._room() >= min(_BATCH, max(1, self._limit // 100))
 
     def _room(self) -> int:
         """How many more messages we may take in hand."""
@@ -241,7 +264,7 @@ class QueueManager:
         self._fetching = False
         if self._stopping is not None:
             self._check_stopped()
-        elif (self._incoming or self._due) and self._room() > 0:
+        elif (self._incoming or self._due) and self._roomy():
             self._fill()
 
     def _not_fetched(self, failure: Failure) -> None:
@@ -437,7 +460,7 @@ class QueueManager:
         if not ending.gone and overdue:
             self._set_timer(ending.when)
         self._incoming |= ending.queued
-        if self._incoming or self._due:
+        if (self._incoming or self._due) and self._roomy():
             self._fill()
 
     def _due_at(self) -> float:

@@ -37,6 +37,12 @@ _NAMED = "m.seq IN (SELECT value FROM json_each(?))"
 _AFTER = "m.seq > ?"
 _ID = "m.queue_id = ?"
 
+_DUE_WITH = "SELECT seq FROM message WHERE state = 1 AND next_attempt = ? AND seq > ? ORDER BY seq"
+_DUE_BEHIND = (
+    "SELECT seq FROM message WHERE state = 1 AND next_attempt > ? AND next_attempt <= ?"
+    " ORDER BY next_attempt, seq"
+)
+
 
 class Reader:
     """Reads the database of ``directory``."""
@@ -61,21 +67,25 @@ class Reader:
                 self._empty_to = max(last or 0, self._empty_from)
         return messages
 
-    def due(self, now: float, limit: int, skip: frozenset[int]) -> list[Message]:
-        sql = "SELECT seq FROM message WHERE state = 1 AND next_attempt <= ? ORDER BY next_attempt, seq"
+    def due(self, now: float, limit: int, skip: frozenset[int], after: tuple[float, int]) -> list[Message]:
         found: list[int] = []
+        when, last = after
         with _Snapshot(self._db) as db:
-            cursor = db.execute(sql, (now,))
-            for (seq,) in cursor:
-                if len(found) >= limit:
-                    break
-                if seq not in skip:
-                    found.append(seq)
-            cursor.close()
+            # two queries, since one with an OR would look at all that are due at the same moment
+            for sql, values in ((_DUE_WITH, (min(when, now), last)), (_DUE_BEHIND, (when, now))):
+                if sql is _DUE_WITH and (last <= 0 or when > now):
+                    continue
+                cursor = db.execute(sql, values)
+                for (seq,) in cursor:
+                    if len(found) >= limit:
+                        break
+                    if seq not in skip:
+                        found.append(seq)
+                cursor.close()
             messages = []
             if found:
                 messages = _load(db, _WITH_CONTENT, _NAMED, json.dumps(found), limit, PORTION)
-        messages.sort(key=lambda message: message.next_attempt)
+        messages.sort(key=lambda message: (message.next_attempt, message.seq))
         return messages
 
     def recipients(self, message: Message, first: int, count: int) -> list[Recipient]:

@@ -147,9 +147,11 @@ class SQLiteStore:
         except QueueError as error:
             return fail(error)
 
-    def due(self, now: float, limit: int, skip: frozenset[int]) -> Deferred[list[Message]]:
+    def due(
+        self, now: float, limit: int, skip: frozenset[int], after: tuple[float, int] = (float("-inf"), 0)
+    ) -> Deferred[list[Message]]:
         try:
-            return succeed(self._open_reader().due(now, limit, skip))
+            return succeed(self._open_reader().due(now, limit, skip, after))
         except QueueError as error:
             return fail(error)
 

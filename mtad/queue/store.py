@@ -50,8 +50,11 @@ class QueueStore(Protocol):
         """Up to ``limit`` messages with ``seq > after`` and state ``incoming``, in order of seq, with
         pending recipients and, where small, content."""
 
-    def due(self, now: float, limit: int, skip: frozenset[int]) -> Awaitable[list[Message]]:
-        """Deferred messages with ``next_attempt <= now``, the longest due first, except ``skip``."""
+    def due(
+        self, now: float, limit: int, skip: frozenset[int], after: tuple[float, int] = (float("-inf"), 0)
+    ) -> Awaitable[list[Message]]:
+        """Deferred messages with ``next_attempt <= now``, the longest due first, except ``skip``; only those
+        behind ``after``, the ``next_attempt`` and ``seq`` of one."""
 
     def recipients(self, message: Message, first: int, count: int) -> Awaitable[list[Recipient]]:
         """Those recipients of a message that are pending, among the ``count`` ones from the ``first`` on.

@@ -52,11 +52,14 @@ class MemoryStore:
         found = [m for seq, m in self.messages.items() if seq > after and m.state == INCOMING]
         return [self._given(message) for message in found[:limit]]
 
-    async def due(self, now: float, limit: int, skip: frozenset[int]) -> list[Message]:
+    async def due(
+        self, now: float, limit: int, skip: frozenset[int], after: tuple[float, int] = (float("-inf"), 0)
+    ) -> list[Message]:
         found = [
             m
             for seq, m in self.messages.items()
             if m.state == DEFERRED and m.next_attempt <= now and seq not in skip
+            if (m.next_attempt, m.seq) > after
         ]
         found.sort(key=lambda message: message.next_attempt)
         return [self._given(message) for message in found[:limit]]

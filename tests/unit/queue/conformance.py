@@ -223,6 +223,19 @@ class Conformance:
         ]
         assert driver.wait(driver.store.next_due()) == 10.0
 
+    def test_due_behind_another(self, driver: Driver) -> None:
+        """In portions, as a long queue is gone through."""
+        messages = self.enqueue(driver, *[make() for _ in range(7)])
+        for message, when in zip(messages, (10.0, 20.0, 20.0, 20.0, 20.0, 30.0, 40.0), strict=True):
+            self.defer(driver, message, when)
+        names = [message.queue_id for message in messages]
+        found: list[str] = []
+        after = (float("-inf"), 0)
+        while some := driver.wait(driver.store.due(35.0, 2, frozenset((messages[2].seq,)), after)):
+            found += [message.queue_id for message in some]
+            after = (some[-1].next_attempt, some[-1].seq)
+        assert found == [names[0], names[1], *names[3:6]]
+
     def test_warned_is_kept(self, driver: Driver) -> None:
         (message,) = self.enqueue(driver, make())
         message.warned = True
