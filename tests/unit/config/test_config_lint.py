@@ -124,7 +124,7 @@ def test_master_cf(tmp_path: Path) -> None:
         '(did you mean "smtpd_tls_wrappermode"?)',
     ]
     assert [str(finding) for finding in found if finding.severity == "note"] == [
-        f"{path}: services that mtad does not run: lmtp (lmtp/unix), pipe (maildrop/unix), "
+        f"{path}: services that mtad does not run: pipe (maildrop/unix), "
         "postscreen (smtp/inet), spawn (2007/inet)"
     ]
 
