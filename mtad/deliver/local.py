@@ -379,8 +379,8 @@ def _was_delivered_to(headers: bytes, address: bytes) -> bool:
     """Whether the mail was delivered to that address before."""
     if b"elivered-" not in headers:
         return False
-    found = re.findall(rb"(?im)^delivered-to:[ \t]*(.*?)[ \t]*\r?$", headers)
-    return external(address).lower() in [each.lower() for each in found]
+    found = re.findall(rb"(?im)^delivered-to:(.*)$", headers)
+    return external(address).lower() in [each.strip(b" \t\r").lower() for each in found]
 
 
 def _with_newlines(pieces: Iterator[bytes]) -> Iterator[bytes]:

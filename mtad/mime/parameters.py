@@ -14,7 +14,7 @@ Token = tuple[str, bytes]
 
 _COMMENT_PART = re.compile(rb"[^()\\]+|\\.?|[()]", re.DOTALL)
 _QUOTED = re.compile(rb'((?:[^"\\]|\\.)*)(?:"|\\?\Z)', re.DOTALL)
-_FOLD = re.compile(rb"[ \t\r\n]*\n")
+_FOLD = re.compile(rb"(?<![ \t\r\n])[ \t\r\n]*\n")  # looked for once a run of blanks
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _TYPE_WORD = re.compile(rb"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+")
 _PLAIN_WORD = re.compile(rb"[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+")

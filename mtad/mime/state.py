@@ -154,7 +154,7 @@ class MimeState:
     """
 
     __slots__ = (
-        "_at_offset_0", "_boundaries", "_buffer", "_checking", "_convert", "_converter", "_domain",
+        "_at_offset_0", "_boundaries", "_buffer", "_checking", "_convert", "_converter", "_delimiters", "_domain",
         "_encoding", "_events", "_head", "_head_name", "_limits", "_mid_line", "_options", "_place",
         "_subtype", "_type", "faults", "flat",
     )  # fmt: skip
@@ -170,6 +170,7 @@ class MimeState:
         self._head_name = b""
         self._mid_line = False  # the last record was the beginning of a long line
         self._boundaries: list[tuple[bytes, str, str]] = []  # the innermost last; default type of its parts
+        self._delimiters: tuple[bytes, ...] = ()  # the boundaries alone
         self._converter = QuotedPrintable()
         self._at_offset_0 = True
         self.faults = _NO_FAULT
@@ -347,6 +348,7 @@ class MimeState:
             return
         boundary = tokens[2][1][: self._limits.boundary_length]
         self._boundaries.append((boundary, *inner))
+        self._delimiters = (*self._delimiters, boundary)
 
     def _transfer_encoding(self, text: bytes) -> None:
         token = first(text.partition(b":")[2])
@@ -403,6 +405,8 @@ class MimeState:
 
     def _cross(self, text: bytes) -> None:
         """Is this line the boundary of what we are in, or of what is around that?"""
+        if not text.startswith(self._delimiters, 2):
+            return
         for depth in range(len(self._boundaries), 0, -1):
             boundary, kind, subtype = self._boundaries[depth - 1]
             if text.startswith(boundary, 2):
@@ -412,6 +416,7 @@ class MimeState:
                     self._begin(_BODY, _OTHER, "")
                 else:
                     self._begin(MULTIPART, kind, subtype)
+                self._delimiters = tuple(each[0] for each in self._boundaries)
                 return
 
     def _body(self, at: int, final: bool) -> int:
@@ -466,7 +471,7 @@ class MimeState:
                 return at
 
     def _may_cross(self, at: int) -> bool:
-        return any(self._buffer.startswith(each[0], at + 2) for each in self._boundaries)
+        return self._buffer.startswith(self._delimiters, at + 2)
 
     def _slab(self, data: bytes) -> None:
         """Records without a boundary."""
