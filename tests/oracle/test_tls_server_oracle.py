@@ -12,6 +12,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,24 +208,27 @@ def _wait(daemon: Any, service: str, count: int) -> None:
 
 def tell(daemon: Any, pki: Path) -> dict[str, list[str]]:
     """What clients got and the log says, by service and client; of each connection until its end."""
+    with ThreadPoolExecutor(6) as pool:
+        parts = pool.map(lambda service: _tell(daemon, pki, service), SERVICES)
+        return {name: texts for part in parts for name, texts in part.items()}
+
+
+def _tell(daemon: Any, pki: Path, service: str) -> dict[str, list[str]]:
     found = {}
-    for service in SERVICES:
-        count = 1  # somebody has seen whether the port is open
-        for name, client in CLIENTS.items():
-            if client.on and service not in client.on:
-                continue
-            _wait(daemon, service, count)
-            count += 1
-            before = len(daemon.log())
-            got = meet(daemon.ports[service], service, client, pki)
-            _wait(daemon, service, count)
-            texts = re.findall(rf"postfix/{service}/smtpd\[\d+\]: (.*)", daemon.log()[before:])
-            for pattern, substitute in _MASKS:
-                texts = [re.sub(pattern, substitute, text) for text in texts]
-            found[f"{service}, {name}"] = [
-                *got,
-                *(text for text in texts if not text.startswith("connect from")),
-            ]
+    mine = re.compile(rf"postfix/{service}/smtpd\[\d+\]: (.*)")
+    count = 1  # somebody has seen whether the port is open
+    for name, client in CLIENTS.items():
+        if client.on and service not in client.on:
+            continue
+        _wait(daemon, service, count)
+        count += 1
+        before = len(mine.findall(daemon.log()))
+        got = meet(daemon.ports[service], service, client, pki)
+        _wait(daemon, service, count)
+        texts = [text for text in mine.findall(daemon.log())[before:] if not text.startswith("connect from")]
+        for pattern, substitute in _MASKS:
+            texts = [re.sub(pattern, substitute, text) for text in texts]
+        found[f"{service}, {name}"] = [*got, *texts]
     return found
 
 
