@@ -40,6 +40,7 @@ from mtad.queue.message import Message
 from mtad.queue.sqlite import SQLiteStore
 from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.service import SmtpdService
+from mtad.smtpd.verify_client import VerifyClient
 
 #: Seconds that ``stop`` waits for what is in hand.
 PATIENCE = 5.0
@@ -89,6 +90,7 @@ class SmtpdRole:
         resolver = Resolver(around.reactor)
         ids = around.ids()
         self._wakeup = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        verifier = VerifyClient(around.paths.verify, around.reactor)
         for plan in around.plan.smtpd:
             self._services.append(
                 SmtpdService(
@@ -103,6 +105,7 @@ class SmtpdRole:
                     queued=self._queued,
                     now=time.time,
                     route=self._route,
+                    verify=verifier.query,
                     anvil=around.anvil,
                 )
             )

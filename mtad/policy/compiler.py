@@ -164,11 +164,6 @@ class Compiler:
     def _without(self, word: str, after: str, at: int, parameter: str) -> tuple[Rule, int]:
         """A class, or a name that stands for nothing that can be done."""
         name = word.lower()
-        if name in registry.NOT_YET:
-            argument = registry.NOT_YET[name]
-            text = f'restriction "{name}" is not supported by this version of mtad'
-            error = self._error(parameter, text, "remove it from the list")
-            return Rule(name, _wrong(str(error))), at + 1 + argument
         if name in registry.REMOVED:
             text = f'support for restriction "{name}" has been removed in Postfix 3.9; instead, specify '
             return Rule(name, self._wrong(parameter, text + registry.REMOVED[name])), at + 1

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mtad.policy import check as words
 from mtad.policy.check import DUNNO, OK, REJECT, Check
 from mtad.policy.request import CONNECT, DATA, EHLO, END_OF_MESSAGE, ETRN, HELO, MAIL, RCPT, VRFY, Request
-from mtad.policy.setup import Setup, Sleep, WayTo
+from mtad.policy.setup import Setup, Sleep, Verify, WayTo
 from mtad.policy.unlisted import UNLISTED_RECIPIENT, UNLISTED_SENDER
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
@@ -64,8 +64,9 @@ class Evaluator:
         dial: Dial | None = None,
         resolver: Resolver | None = None,
         route: WayTo | None = None,
+        verify: Verify | None = None,
     ) -> None:
-        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial, resolver, route)
+        setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial, resolver, route, verify)
         if setup.errors:
             raise setup.errors[0]
         self._setup = setup

@@ -1,7 +1,7 @@
 """The names of restrictions: what each of them runs.
 
-``PLAIN`` restrictions stand alone; ``TABLES`` take a table and make a rule of it; ``NOT_YET`` are Postfix's
-and not yet mtad's, with the number of arguments they take; ``REMOVED`` were Postfix's once.  Names are
+``PLAIN`` restrictions stand alone; ``TABLES`` take a table and make a rule of it; ``REMOVED`` were Postfix's
+once.  Names are
 lower case here; Postfix takes them in any case.
 
 Postfix counterpart: ``mail_params.h``, ``generic_checks()``.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mtad.policy import access_restrictions as access
-from mtad.policy import dns_lists, unlisted
+from mtad.policy import dns_lists, unlisted, verify
 from mtad.policy import restrictions_address as address
 from mtad.policy import restrictions_dns as dns
 from mtad.policy import restrictions_generic as generic
@@ -58,6 +58,8 @@ PLAIN: dict[str, Run] = {
     "reject_unknown_sender_domain": dns.reject_unknown_sender_domain,
     "reject_unlisted_recipient": unlisted.reject_unlisted_recipient,
     "reject_unlisted_sender": unlisted.reject_unlisted_sender,
+    "reject_unverified_recipient": verify.reject_unverified_recipient,
+    "reject_unverified_sender": verify.reject_unverified_sender,
 }
 
 TABLES: dict[str, Callable[[AccessTable], Run]] = {
@@ -100,11 +102,6 @@ DNS_LISTS: dict[str, Callable[[str], Run]] = {
     "reject_rhsbl_recipient": dns_lists.reject_rhsbl_recipient,
     "reject_rhsbl_reverse_client": dns_lists.reject_rhsbl_reverse_client,
     "reject_rhsbl_sender": dns_lists.reject_rhsbl_sender,
-}
-
-NOT_YET: dict[str, int] = {
-    "reject_unverified_recipient": 0,
-    "reject_unverified_sender": 0,
 }
 
 REMOVED: dict[str, str] = {

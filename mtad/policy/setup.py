@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Container
 from typing import TYPE_CHECKING, Protocol
 
 from mtad.config.expand import parse_level
-from mtad.errors import ConfigError, MtadError
+from mtad.errors import ConfigError, MtadError, TableError
 from mtad.maillog import MailLog, printable
 from mtad.net.interfaces import protocols
 from mtad.net.lookup import Lookup
@@ -50,6 +50,9 @@ class Way(Protocol):
 #: Of a sender's mail to an address.
 WayTo = Callable[[bytes, bytes], Awaitable[Way]]
 
+#: What is known of an address: a status and the words for it.
+Verify = Callable[[bytes], Awaitable[tuple[int, str]]]
+
 _CODES = (
     "access_map_defer_code",
     "access_map_reject_code",
@@ -68,10 +71,19 @@ _CODES = (
     "unknown_relay_recipient_reject_code",
     "unknown_virtual_alias_reject_code",
     "unknown_virtual_mailbox_reject_code",
+    "unverified_recipient_defer_code",
+    "unverified_recipient_reject_code",
+    "unverified_sender_defer_code",
+    "unverified_sender_reject_code",
 )
 
 _OLD = "using backwards-compatible default setting"
-_TEMPFAIL = ("unknown_address_tempfail_action", "unknown_helo_hostname_tempfail_action")
+_TEMPFAIL = (
+    "unknown_address_tempfail_action",
+    "unknown_helo_hostname_tempfail_action",
+    "unverified_recipient_tempfail_action",
+    "unverified_sender_tempfail_action",
+)
 
 
 class Setup:
@@ -88,7 +100,10 @@ class Setup:
         dial: Dial | None = None,
         resolver: DnsResolver | None = None,
         route: WayTo | None = None,
+        verify: Verify | None = None,
     ) -> None:
+        self._verify = verify
+        self._polls = (p.number("address_verify_poll_count"), p.seconds("address_verify_poll_delay"))
         self.p = p
         self.log = log
         self.rewriter = rewriter
@@ -198,6 +213,18 @@ class Setup:
         self.recipient: tuple[tuple[Rule, ...], tuple[Rule, ...]] = (
             (relay, recipient) if relay_first else (recipient, relay)
         )
+
+    async def verified(self, address: bytes) -> tuple[int, str]:
+        """What is known of ``address``, after some waiting for what is not known yet (status 3)."""
+        if self._verify is None:
+            raise TableError("there is no verify service")
+        count, delay = self._polls
+        while True:
+            found = await self._verify(address)
+            count -= 1
+            if found[0] != 3 or count <= 0 or self.sleep is None:
+                return found
+            await self.sleep(delay)
 
     # -- tables
 

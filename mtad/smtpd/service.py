@@ -33,6 +33,7 @@ from mtad.policy.evaluator import Evaluator
 from mtad.policy.login_limits import LoginLimits
 from mtad.policy.policy_service import PolicyOptions
 from mtad.policy.request import Request
+from mtad.policy.setup import Verify
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
 from mtad.queue.spool import open_spool
@@ -110,6 +111,7 @@ class SmtpdService(Factory):
         queued: Callable[[Message], None],
         now: Callable[[], float],
         route: Route,
+        verify: Verify,
         anvil: Anvil,
     ) -> None:
         p = plan.p
@@ -144,6 +146,7 @@ class SmtpdService(Factory):
             dial=self._dial,
             resolver=resolver,
             route=route,
+            verify=verify,
         )
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.login_limits = LoginLimits.build(p, self.settings.service, self.log)

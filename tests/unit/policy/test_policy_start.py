@@ -60,21 +60,8 @@ def findings(**settings: str) -> tuple[list[ConfigError], list[str]]:
     return Evaluator.findings(p, MailLog(ListSink(), "x"), actions=ALL_ACTIONS)
 
 
-@pytest.mark.parametrize("name", sorted(registry.NOT_YET))
-def test_what_is_not_there_yet_is_refused(name: str) -> None:
-    argument = " inline:{{a=b}}" if registry.NOT_YET[name] else ""
-    errors, warnings = findings(
-        smtpd_sender_restrictions=f"permit_mynetworks, {name.upper()}{argument}, reject"
-    )
-    assert [error.parameter for error in errors] == ["smtpd_sender_restrictions"]
-    assert name in str(errors[0])
-    assert warnings == []
-    with pytest.raises(ConfigError):
-        Bench(smtpd_sender_restrictions=f"{name}{argument}")
-
-
 def test_every_name_is_in_one_place() -> None:
-    names = [*registry.PLAIN, *registry.TABLES, *registry.NOT_YET, *registry.REMOVED]
+    names = [*registry.PLAIN, *registry.TABLES, *registry.REMOVED]
     assert len(names) == len(set(names))
     assert all(name == name.lower() for name in names)
 

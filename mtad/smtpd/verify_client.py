@@ -1,0 +1,108 @@
+"""The smtpd side of address verification: asks the queue manager's verify service.
+
+:class:`VerifyClient` has one connection for all sessions of a process, with its questions in order; it is
+made anew where it broke.  :meth:`VerifyClient.query` raises :class:`~mtad.errors.TableError` when nobody
+answers.
+
+Postfix counterpart: ``verify_clnt(3)``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import deque
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ClientFactory
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+from mtad.errors import TableError
+
+#: Seconds to wait for an answer, which is given at once.
+_PATIENCE = 30
+
+
+class _Link(LineOnlyReceiver):
+    transport: Any
+    delimiter = b"\n"
+    MAX_LENGTH = 16384
+
+    def __init__(self) -> None:
+        self.waiting: deque[Deferred[bytes]] = deque()
+        self.gone = False
+
+    def ask(self, line: bytes) -> Deferred[bytes]:
+        answer: Deferred[bytes] = Deferred()
+        self.waiting.append(answer)
+        self.transport.write(line + b"\n")
+        return answer
+
+    def lineReceived(self, line: bytes) -> None:
+        if self.waiting:
+            self.waiting.popleft().callback(line)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.gone = True
+        while self.waiting:
+            self.waiting.popleft().callback(b"")
+
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, link: _Link, done: Deferred[None]) -> None:
+        self._link = link
+        self._done = done
+
+    def buildProtocol(self, addr: object) -> _Link:
+        self._link.connectionMade = lambda: self._done.callback(None)  # type: ignore[method-assign]
+        return self._link
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        self._link.gone = True
+        self._done.callback(None)
+
+
+class VerifyClient:
+    """See the module.  ``path`` is the socket's."""
+
+    def __init__(self, path: str, reactor: Any) -> None:
+        self._path = path
+        self._reactor = reactor
+        self._link: _Link | None = None
+
+    async def query(self, address: bytes) -> tuple[int, str]:
+        """What is known of ``address``: 0 good, 1 bad for now, 2 bad, 3 not known yet; and the words."""
+        line = base64.b64encode(address)
+        for _ in range(2):  # a server that has just been replaced hangs up
+            link = await self._connected()
+            if link is None:
+                break
+            question = link.ask(line)
+            question.addTimeout(_PATIENCE, self._reactor, lambda _result, _timeout: b"")
+            answer = await question
+            if answer:
+                status, text = json.loads(answer)
+                return int(status), str(text)
+            self._link = None
+            link.transport.loseConnection()
+        raise TableError("the verify service does not answer")
+
+    async def _connected(self) -> _Link | None:
+        if self._link is not None and not self._link.gone:
+            return self._link
+        link, done = _Link(), Deferred[None]()
+        self._reactor.connectUNIX(self._path, _Factory(link, done), timeout=_PATIENCE)
+        await done
+        if link.gone:
+            return None
+        self._link = link
+        return link
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._link is not None and not self._link.gone:
+            self._link.transport.loseConnection()

@@ -1,0 +1,136 @@
+"""Addresses verified by probes: the replies of Debian's Postfix and of mtad, and what the next hop hears."""
+
+from __future__ import annotations
+
+import smtplib
+from collections.abc import Iterator
+
+import pytest
+from live.daemon import Mtad
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.upstream import Upstream
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+
+RECIPIENT = "smtpd_recipient_restrictions"
+PROBED = "reject_unverified_recipient, permit"
+GOOD, BAD, LATER = "good@x.example", "bad@x.example", "later@x.example"
+SERVICES = (
+    ("recipient", {RECIPIENT: PROBED}),
+    (
+        "coded",
+        {
+            RECIPIENT: PROBED,
+            "unverified_recipient_reject_code": "550",
+            "unverified_recipient_defer_code": "451",
+        },
+    ),
+    (
+        "worded",
+        {
+            RECIPIENT: PROBED,
+            "unverified_recipient_reject_code": "550",
+            "unverified_recipient_reject_reason": "Address lookup failed",
+        },
+    ),
+    (
+        "lenient",
+        {RECIPIENT: PROBED, "unverified_recipient_reject_code": "250"},
+    ),
+    (
+        "sender",
+        {"smtpd_sender_restrictions": "reject_unverified_sender", "unverified_sender_reject_code": "550"},
+    ),
+    ("impatient", {RECIPIENT: PROBED, "address_verify_poll_count": "1"}),
+)
+RULES = {
+    "rcpt:bad@x.example": b"550 5.1.1 no such user",
+    "rcpt:later@x.example": b"450 4.2.1 come back",
+    "rcpt:badsender@y.example": b"550 5.1.1 no such sender",
+}
+ASKED = [
+    (
+        "recipient",
+        "alice@example.com",
+        (GOOD, BAD, LATER, GOOD),
+    ),
+    ("coded", "alice@example.com", (GOOD, BAD, LATER)),
+    ("worded", "alice@example.com", (BAD, LATER)),
+    ("lenient", "alice@example.com", (BAD,)),
+    ("recipient", "alice@example.com", ("a@lost.example", "b@discarded.example")),
+    ("sender", "badsender@y.example", ("x@y.example",)),
+    ("sender", "goodsender@y.example", ("x@y.example",)),
+    ("sender", "", ("x@y.example",)),
+    ("impatient", "alice@example.com", ("fresh@x.example",)),
+]
+
+
+def main_cf(port: int) -> dict[str, str]:
+    return {
+        "mynetworks": "127.0.0.0/8",
+        "myorigin": "example.com",
+        "relayhost": f"[127.0.0.1]:{port}",
+        "smtpd_relay_restrictions": "permit_mynetworks, reject",
+        "smtpd_delay_reject": "yes",
+        "address_verify_poll_delay": "1s",
+        "transport_maps": "inline:{ {lost.example=error:5.7.3 get lost}, discarded.example=discard: }",
+        "smtpd_error_sleep_time": "0s",
+        "notify_classes": "",
+        "smtp_connection_cache_on_demand": "no",
+    }
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        running.rules = RULES
+        yield running
+
+
+@pytest.fixture(scope="module")
+def postfix(upstream: Upstream) -> Iterator[Postfix]:
+    with Postfix(main_cf(upstream.port), SERVICES) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mtad(upstream: Upstream) -> Iterator[Mtad]:
+    with Mtad(main_cf(upstream.port), SERVICES) as running:
+        yield running
+
+
+def replies(side: Postfix | Mtad, service: str, sender: str, recipients: tuple[str, ...]) -> list[str]:
+    with smtplib.SMTP("127.0.0.1", side.ports[service], timeout=20) as client:
+        client.ehlo("client.example")
+        said = [client.mail(sender), *(client.rcpt(recipient) for recipient in recipients)]
+    return [f"{code} {text.decode()}" for code, text in said]
+
+
+@pytest.mark.parametrize(("service", "sender", "recipients"), ASKED)
+def test_replies(
+    postfix: Postfix, mtad: Mtad, service: str, sender: str, recipients: tuple[str, ...]
+) -> None:
+    assert replies(mtad, service, sender, recipients) == replies(postfix, service, sender, recipients)
+
+
+def test_the_next_hop_hears_the_same(postfix: Postfix, mtad: Mtad, upstream: Upstream) -> None:
+    heard: list[list[bytes]] = []
+    for side in (postfix, mtad):
+        before = len(upstream.sessions)
+        replies(side, "recipient", "alice@example.com", ("another@x.example",))
+        (session,) = [one for one in upstream.sessions[before:] if b"another@" in b"".join(one.lines)]
+        heard.append([line for line in session.lines if line != b"QUIT"])
+    assert [b" ".join(line.split()[:2]) for line in heard[1]] == [
+        b" ".join(line.split()[:2]) for line in heard[0]
+    ]
+    assert heard[0][1].startswith(b"MAIL FROM:<double-bounce@example.com>")
+    assert heard[0][-1] == b"RSET"
+
+
+def test_what_was_found_is_kept_and_nothing_is_queued(mtad: Mtad) -> None:
+    answers = replies(mtad, "coded", "alice@example.com", (BAD,))
+    probes = mtad.log().count("to=<bad@x.example>, relay=")
+    assert mtad.command("reload").returncode == 0
+    assert replies(mtad, "coded", "alice@example.com", (BAD,)) == answers
+    assert mtad.log().count("to=<bad@x.example>, relay=") == probes
+    assert "Mail queue is empty" in mtad.command("postqueue", "-p").stdout
