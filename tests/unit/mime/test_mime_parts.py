@@ -51,6 +51,7 @@ LINES = st.lists(
     ),
     max_size=16,
 )
+NOTHING = Wants(0)
 ALL = Wants.EIGHT_BIT_HEADERS | Wants.EIGHT_BIT_BODY | Wants.ENCODING | Wants.NESTING | Wants.END_OF_HEADERS
 
 
