@@ -263,6 +263,18 @@ def test_let_through_with_a_login(directory: Path, capsys: pytest.CaptureFixture
     assert "problem talking to server 127.0.0.1:1" in "".join(report["commands"][-1]["log"])
 
 
+def test_no_probe_is_sent(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (directory / "main.cf").open("a") as file:
+        file.write("smtpd_recipient_restrictions = reject_unverified_recipient\n")
+    _, report = explain(
+        directory, capsys, "-s", "127.0.0.1:2525", "--client", "192.0.2.1", "--to", "x@example.com"
+    )
+    assert steps(report["commands"][2])[-1] == (
+        "smtpd_recipient_restrictions", "reject_unverified_recipient", 24, "DUNNO"
+    )  # fmt: skip
+    assert "a probe would find that x@example.com can be delivered to" in report["notes"]
+
+
 def test_some_recipients_are_refused(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--client",
