@@ -23,8 +23,7 @@ aliased             recipients that were aliases, whose expansion is told (:mod:
 mt_priority         -9 to 9, ``3``: the higher the sooner (RFC 6710)
 =================== =============================================================================
 
-``Message.body`` is ``BINARYMIME`` for content that was declared binary (RFC 3030): it goes only by BDAT, to
-servers that offer it; line ends in it are as the client sent them.
+Content that a client declared binary (RFC 3030) is converted before it comes here.
 
 Postfix counterpart: the queue file records (``rec_type(3)``) and ``deliver_request(3)``.
 """
@@ -74,7 +73,7 @@ class Message:
     content: bytes | None = None
     spool: BinaryIO | None = None
     state: str = INCOMING
-    body: bytes = b""  # b"", b"7BIT", b"8BITMIME", b"BINARYMIME"
+    body: bytes = b""  # b"", b"7BIT", b"8BITMIME"
     smtputf8: bool = False
     ret: bytes = b""  # b"", b"FULL", b"HDRS"
     envid: bytes = b""

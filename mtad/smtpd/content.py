@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mtad.errors import QueueError
 from mtad.maillog import printable
+from mtad.mime.binary import BinaryConverter
 from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line
 from mtad.policy.request import Request
@@ -57,6 +58,7 @@ class Content:
         "auth",
         "channel",
         "client",
+        "converter",
         "counters",
         "counts",
         "engine",
@@ -86,6 +88,7 @@ class Content:
         self.error_count = 0
         self.junk_count = 0
         self.forwarded = Forwarded()
+        self.converter: BinaryConverter | None = None  # of content that was declared binary
         self.tls: TLSInfo | None = None
         self.channel: TLSChannel | None = None
         self.auth: Exchange | None = None
@@ -128,6 +131,7 @@ class Content:
         limit = service.settings.message_size_limit
         transaction.intake = intake = Intake(rules, state, birth, size_limit=limit, spool=service.open_spool)
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
+        self.converter = BinaryConverter() if transaction.mail.body == b"BINARYMIME" else None
         prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
         await intake.begin(prepend, received(self._trace(), transaction.queue_id, only, transaction.arrival))
         return None
@@ -189,9 +193,11 @@ class Content:
     def chunk(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """A piece of the message, which is not answered.  What this gives is awaited before the next one."""
         transaction = self.transaction
-        if transaction is not None and transaction.intake is not None:
-            return transaction.intake.feed(data)
-        return None
+        if transaction is None or transaction.intake is None:
+            return None
+        if self.converter is not None:
+            data = self.converter.feed(data)
+        return transaction.intake.feed(data)
 
     def chunk_failed(self) -> None:
         """We have made a mistake with a piece of the message, which can't be taken."""
@@ -227,6 +233,10 @@ class Content:
     async def _body_end(self, event: ev.BodyEnd) -> Reply:
         transaction = self.transaction
         assert transaction is not None and transaction.intake is not None
+        if self.converter is not None:
+            waiting = transaction.intake.feed(self.converter.finish())
+            if waiting is not None:
+                await waiting
         try:
             return await self._queue(event, transaction, transaction.intake)
         finally:
@@ -293,7 +303,7 @@ class Content:
             sender=state.sender,
             recipients=envelope.recipients,
             arrival=transaction.arrival,
-            body=b"8BITMIME" if state.eight_bit and mail.body != b"BINARYMIME" else mail.body,
+            body=b"8BITMIME" if state.eight_bit or mail.body == b"BINARYMIME" else mail.body,
             smtputf8=state.smtputf8,
             ret=mail.ret,
             envid=mail.envid,

@@ -103,9 +103,18 @@ def test_a_deadline_that_is_met(client: Client, sink: Sink) -> None:
     assert client.say("MAIL FROM:<a@example.com> BY=60;R HOLDFOR=60").startswith(b"501 5.5.4 ")
 
 
-def test_binary_content_needs_chunks(client: Client) -> None:
+def test_binary_content_is_converted(client: Client, sink: Sink) -> None:
+    before = len(sink.raw())
     assert client.say("MAIL FROM:<a@example.com> BODY=BINARYMIME").startswith(b"250")
     assert client.say("RCPT TO:<b@example.net>").startswith(b"250")
     assert client.say("DATA").startswith(b"503 5.5.1 ")
-    content = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n\x00\xff\n\r\n\r"
-    assert client.say(b"BDAT %d LAST\r\n%b" % (len(content), content)).startswith(b"250")
+    content = bytes(range(256)) * 500
+    head = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+    for chunk in (head + content[:50000], content[50000:]):
+        assert client.say(b"BDAT %d\r\n%b" % (len(chunk), chunk)).startswith(b"250")
+    reply = client.say(b"BDAT 0 LAST\r\n")
+    assert reply.startswith(b"250 2.0.0 Ok: %d bytes queued" % (len(head) + len(content)))
+    wait_until(lambda: len(sink.raw()) == before + 1, "the mail")
+    mail = sink.mails()[before]
+    assert mail["Content-Transfer-Encoding"] == "base64"
+    assert mail.get_payload(decode=True) == content
