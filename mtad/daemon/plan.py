@@ -17,7 +17,7 @@ from mtad.config.lint import ERROR, WARNING, Finding, lint, ordered
 from mtad.config.master_cf import Service, read_master_cf
 from mtad.config.parameters import Parameters
 from mtad.daemon import spawner
-from mtad.daemon.audit import audit, exposure, login
+from mtad.daemon.audit import audit, exposure, filters, login
 from mtad.daemon.logs import maillog_path
 from mtad.daemon.paths import Owner, owner
 from mtad.errors import ConfigError
@@ -176,6 +176,7 @@ class _Trial:
         except ConfigError as problem:
             self.findings.append(_error(problem, own))
         self.findings += login.findings(own)
+        self.findings += filters.findings(own, self._services)
 
     def _serve(self, plan: ServicePlan) -> None:
         listening = endpoints(plan.service, plan.p)

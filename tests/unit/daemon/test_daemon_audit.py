@@ -271,3 +271,19 @@ def test_whatever_is_written_is_told_and_nothing_breaks(host: Path, value: str) 
 def test_no_main_cf(tmp_path: Path) -> None:
     (finding,) = inspect(str(tmp_path))
     assert finding.severity == ERROR
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("smtp:[127.0.0.1]:10025", ""),
+        ("lmtp:unix:/run/filter", ""),
+        ("scan:[127.0.0.1]:10025", ""),
+        ("spamd:x", 'service "spamd" runs pipe, which mtad does not'),
+        ("nobody:x", 'no service "nobody" in master.cf'),
+    ],
+)
+def test_filters_that_would_keep_all_mail(host: Path, value: str, says: str) -> None:
+    master = SUBMISSION + "scan unix - - n - - smtp\nspamd unix - n n - - pipe user=a argv=/x\n"
+    said = texts(check(host, f"content_filter = {value}\n", master), ERROR)
+    assert [says in text for text in said] == ([True] if says else [])
