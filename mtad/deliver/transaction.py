@@ -234,6 +234,7 @@ class Transaction:
             b"HDRS" if wished and not offered else message.ret,  # its content is not for all eyes
             message.envid,
             self._forward(),
+            probe=self._probe and not self._settings.probe_data,
             requiretls=wished and offered,
         )
 
