@@ -235,6 +235,9 @@ class Session(LoginCommands, MailCommands):
         engine, service = self.engine, self.service
         request = self.request = become(self.request, event.values)
         self.client = request.client
+        if self.counts is not None:
+            self.counts.disconnect()
+        self.counts = await service.client_limits.of(request, self.client)
         if service.watching is not None:
             self.transcript = await service.watching.attend(request)
         settings = await service.clients.settings(

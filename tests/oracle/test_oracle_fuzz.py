@@ -13,8 +13,8 @@ from oracle.dialogue import AVAILABLE, WHY_NOT, House
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
-#: The first hundreds cover the grammar.
-SEEDS = [*range(300)]
+#: The first hundreds cover the grammar; the others have found something once.
+SEEDS = [*range(294), 919, 1158, 1653, 2029, 2227, 3431]
 
 
 @pytest.fixture(scope="module")
