@@ -18,6 +18,7 @@ from mtad.smtpd.rules import CleanupRules
 from mtad.smtpd.state import MessageState, Origin
 
 BASE = {
+    "compatibility_level": "3.6",
     "myhostname": "mail.example.com",
     "mydomain": "example.com",
     "myorigin": "example.com",
@@ -42,7 +43,7 @@ class Taken:
         full_name: bytes = b"",
         spool: Callable[[], Any] = tempfile.TemporaryFile,
         notify: frozenset[bytes] = frozenset(),
-        **settings: str,
+        **settings: Any,
     ) -> None:
         self.sink = ListSink()
         log = MailLog(self.sink, "postfix/cleanup")

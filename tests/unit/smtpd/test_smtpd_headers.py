@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -158,7 +159,7 @@ def test_cutting_changes_nothing(lines: list[bytes], cuts: list[int], checked: b
     text = b"".join(line + b"\r\n" for line in lines)
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
-    settings = {
+    settings: dict[str, Any] = {
         "body_checks": "pcre:{{/^y/ PREPEND z}, {/^text/ IGNORE}}",
         "header_checks": "pcre:{{/^X/ REPLACE Z: z}}",
         "strict_mime_encoding_domain": "yes",
