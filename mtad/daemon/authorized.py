@@ -43,7 +43,15 @@ def refused(p: Parameters, parameter: str, uid: int) -> str:
 
 
 def sender_refused(p: Parameters, uid: int, sender: bytes) -> str:
-    """Why the user may not name this sender (``local_login_sender_maps``), else empty."""
+    """Why the user may not name this sender (``local_login_sender_maps``), else empty.  Does not raise."""
+    try:
+        return sender_problem(p, uid, sender)
+    except TableError as error:
+        return str(error)
+
+
+def sender_problem(p: Parameters, uid: int, sender: bytes) -> str:
+    """The same, which raises TableError where it can't be known."""
     value = p["local_login_sender_maps"]
     if value == "static:*":
         return ""
@@ -54,12 +62,14 @@ def sender_refused(p: Parameters, uid: int, sender: bytes) -> str:
     except KeyError:
         login = f"uid:{uid}"
     maps = Maps(value, p.directory, title="local_login_sender_maps")
+    failed = TableError(f"local_login_sender_maps table lookup error for '{value}'")
     try:
         maps.lookup(login.encode()).send(None)
+        raise failed  # a table that must be waited for
     except StopIteration as end:
         found: bytes | None = end.value
-    except TableError:
-        return f"local_login_sender_maps table lookup error for '{value}'"
+    except TableError as error:
+        raise failed from error
     finally:
         maps.close()
     null = p["empty_address_local_login_sender_maps_lookup_key"].encode()

@@ -1,7 +1,8 @@
 """The role that takes mail out of the maildrop; it lives in the queue manager's process.
 
 It looks when the directory changes, as the system tells, and once a minute.  A file of which nothing can be
-made is logged and moved to ``corrupt``, where the queue's owner may look at it.
+made is logged and moved to ``corrupt``, where the queue's owner may look at it; one that can't be taken now
+is left alone for a minute.  Neither holds up the others.
 
 Postfix counterpart: ``pickup(8)`` as ``master(8)`` runs it.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import time
+from functools import partial
 from typing import Any
 
 from twisted.internet import inotify
@@ -20,10 +21,11 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 
-from mtad.daemon.authorized import refused
+from mtad.config.parameters import Parameters
+from mtad.daemon.authorized import refused, sender_problem
 from mtad.daemon.roles import Surroundings
 from mtad.deliver.bounce import Bouncer
-from mtad.errors import MtadError
+from mtad.errors import MtadError, QueueError
 from mtad.maillog import printable
 from mtad.net.drive import drive
 from mtad.queue.message import Outcome
@@ -33,6 +35,8 @@ from mtad.smtpd.pickup import Pickup, Refusal, Unfit
 
 #: Seconds between looks at the directory.
 _INTERVAL = 60.0
+#: Seconds after which a file is tried again that could not be taken.
+_PATIENCE = 60.0
 #: Seconds after a failure of the queue until the next attempt.
 _RETRY = 5.0
 _EVENTS = inotify.IN_ATTRIB | inotify.IN_MOVED_TO | inotify.IN_CLOSE_WRITE
@@ -50,6 +54,7 @@ class PickupRole:
         self._call: Any = None
         self._looking = False
         self._again = False
+        self._later: dict[str, float] = {}  # files that could not be taken, and when to try again
         self._stopping = False
         self.ended: Deferred[None] = Deferred()
 
@@ -67,7 +72,7 @@ class PickupRole:
             around.log,
             ids,
             around.paths.spool,
-            may_not_submit=lambda uid: "" if uid == 0 else refused(p, "authorized_submit_users", uid),
+            may_not_submit=partial(_may_not_submit, p),
             reactor=around.reactor,
             pause=lambda: deferLater(around.reactor, 0.0),
             refused=self._return,
@@ -128,22 +133,37 @@ class PickupRole:
         while self._again:
             self._again = False
             taken = False
+            now = self._around.reactor.seconds()
+            self._later = {path: until for path, until in self._later.items() if until > now}
             for entry in list(self._maildrop.files(MAILDROP)):
                 if self._stopping:
                     return
-                taken |= ready(entry.stat(follow_symlinks=False).st_mode) and await self._take(entry.path)
+                if entry.path not in self._later:
+                    taken |= await self._take(entry.path)
             if taken:
                 self._tell_manager()
 
     async def _take(self, path: str) -> bool:
         try:
-            return await self._pickup.take(path)
+            return ready(os.lstat(path).st_mode) and await self._pickup.take(path)
         except FileNotFoundError:
             return False
         except Unfit as problem:
             self._log.warning(f"{problem} -- message moved to {CORRUPT}")
             self._set_aside(path)
-            return False
+        except QueueError:
+            raise  # no other file could be taken either
+        except MtadError as problem:
+            self._log.warning(f"{path}: {printable(str(problem))}; will try again")
+            self._leave(path)
+        except Exception as problem:
+            self._log.error(printable(Failure(problem).getTraceback()))
+            self._leave(path)
+        return False
+
+    def _leave(self, path: str) -> None:
+        """Look at the others; this file is tried again later."""
+        self._later[path] = self._around.reactor.seconds() + _PATIENCE
 
     def _set_aside(self, path: str) -> None:
         directory = os.path.join(self._maildrop.path, CORRUPT)
@@ -152,11 +172,12 @@ class PickupRole:
                 os.mkdir(directory, 0o700)
             os.rename(path, os.path.join(directory, os.path.basename(path)))
         except OSError:
-            # the directory is root's: it stays, but is not looked at again
+            # the directory is root's, and there is no other place for it
             try:
-                os.chmod(path, stat.S_IRUSR, follow_symlinks=False)
-            except (OSError, NotImplementedError):
                 os.unlink(path)
+            except OSError as problem:
+                self._log.warning(f"remove {path}: {problem.strerror}")
+                self._leave(path)
 
     async def _return(self, refusal: Refusal, name: str) -> None:
         """Have a message that intake would not have returned to its sender."""
@@ -192,3 +213,13 @@ class PickupRole:
             self._log.error(printable(failure.getTraceback()))
         self._schedule(_RETRY)
         self._looked(None)
+
+
+def _may_not_submit(p: Parameters, uid: int, sender: bytes) -> str:
+    """Why this user may not submit mail from that sender; empty: they may."""
+    if uid in (0, os.getuid()):
+        return ""
+    if user := refused(p, "authorized_submit_users", uid):
+        return f"User {user}({uid}) is not allowed to submit mail"
+    reason = sender_problem(p, uid, sender)
+    return reason and f"uid={uid}: {reason}"

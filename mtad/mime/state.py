@@ -154,9 +154,9 @@ class MimeState:
     """
 
     __slots__ = (
-        "_at_offset_0", "_boundaries", "_buffer", "_checking", "_convert", "_converter", "_delimiters", "_domain",
-        "_encoding", "_events", "_head", "_head_name", "_limits", "_mid_line", "_options", "_place",
-        "_subtype", "_type", "faults", "flat",
+        "_at_offset_0", "_boundaries", "_buffer", "_checking", "_convert", "_converter", "_delimiters",
+        "_domain", "_encoding", "_events", "_head", "_head_name", "_limits", "_mid_line", "_options",
+        "_place", "_subtype", "_type", "faults", "flat",
     )  # fmt: skip
 
     def __init__(self, options: MimeOptions) -> None:

@@ -5,8 +5,8 @@ envelope and content cleaned as those of any other message.  The message is in t
 was taken is noted with it, before the file goes: whenever the program stops, a file becomes one message.
 What a file may hold is not trusted: its owner wrote it.
 
-Raises :class:`Unfit` for a file of which nothing can be made, QueueError where the queue fails or a table
-can't be asked, so that it is tried again.
+Raises :class:`Unfit` for a file of which nothing can be made, :class:`NotNow` for one that can't be taken for
+the time being, as where a table can't be asked, and QueueError where the queue fails.
 
 Postfix counterpart: ``pickup(8)``, and the part of ``cleanup(8)`` that serves it.
 """
@@ -30,6 +30,8 @@ from mtad.queue.message import HOLD, Message, Recipient
 from mtad.queue.postfix.envelope import Envelope as FileEnvelope
 from mtad.queue.postfix.envelope import QueueFile
 from mtad.queue.postfix.files import open_plain, ready
+from mtad.queue.postfix.records import BadRecord
+from mtad.queue.postfix.submitted import Submitted
 from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
@@ -46,6 +48,8 @@ from mtad.wire.events import Address
 from mtad.wire.reply import Reply
 from mtad.wire.tokens import quote
 
+#: Bytes that a file may have beside twice the content that a message may have.
+_ENVELOPE = 16 * 1024 * 1024
 #: Pieces of content that are taken before others have their turn.
 _TURN = 16
 _DAY, _DRIFT = 86400, 7200
@@ -53,6 +57,10 @@ _DAY, _DRIFT = 86400, 7200
 
 class Unfit(MtadError):
     """Nothing can be made of this file, now or later."""
+
+
+class NotNow(MtadError):
+    """Something can be made of this file, but not now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +74,8 @@ class Refusal:
 class Pickup:
     """See the module.
 
-    ``may_not_submit`` tells by uid who is refused; ``pause`` lets others have their turn; ``refused`` has a
-    message returned to its sender, and is over when that is durable.
+    ``may_not_submit`` tells why a user (uid) may not submit mail from a sender, or nothing; ``pause`` lets
+    others have their turn; ``refused`` has a message returned to its sender, and ends when that is durable.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Pickup:
         ids: QueueIds,
         spool_directory: str,
         *,
-        may_not_submit: Callable[[int], str],
+        may_not_submit: Callable[[int, bytes], str],
         reactor: Any,
         pause: Callable[[], Awaitable[None]],
         refused: Callable[[Refusal, str], Awaitable[None]],
@@ -99,6 +107,7 @@ class Pickup:
         self._overrides = frozenset(own.words("receive_override_options"))
         self._filter = own["content_filter"]
         self._size_limit = p.number("message_size_limit")
+        self._delimiters = p["verp_delimiter_filter"].encode()
         how = Screening(
             milter_checks(cleanup, self._cleanup_log),
             self._cleanup_log,
@@ -135,8 +144,8 @@ class Pickup:
 
     async def _make(self, path: str, file: BinaryIO, status: os.stat_result, name: str) -> None:
         uid = status.st_uid
-        if user := self._may_not_submit(uid):
-            raise Unfit(f"{path}: User {user}({uid}) is not allowed to submit mail")
+        if self._size_limit and status.st_size > 2 * self._size_limit + _ENVELOPE:
+            raise Unfit(f"{path}: uid={uid}: file too big")
         now = time.time()
         if status.st_mtime > now + _DRIFT:
             late = int(status.st_mtime - now)
@@ -145,13 +154,15 @@ class Pickup:
             self._log.warning(
                 f"message {path} has been queued for {(now - status.st_mtime) // _DAY:.0f} days"
             )
-        source = QueueFile(file)
+        source = QueueFile(file, Submitted(now=now, delimiters=self._delimiters))
         queue_id = self._ids.next()
         intake: Intake | None = None
         try:
             written = source.read_envelope()
             if written.sender is None:
                 raise Unfit(f"{path}: uid={uid}: no envelope sender")
+            if reason := self._may_not_submit(uid, written.sender):
+                raise Unfit(f"{path}: {reason}")
             self._log.info(f"{queue_id}: uid={uid} from=<{printable(quote(written.sender))}>")
             state = self._state(queue_id, written)
             envelope = Envelope(self._rules, state)
@@ -166,6 +177,8 @@ class Pickup:
             if not written.recipients:
                 raise Unfit(f"{path}: uid={uid}: no recipients")
             await self._queue(queue_id, written, envelope, intake, name)
+        except BadRecord as error:
+            raise Unfit(f"{path}: uid={uid}: {error}") from error
         finally:
             if intake is not None:
                 intake.discard()
@@ -224,7 +237,7 @@ class Pickup:
             intake.spool = message.spool  # closed with the rest
         self._act(message, state)
         if refusal is not None and refusal.code < 500:
-            raise QueueError(f"{queue_id}: {printable(refusal.text)}")
+            raise NotNow(f"{queue_id}: {printable(refusal.text)}")
         if refusal is not None:
             await self._refused(Refusal(message, refusal), name)
             return

@@ -11,6 +11,7 @@ RFC 3461.  Postfix counterpart: ``cleanup_envelope.c``, ``cleanup_extracted.c``,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -20,6 +21,8 @@ from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.records import BadRecord, attribute, pack, read_records
 from mtad.wire.command import utf8_xtext_decode, utf8_xtext_encode, xtext_decode, xtext_encode
 
+#: What stands before the semicolon of an original recipient (RFC 3461 section 4.2).
+_ADDRESS_TYPE = re.compile(rb"[A-Za-z0-9-]+")
 _NOTIFY = ((b"NEVER", 1), (b"SUCCESS", 2), (b"FAILURE", 4), (b"DELAY", 8))
 _RETURN = {b"FULL": 1, b"HDRS": 2}
 _BODY = {b"7BIT": "7bit", b"8BITMIME": "8bit"}
@@ -140,11 +143,11 @@ class Envelope:
 
 
 class QueueFile:
-    """A queue file, or one of the maildrop: call the methods in their order."""
+    """A queue file, or one of the maildrop: call the methods in their order.  ``envelope`` is filled."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, envelope: Envelope | None = None) -> None:
         self._records = read_records(file)
-        self.envelope = Envelope()
+        self.envelope = envelope or Envelope()
 
     def read_envelope(self) -> Envelope:
         """What comes before the content."""
@@ -344,7 +347,7 @@ def notify_words(data: bytes) -> frozenset[bytes]:
 def encoded_orcpt(data: bytes) -> bytes:
     """The original recipient as it is sent, of the form that a file has."""
     kind, colon, address = data.partition(b";")
-    if not colon:
+    if not colon or not _ADDRESS_TYPE.fullmatch(kind):
         return b""
     encode = utf8_xtext_encode if kind.lower() == b"utf-8" else xtext_encode
     return kind + b";" + encode(address)

@@ -4,13 +4,14 @@ A record is a type (one byte), its length in portions of seven bits, the lowest 
 :func:`pack` makes one, :func:`read_records` reads them.  It follows pointers, which cleanup(8) leaves where
 a Milter has changed a message, skips padding, and stops behind the last record, unless ``raw``.  Raises
 :class:`BadRecord` for what is no record, for one longer than :data:`LONGEST`, and for pointers that lead
-astray.
+astray: nothing is read twice, and what is appended meanwhile is not read at all.
 
 Postfix counterpart: ``record(3)``, ``rec_type(3)``, ``rec_attr_map(3)``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -70,7 +71,6 @@ MAPPED = {
 
 #: No line, address or attribute that Postfix writes is longer.
 LONGEST = 16 * 1024 * 1024
-_MOST_JUMPS = 10_000
 
 
 class BadRecord(QueueError):
@@ -124,9 +124,9 @@ def _length(file: BinaryIO, kind: bytes) -> int:
 def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None) -> Iterator[Record]:
     """The records of ``file`` from ``start`` (default: from where it is) to its end."""
     at = file.tell() if start is None else start
-    if start is not None:
-        file.seek(start)
-    jumps, begin = 0, at
+    left = file.seek(0, os.SEEK_END)
+    file.seek(at)
+    begin = at
     while kind := file.read(1):
         head = file.read(1)
         if head and head[0] < 128:
@@ -140,16 +140,16 @@ def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None)
             raise BadRecord(f"unexpected EOF in data, record type {kind[0]} length {length}")
         record = Record(begin, kind, data)
         at += used + length
+        left -= used + length
+        if left < 0:
+            raise BadRecord("pointers lead round and round")
         if raw or kind not in (POINTER, PADDING):
             begin = at
             yield record
             if kind == END and not raw:
                 return
         elif kind == POINTER:
-            jumps += 1
             target = _number(data)
-            if jumps > _MOST_JUMPS:
-                raise BadRecord("pointers lead round and round")
             if target > 0:
                 at = target
                 file.seek(at)

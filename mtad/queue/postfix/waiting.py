@@ -15,14 +15,14 @@ def waiting(p: Parameters) -> Iterator[Message]:
     """The messages in the maildrop, without content; none where this user may not look."""
     try:
         for entry in QueueDirectory.of(p).files(MAILDROP):
-            status = entry.stat(follow_symlinks=False)
-            if not ready(status.st_mode):
-                continue
             try:
+                status = entry.stat(follow_symlinks=False)
+                if not ready(status.st_mode):
+                    continue
                 with open_plain(entry.path) as file:
                     message = QueueFile(file).read_envelope().message(entry.name)
-            except (QueueError, FileNotFoundError):
-                continue
+            except (QueueError, OSError):
+                continue  # it has gone, or is a trap
             message.size, message.state = status.st_size, MAILDROP
             yield message
     except OSError:
