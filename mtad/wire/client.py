@@ -419,7 +419,7 @@ class ClientSession:
             self._drop()
 
     def _data_answer(self, reply: ServerReply) -> None:
-        if reply.code // 100 != 3:
+        if reply.code != 354:  # Postfix takes any 3xx; who knows what such a server takes for a message
             if self._accepted:
                 self._events.append(DataRefused(reply))
             self._drop()

@@ -234,12 +234,19 @@ def test_dovecot_by_lmtp_over_both_kinds_of_sockets() -> None:
 Bad = Callable[[Talk], bytes | None]
 
 
-def cut(talk: Talk) -> None:
+def cut(talk: Talk) -> bytes:
     talk.close()
+    return b""
 
 
-def stall(talk: Talk) -> None:
+def stall(talk: Talk) -> bytes:
     time.sleep(3)
+    return b""
+
+
+def half(talk: Talk) -> bytes:
+    talk.say(b"25")
+    return cut(talk)
 
 
 BAD: dict[str, Bad] = {
@@ -250,7 +257,7 @@ BAD: dict[str, Bad] = {
     "endless": lambda talk: b"250-" + b"x" * 100_000 + b"\r\n",
     "later": lambda talk: b"451 4.3.0 later\r\n",
     "closing": lambda talk: b"421 4.3.2 closing\r\n",
-    "half": lambda talk: talk.say(b"25") or cut(talk),
+    "half": half,
 }
 STAGES = ("connect", "helo", "mail", "rcpt", "data", "dot")
 
