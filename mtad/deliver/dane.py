@@ -82,7 +82,7 @@ class Dane:
             if level == "dane":
                 return Applied("may")
             raise PolicyError
-        mx = None if host.destination.literal else await self._standing(host.destination.host, "MX")
+        mx = None if host.destination.literal else await self._standing(host.destination.host, "MX", host)
         insecure_mx = mx is not None and not mx.secure
         if insecure_mx and (level == "dane-only" or self._insecure_mx == "may"):
             return _without(level, "may", "non DNSSEC destination")
@@ -103,7 +103,7 @@ class Dane:
 
     async def _resolve(self, host: Host) -> tuple[str, tuple[Tlsa, ...], bool]:
         """Where the host's records are, those that are of use, and whether there are any (secure ones)."""
-        address = await self._standing(host.name, "AAAA" if ":" in host.address else "A")
+        address = await self._standing(host.name, "AAAA" if ":" in host.address else "A", host)
         standing = address or Standing(False, host.name)
         alias = standing.owner.lower() != host.name.lower()
         if not (self._force or standing.secure) and not (alias and await self._secure_alias(host)):
@@ -152,11 +152,16 @@ class Dane:
             return None
         return tlsa
 
-    async def _standing(self, name: str, type_: str) -> Standing | None:
+    async def _standing(self, name: str, type_: str, host: Host) -> Standing | None:
+        """How what is known of ``name`` stands; None: there is no such record.  Who can make a lookup fail
+        must not have us take that for an answer (RFC 7672 section 2.1.1)."""
         try:
             first = (await self._query(name, type_))[0]
-        except DnsError:
-            return None
+        except DnsError as error:
+            if error.status is DnsStatus.NOT_FOUND:
+                return None
+            self._log.warning(f"DNSSEC status lookup error for {name}: {error.text}")
+            raise _lookup_error(host) from error
         return Standing(first.secure, first.name)
 
     async def _query(self, name: str, type_: str) -> tuple[Record, ...]:

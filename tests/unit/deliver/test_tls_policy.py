@@ -335,6 +335,14 @@ def test_dane_levels() -> None:
             applied(ZONE | {("_25._tcp.mx.s.example", "TLSA"): ["fails"]}, level)
 
 
+@pytest.mark.parametrize("which", [("mx.s.example", "A"), ("s.example", "MX")])
+@pytest.mark.parametrize("level", ["dane", "dane-only"])
+def test_who_makes_lookups_fail_gets_no_mail_in_the_clear(which: tuple[str, str], level: str) -> None:
+    """An answer that was there when the host was chosen may have to be looked up again."""
+    with pytest.raises(PolicyError, match=r"TLSA lookup error for mx\.s\.example:25"):
+        applied(ZONE | {which: ["fails"]}, level)
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
