@@ -132,8 +132,11 @@ def ours(main: Mapping[str, str], case: Case, sink: ListSink, resolver: Any = No
 
     ask(evaluator.connect(request))
     request.helo = re.sub(r'[ <>()\\";@]', "?", case.helo).encode()
-    if ask(evaluator.helo(request)):
+    verdict = ask(evaluator.helo(request))
+    if verdict is not None:
         request.helo = b""
+        if verdict.reply.hangs_up:
+            return replies
     else:
         request.protocol = "ESMTP"
     request.sender = parse_path(case.sender.encode(), allow_empty=True)
