@@ -169,7 +169,8 @@ class Transaction:
     def _spoke_early(self) -> bool:
         """``smtp_tls_block_early_mail_reply``: whether there is an answer to MAIL before we have said it.
 
-        It would answer what somebody else has put before our session (CVE-2009-3555).
+        It would answer what somebody else has put before our session (CVE-2009-3555).  As documented;
+        Postfix's own check comes to nothing, since it asks for a flag that is cleared after the handshake.
         """
         session = self._connection.session
         if not (self._settings.block_early_reply and session.tls and session.unread):

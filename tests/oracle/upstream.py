@@ -1,10 +1,11 @@
 """The server that both relay to: it says what a dialogue tells it to, and remembers what it hears.
 
 ``Upstream(...)`` listens on a free port of 127.0.0.1 in threads of this process.  ``rules`` maps a stage, or
-``stage:address``, to the reply to give there; stages are ``connect``, ``ehlo``, ``helo``, ``starttls``,
-``handshake``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``rset``.  ``data`` and ``dot`` go by the
-sender's address (``dot`` by LMTP, which has an answer for each, by the recipient's).  The reply ``DROP``
-hangs up.  It waits for nothing and never fails: what it did not expect is in what it heard.
+``stage:address``, to the reply to give there; stages are ``connect``, ``ehlo``, ``ehlo-tls`` (within TLS),
+``helo``, ``starttls``, ``handshake``, ``auth``, ``mail``, ``rcpt``, ``data``, ``dot``, ``rset``.  ``data``
+and ``dot`` go by the sender's address (``dot`` by LMTP, which has an answer for each, by the
+recipient's).  The reply ``DROP`` hangs up.  It waits for nothing and never fails: what it did not expect is
+in what it heard.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ class _Conversation:
                 self._lmtp = verb == b"LHLO"
                 lines = ["upstream.example", *self._upstream.offers(self._tls)]
                 text = "".join(f"250-{each}\n" for each in lines[:-1]) + f"250 {lines[-1]}"
-                return self._say("ehlo", text.encode())
+                within = self._tls and self._upstream.rule("ehlo-tls")
+                return self._say("ehlo-tls" if within else "ehlo", text.encode())
             case b"HELO":
                 return self._say("helo", b"250 upstream.example")
             case b"STARTTLS":
