@@ -11,12 +11,13 @@ Postfix counterpart: ``reject_unknown_hostname()``, ``reject_unknown_mailhost()`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mtad.errors import MtadError
 from mtad.maillog import printable
 from mtad.net.dns import DnsError, DnsStatus, to_ascii
+from mtad.net.dns_message import Record
 from mtad.net.lookup import is_address, target
 from mtad.policy.access import AccessTable, find_address, find_domain
 from mtad.policy.check import (
@@ -54,7 +55,7 @@ async def reject_unknown_helo_hostname(check: Check, scope: Scope) -> int:
         return invalid_literal(check, helo)
     name = helo.decode("utf-8", "replace")
     try:
-        await check.lookup.first(name, ("A", "AAAA", "MX"))
+        _tell(check, name, await check.lookup.first(name, ("A", "AAAA", "MX")))
     except DnsError as error:
         check.found("dns", helo + b" A, AAAA, MX", error.text.encode())
         if error.status is DnsStatus.NULL_MX:
@@ -87,7 +88,7 @@ async def _mail_domain(check: Check, address: Address, kind: str) -> int:
         return DUNNO
     name = to_ascii(domain.decode("utf-8", "replace"))
     try:
-        await check.lookup.first(name, ("MX", "A", "AAAA"), _MAILHOST_END)
+        _tell(check, name, await check.lookup.first(name, ("MX", "A", "AAAA"), _MAILHOST_END))
     except DnsError as error:
         check.found("dns", f"{name} MX, A, AAAA".encode(), error.text.encode())
         return _bad_mail_domain(check, error, name, address.text, kind)
@@ -108,6 +109,13 @@ def _bad_mail_domain(check: Check, error: DnsError, name: str, address: bytes, k
     if error.temporary:
         return check.temporary("unknown_address_tempfail_action", dsn, text)
     return check.reject(check.setup.codes["unknown_address_reject_code"], dsn, text)
+
+
+def _tell(check: Check, name: str, records: Sequence[Record]) -> None:
+    """Tell the trace which records there are."""
+    if check.trace is not None and records:
+        found = " ".join(target(record) or str(record.data) for record in records)
+        check.found("dns", f"{name} {records[0].type}".encode(), found.encode())
 
 
 def _problem(error: DnsError, usual: bytes) -> bytes:
@@ -210,6 +218,7 @@ async def _servers(check: Check, host: str, type_: str, name: bytes) -> tuple[st
     while True:
         try:
             records = await check.lookup.records(domain, type_)
+            _tell(check, domain, records)
             return tuple(target(record) for record in records)
         except DnsError as error:
             if error.status is DnsStatus.NULL_MX:
@@ -237,7 +246,8 @@ async def _addresses(check: Check, server: str, type_: str, scope: Scope) -> lis
                 f"{error.reason}"
             )
         return []
-    check.found("dns", f"{server} A, AAAA".encode(), " ".join(found).encode())
+    if check.trace is not None:
+        check.found("dns", f"{server} A, AAAA".encode(), " ".join(found).encode())
     return found
 
 

@@ -75,6 +75,7 @@ def test_the_trace_has_servers_and_failures() -> None:
     assert steps[0].held is not None and steps[0].held.text.endswith(b"Domain not found")
     assert steps[0].matches[0].source == "dns" and b"try again" in steps[0].matches[0].value
     assert steps[-1].matches == (
+        Match("dns", b"good.example MX", b"mx.good.example"),
         Match("dns", b"mx.good.example A, AAAA", b"192.0.2.25"),
         Match("inline:{{192.0.2.25=REJECT}}", b"192.0.2.25", b"REJECT"),
     )
