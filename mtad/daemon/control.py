@@ -20,7 +20,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -113,8 +113,12 @@ class ControlServer(Factory):
 
     noisy = False
 
-    def __init__(self, p: Parameters, manager: QueueManager, store: SQLiteStore) -> None:
+    def __init__(
+        self, p: Parameters, manager: QueueManager, store: SQLiteStore, scanned: Callable[[], object]
+    ) -> None:
+        """``scanned`` is called where ``scan`` was asked for."""
         self._p = p
+        self._scanned = scanned
         self._long_ids = p.flag("enable_long_queue_ids")
         self._manager = manager
         self._store = store
@@ -146,6 +150,7 @@ class ControlServer(Factory):
                 conversation.stream(self._listing(bool(request.get("json"))))
             elif command == "scan":
                 self._manager.scan()
+                self._scanned()
                 answer({"ok": True})
             elif command == "flush":
                 self._flush(None, answer)

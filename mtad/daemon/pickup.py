@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ from mtad.net.drive import drive
 from mtad.queue.message import Outcome
 from mtad.queue.postfix.files import CORRUPT, MAILDROP, QueueDirectory, ready
 from mtad.queue.sqlite import SQLiteStore
-from mtad.smtpd.pickup import Pickup, Refusal, Unfit
+from mtad.smtpd.pickup import Keep, Pickup, Refusal, Unfit
 
 #: Seconds between looks at the directory.
 _INTERVAL = 60.0
@@ -39,13 +40,17 @@ _INTERVAL = 60.0
 _PATIENCE = 60.0
 #: Seconds after a failure of the queue until the next attempt.
 _RETRY = 5.0
+#: Messages of the queue that are read at a time.
+_SOME = 100
 _EVENTS = inotify.IN_ATTRIB | inotify.IN_MOVED_TO | inotify.IN_CLOSE_WRITE
 
 
 class PickupRole:
     """See the module."""
 
-    def __init__(self, around: Surroundings, store: SQLiteStore) -> None:
+    def __init__(self, around: Surroundings, store: SQLiteStore, busy: Callable[[], frozenset[int]]) -> None:
+        """``busy``: the messages (``seq``) that are being delivered."""
+        self._busy = busy
         self._around = around
         self._store = store
         self._log = around.log.named(f"{around.plan.p['syslog_name']}/pickup")
@@ -120,6 +125,10 @@ class PickupRole:
         elif not self._stopping:
             self._call = self._around.reactor.callLater(delay, self._tick)
 
+    def look(self) -> None:
+        """The queue was changed: messages may be there to go through intake once more."""
+        self._look()
+
     def _look(self) -> None:
         """Take everything that is whole."""
         if self._looking:
@@ -140,8 +149,29 @@ class PickupRole:
                     return
                 if entry.path not in self._later:
                     taken |= await self._take(entry.path)
+            taken |= await self._resubmit_all()
             if taken:
                 self._tell_manager()
+
+    async def _resubmit_all(self) -> bool:
+        """Messages of the queue that are to go through intake once more; whether there were some."""
+        found = False
+        tried: set[int] = set()
+        while messages := self._store.requeued(_SOME, self._busy().union(tried)):
+            for message in messages:
+                if self._stopping:
+                    return found
+                tried.add(message.seq)
+                try:
+                    await self._pickup.resubmit(message)
+                    found = True
+                except QueueError:
+                    raise
+                except MtadError as problem:
+                    self._log.warning(f"{message.queue_id}: {printable(str(problem))}; will try again")
+        if self._store.requeued(1, frozenset(tried)):
+            self._schedule(1.0)  # they are being delivered
+        return found
 
     async def _take(self, path: str) -> bool:
         try:
@@ -179,7 +209,7 @@ class PickupRole:
                 self._log.warning(f"remove {path}: {problem.strerror}")
                 self._leave(path)
 
-    async def _return(self, refusal: Refusal, name: str) -> None:
+    async def _return(self, refusal: Refusal, keep: Keep) -> None:
         """Have a message that intake would not have returned to its sender."""
         message, reply = refusal.message, refusal.reply
         reason = printable(reply.text)
@@ -190,10 +220,8 @@ class PickupRole:
                 f"delays=0/0/0/0, dsn={dsn}, status=bounced ({reason})"
             )
         outcomes = [Outcome(recipient, "bounced", dsn, reason) for recipient in message.recipients]
-        message.content = b""
         notices = self._bouncer.failed(message, outcomes)
-        for notice in notices:
-            await self._store.enqueue(notice.message, name)
+        await keep([notice.message for notice in notices])
         self._bouncer.announce(notices)
 
     def _tell_manager(self) -> None:

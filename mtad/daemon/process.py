@@ -151,8 +151,10 @@ class _Process:
         around = Surroundings(self._plan, self._paths, self._sink, reactor, self._anvil)
         store = SQLiteStore(self._paths.queue, reactor)
         if "qmgr" in self._roles:
-            self._parts.append(QmgrRole(around, store, channels))
-            self._parts.append(PickupRole(around, store))
+            manager = QmgrRole(around, store, channels)
+            pickup = PickupRole(around, store, manager.busy)
+            manager.scanned = pickup.look
+            self._parts += [manager, pickup]
         if "smtpd" in self._roles:
             self._parts.append(SmtpdRole(around, store, sockets))
         for part in self._parts:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,6 +187,7 @@ class QmgrRole:
         self._has_queue = False
         self._passed_on = False
         self._ending = False
+        self.scanned: Callable[[], object] = lambda: None  # called when commands have changed the queue
         self.ended: Deferred[None] = Deferred()
 
     def start(self) -> None:
@@ -227,7 +228,7 @@ class QmgrRole:
             return
         reactor = self._around.reactor
         self._look()
-        control = ControlServer(self._around.plan.p, self._manager, self._store)
+        control = ControlServer(self._around.plan.p, self._manager, self._store, self.scanned)
         self._readers = [
             DatagramReader(reactor, self._channels.wakeup, self._woken),
             Acceptor(reactor, self._channels.control, control),
@@ -265,6 +266,10 @@ class QmgrRole:
                 tell.sendto(b"I", self._around.paths.wakeup)
             except OSError:
                 pass  # it looks of itself, too
+
+    def busy(self) -> frozenset[int]:
+        """The messages that are being delivered, by us and by managers before us."""
+        return self._manager.left_to_others.union(self._manager.in_hand())
 
     def drain(self) -> None:
         """Leave the queue to the next manager; finish the deliveries in hand."""

@@ -40,6 +40,8 @@ PENDING, DONE = "pending", "done"
 INCOMING, DEFERRED, HOLD = "incoming", "deferred", "hold"
 #: A file of another mail system holds it, or will in a moment; nobody here touches it.
 EXPORTED = "exported"
+#: To go through intake once more, with a new queue id: listed as in the maildrop, as Postfix would have it.
+REQUEUED = "maildrop"
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from mtad.errors import QueueError
 from mtad.queue import rows, schema
-from mtad.queue.message import EXPORTED, Message, Recipient
-from mtad.queue.schema import PIECE, STATE_NAME, key
+from mtad.queue.message import DEFERRED, HOLD, INCOMING, Message, Recipient
+from mtad.queue.schema import PIECE, STATE, key
 
 _PAGE = 200
 #: Recipients of a message that come with it to those who deliver it.
@@ -104,7 +104,7 @@ class Reader:
     def counts(self) -> dict[str, int]:
         with _Snapshot(self._db) as db:
             found = dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())
-        return {name: found.get(state, 0) for state, name in STATE_NAME.items() if name != EXPORTED}
+        return {name: found.get(STATE[name], 0) for name in (INCOMING, DEFERRED, HOLD)}
 
     def listing(self) -> Iterator[Message]:
         after = 0
@@ -115,6 +115,12 @@ class Reader:
             if len(messages) < _PAGE:
                 return
             after = messages[-1].seq
+
+    def requeued(self, limit: int, skip: frozenset[int]) -> list[Message]:
+        with _Snapshot(self._db) as db:
+            found = db.execute("SELECT seq FROM message WHERE state = 4 ORDER BY seq").fetchall()
+            seqs = [seq for (seq,) in found if seq not in skip][:limit]
+            return _load(db, _WITHOUT_CONTENT, _NAMED, json.dumps(seqs), limit) if seqs else []
 
     def was_taken(self, name: str) -> bool:
         with _Snapshot(self._db) as db:

@@ -18,7 +18,7 @@ import sqlite3
 from urllib.parse import quote
 
 from mtad.errors import QueueError, QueueFull
-from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING
+from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING, REQUEUED
 
 FILE = "queue.db"
 
@@ -28,7 +28,7 @@ PIECE = 65536
 _PART_BITS = 20
 
 #: How states are written.
-STATE = {INCOMING: 0, DEFERRED: 1, HOLD: 2, EXPORTED: 3}
+STATE = {INCOMING: 0, DEFERRED: 1, HOLD: 2, EXPORTED: 3, REQUEUED: 4}
 STATE_NAME = {number: name for name, number in STATE.items()}
 PENDING_NUMBER, DONE_NUMBER = 0, 1
 
@@ -69,8 +69,12 @@ _TABLES = (
     # Content without a message yet; slot is the writer that brings it.
     "CREATE TABLE partial (content BIGINT PRIMARY KEY, slot INTEGER NOT NULL)",
 )
-#: Came after the first: files elsewhere that messages were made of, until the files are gone.
-_LATER = ("CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY)",)
+#: Came after the first: files elsewhere that messages were made of, until the files are gone; messages that
+#: are to go through intake once more.
+_LATER = (
+    "CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY)",
+    "CREATE INDEX IF NOT EXISTS message_requeued ON message (seq) WHERE state = 4",
+)
 
 PAGE = 4096
 
@@ -130,7 +134,7 @@ def make(directory: str) -> None:
             for statement in _TABLES:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
-        for statement in _LATER:
+        for statement in _LATER if version in (0, _VERSION) else ():
             db.execute(statement)
         db.execute("COMMIT")
     except sqlite3.Error as error:

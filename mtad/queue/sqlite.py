@@ -175,6 +175,9 @@ class SQLiteStore:
     def listing(self) -> Iterator[Message]:
         return self._open_reader().listing()
 
+    def requeued(self, limit: int, skip: frozenset[int]) -> list[Message]:
+        return self._open_reader().requeued(limit, skip)
+
     def was_taken(self, name: str) -> bool:
         return self._open_reader().was_taken(name)
 

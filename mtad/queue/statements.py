@@ -30,7 +30,7 @@ _PORTION = 16
 _CHANGES = 1000
 
 _DEFER = (
-    "UPDATE message SET state = CASE state WHEN 2 THEN 2 ELSE 1 END, next_attempt = ?, warned = ?"
+    "UPDATE message SET state = CASE WHEN state > 1 THEN state ELSE 1 END, next_attempt = ?, warned = ?"
     " WHERE seq = ?"
 )
 _OUTCOME = "UPDATE recipient SET state = ?, dsn = ?, reason = ?, relay = ? WHERE id = ?"
@@ -264,7 +264,7 @@ def _update(assignment: str, condition: str) -> Apply:
 flush = _update("next_attempt = 0", "state = 1")
 hold = _update("state = 2", "state < 2")
 release = _update("state = 1, next_attempt = 0", "state = 2")
-requeue = _update("state = 1, next_attempt = 0", "state < 3")
+requeue = _update("state = 4", "state < 3")
 export = _update("state = 3", "state <> 3")
 expire = _update("expired = 1", "expired = 0")
 

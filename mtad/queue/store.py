@@ -93,7 +93,10 @@ class QueueStore(Protocol):
         """Make messages on hold deferred and due; returns their ids."""
 
     def requeue(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
-        """Make messages in any state deferred and due; returns the ids of those that exist."""
+        """Have messages go through intake once more; returns the ids of those that exist."""
+
+    def requeued(self, limit: int, skip: frozenset[int]) -> list[Message]:
+        """Those, with their pending recipients and no content, except ``skip``.  Blocking, for a moment."""
 
     def expire(self, queue_ids: Sequence[str]) -> Awaitable[list[str]]:
         """Have messages given up at their next attempt; returns the ids of those that were not yet."""

@@ -17,8 +17,9 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from mtad.config.master_cf import Service
@@ -26,7 +27,7 @@ from mtad.config.parameters import Parameters
 from mtad.errors import MtadError, QueueError
 from mtad.maillog import MailLog, printable
 from mtad.queue.ids import QueueIds
-from mtad.queue.message import HOLD, Message, Recipient
+from mtad.queue.message import HOLD, Message, Outcome, Recipient
 from mtad.queue.postfix.envelope import Envelope as FileEnvelope
 from mtad.queue.postfix.envelope import QueueFile
 from mtad.queue.postfix.files import open_plain, ready
@@ -53,6 +54,8 @@ _ENVELOPE = 16 * 1024 * 1024
 #: Pieces of content that are taken before others have their turn.
 _TURN = 16
 _DAY, _DRIFT = 86400, 7200
+#: Attributes that intake gives, or that what it did before has left.
+_MADE_ANEW = frozenset(("filter", "message_id", "create_time"))
 
 
 class Unfit(MtadError):
@@ -63,9 +66,13 @@ class NotNow(MtadError):
     """Something can be made of this file, but not now."""
 
 
+#: Puts messages into the queue in the place of what they were made of.
+Keep = Callable[[Sequence[Message]], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that may not come into the queue: its envelope, and why."""
+    """A message that may not come into the queue: its envelope, the beginning of its content, and why."""
 
     message: Message
     reply: Reply
@@ -90,7 +97,7 @@ class Pickup:
         may_not_submit: Callable[[int, bytes], str],
         reactor: Any,
         pause: Callable[[], Awaitable[None]],
-        refused: Callable[[Refusal, str], Awaitable[None]],
+        refused: Callable[[Refusal, Keep], Awaitable[None]],
     ) -> None:
         self._store = store
         self._log = log.named(f"{p['syslog_name']}/pickup")
@@ -169,14 +176,14 @@ class Pickup:
             await envelope.set_sender(written.sender)
             intake = self._intake(written, state, now)
             await intake.begin(b"", self._received(queue_id, status, now))
-            await self._feed(source, intake)
+            beginning = await self._feed(source.content(), intake)
             source.read_rest()
             for one in written.recipients:
                 await envelope.add(one.address, one.notify, one.orcpt, one.original)
             await envelope.finish()
             if not written.recipients:
                 raise Unfit(f"{path}: uid={uid}: no recipients")
-            await self._queue(queue_id, written, envelope, intake, name)
+            await self._queue(queue_id, written, envelope, intake, partial(self._keep_file, name), beginning)
         except BadRecord as error:
             raise Unfit(f"{path}: uid={uid}: {error}") from error
         finally:
@@ -209,17 +216,29 @@ class Pickup:
         date = mail_date(min(status.st_mtime, now)).decode()
         return f"Received: by {self._by}{status.st_uid})\r\n\tid {queue_id}; {date}\r\n".encode()
 
-    async def _feed(self, source: QueueFile, intake: Intake) -> None:
-        for number, chunk in enumerate(source.content(), 1):
+    async def _feed(self, content: Iterable[bytes], intake: Intake) -> bytes:
+        """Have the content taken in; its beginning, for whoever may get it back."""
+        beginning = b""
+        for number, chunk in enumerate(content, 1):
+            beginning = beginning or chunk
             more = intake.feed(chunk)
             if more is not None:
                 await more
             if number % _TURN == 0:
                 await self._pause()
+        return beginning
 
     async def _queue(
-        self, queue_id: str, written: FileEnvelope, envelope: Envelope, intake: Intake, name: str
+        self,
+        queue_id: str,
+        written: FileEnvelope,
+        envelope: Envelope,
+        intake: Intake,
+        keep: Keep,
+        beginning: bytes,
+        screened: bool = False,
     ) -> None:
+        """``screened``: Milters have seen it."""
         content = await intake.finish()
         state = intake.state
         message = written.message(queue_id)
@@ -232,19 +251,61 @@ class Pickup:
             message.attributes["message_id"] = printable(state.message_id)
         message.content, message.spool, message.size = content, intake.spool, intake.size
         refusal = FILE_TOO_BIG if intake.too_big else intake.refusal
-        if refusal is None and state.going_on and self._milters is not None:
+        if refusal is None and state.going_on and self._milters is not None and not screened:
             refusal = await self._milters.screen(message, envelope, state)
             intake.spool = message.spool  # closed with the rest
         self._act(message, state)
         if refusal is not None and refusal.code < 500:
             raise NotNow(f"{queue_id}: {printable(refusal.text)}")
         if refusal is not None:
-            await self._refused(Refusal(message, refusal), name)
+            message.recipients = message.recipients or written.recipients
+            message.content, message.size = beginning, len(beginning)
+            await self._refused(Refusal(message, refusal), keep)
             return
         if state.discarded:
             self._cleanup_log.info(f"{queue_id}: removed (discarded)")
+            await keep(())
             return
-        await self._store.enqueue(message, name)
+        await keep((message,))
+
+    async def _keep_file(self, name: str, messages: Sequence[Message]) -> None:
+        """What was made of a file."""
+        for message in messages:
+            await self._store.enqueue(message, name)
+            name = ""
+
+    async def resubmit(self, message: Message) -> None:
+        """Have a message of the queue go through intake once more, as another one that takes its place."""
+        now = time.time()
+        queue_id = self._ids.next()
+        attributes = {name: value for name, value in message.attributes.items() if name not in _MADE_ANEW}
+        written = FileEnvelope(
+            message.arrival, message.sender, message.recipients, attributes, message.body, message.ret,
+            message.envid, int(message.smtputf8),
+        )  # fmt: skip
+        shown = printable(quote(message.sender))
+        self._log.info(f"{queue_id}: uid={os.getuid()} from=<{shown}> orig_id={message.queue_id}")
+        state = self._state(queue_id, written)
+        envelope = Envelope(self._rules, state)
+        await envelope.set_sender(message.sender)
+        intake = self._intake(written, state, now)
+        try:
+            date = mail_date(now).decode()
+            received = f"Received: by {self._by}{os.getuid()})\r\n\tid {queue_id}; {date}\r\n"
+            await intake.begin(b"", received.encode())
+            beginning = await self._feed(self._store.read(message), intake)
+            for one in message.recipients:
+                await envelope.add(one.address, one.notify, one.orcpt, one.original)
+            await envelope.finish()
+            keep = partial(self._replace, message)
+            await self._queue(queue_id, written, envelope, intake, keep, beginning, screened=True)
+        finally:
+            intake.discard()
+
+    async def _replace(self, old: Message, messages: Sequence[Message]) -> None:
+        """What was made of a message of the queue."""
+        outcomes = [Outcome(one, "sent", "2.0.0", "requeued") for one in old.recipients]
+        await self._store.finish(old, outcomes, time.time(), messages)
 
     def _act(self, message: Message, state: MessageState) -> None:
         """Do to the message what header and body checks asked for."""

@@ -48,8 +48,8 @@ class World:
             reactor=self.clock,
             paths=SimpleNamespace(wakeup=str(root / "nobody")),
         )
-        store: Any = None
-        self.role = PickupRole(around, store)
+        store: Any = SimpleNamespace(requeued=lambda limit, skip: [])
+        self.role = PickupRole(around, store, frozenset)
         self.role._wakeup = SimpleNamespace(sendto=lambda *_: None)  # type: ignore[assignment]
         self.taker = Taker(failures)
         self.role._pickup = self.taker  # type: ignore[assignment]

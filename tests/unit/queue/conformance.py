@@ -309,8 +309,14 @@ class Conformance:
         driver.wait(driver.store.hold([three.queue_id]))
         names = [one.queue_id, two.queue_id, three.queue_id]
         assert sorted(driver.wait(driver.store.requeue([*names, "NONE"]))) == names
-        assert self.due(driver, 1.0) == names
-        assert self.incoming(driver) == []
+        assert self.due(driver, 1e12) == self.incoming(driver) == []
+        assert [m.queue_id for m in driver.store.requeued(9, frozenset((two.seq,)))] == [names[0], names[2]]
+        (back,) = driver.store.requeued(1, NOBODY)
+        new = make()
+        assert driver.wait(driver.store.finish(back, sent(*back.recipients), 1.0, [new]))
+        assert self.incoming(driver) == [new.queue_id]
+        self.defer(driver, two, 1.0)  # it was under way
+        assert [m.queue_id for m in driver.store.requeued(9, NOBODY)] == [names[1], names[2]]
 
     def test_expire(self, driver: Driver) -> None:
         (message,) = self.enqueue(driver, make())
