@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Protocol
 from mtad.errors import MtadError
 from mtad.mime.names import HEADERS, MIME
 from mtad.mime.state import MULTIPART, NESTED, PRIMARY, Header
-from mtad.tables.blocking import BlockingTable
 from mtad.tables.maps import Maps
 from mtad.tables.table import LocalTable
 
@@ -70,11 +69,7 @@ class Checks:
         self._body = maps("body_checks")
         self.headers = any(self._headers.values())
         self.body = bool(self._body)
-        self._at_once = [
-            each
-            for each in self._body.tables
-            if isinstance(each, LocalTable) and not isinstance(each, BlockingTable)
-        ]
+        self._at_once = [each for each in self._body.tables if isinstance(each, LocalTable) and each.at_once]
 
     @property
     def problems(self) -> list[tuple[str, MtadError]]:

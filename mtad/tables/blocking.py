@@ -51,6 +51,8 @@ class Runner(Protocol):
 class BlockingTable(LocalTable):
     """A table whose :meth:`get` may block."""
 
+    at_once = False
+
     #: Set once in a process that has a reactor.
     runner: ClassVar[Runner | None] = None
 

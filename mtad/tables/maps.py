@@ -78,7 +78,7 @@ class Maps:
     @tables.setter
     def tables(self, tables: tuple[Table, ...]) -> None:
         self._tables = tables
-        self.at_once = all(hasattr(table, "answer") for table in tables)
+        self.at_once = all(getattr(table, "at_once", False) for table in tables)
         #: whether keys that only tables with fixed keys are asked for are worth making
         self.only_patterns = self.at_once and not any(table.fixed_key for table in tables)
 

@@ -188,6 +188,8 @@ def open_table(spec: str, config_directory: str = ".", *, warn: Callable[[str], 
 class DeferredTable(LocalTable):
     """A table that could not be opened: lookups fail until it can be."""
 
+    at_once = False
+
     def __init__(self, spec: str, options: Options, problem: MtadError) -> None:
         super().__init__(spec, options)
         self.problem = problem

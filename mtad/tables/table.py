@@ -74,6 +74,8 @@ class LocalTable(ABC):
     """A table that answers at once.  Subclasses give :meth:`get`, on a key already folded."""
 
     fixed_key = True
+    #: False for those that wait all the same, or know only later how they answer
+    at_once = True
 
     def __init__(self, spec: str, options: Options) -> None:
         self.spec = spec

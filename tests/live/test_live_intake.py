@@ -63,6 +63,7 @@ def test_slow_tables(table: str) -> None:
             "canonical_classes": "envelope_sender",
             "virtual_alias_maps": table,
             "virtual_alias_domains": "",
+            "mtad_smtpd_workers": "1",
             "header_checks": table,
             "body_checks": table,
         }
@@ -94,4 +95,4 @@ def test_slow_tables(table: str) -> None:
             sink.wait_for(4)
             mails = [mail for mail in sink.mails() if mail["Subject"] == "found"]
             assert len(mails) == 3
-            assert all(mail.get_payload() == "keep\n" for mail in mails)
+            assert all(str(mail.get_payload()).split() == ["keep"] for mail in mails)
