@@ -4,7 +4,7 @@ Each load is given to each system in turn, several rounds of it, the first syste
 of the next.  A round of a load is measured from the first connection until the sink has got all the mail; the
 CPU time (``meters.py``) is that of all the system's processes, until they have come to rest.
 
-    bench.py [--rounds N] [--quick] [--only a,b,c,idle] [--systems postfix,mtad] [--json FILE] ...
+    bench.py [--rounds N] [--quick] [--only a,b,c,idle,drain,million] [--systems postfix,mtad] ...
 
 The table has the medians of the rounds, and their ratio mtad/Postfix.  Nothing is asserted.
 """
@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import long_queues
 import meters
 import systems
 from systems import LOGIN, PASSWORD, System, running
@@ -36,6 +37,9 @@ from systems import LOGIN, PASSWORD, System, running
 BIN = Path(__file__).resolve().parent / "bin"
 PATIENCE = 180.0
 LOGGED_IN = ("--tls", "starttls", "--user", LOGIN, "--password", PASSWORD)
+
+#: Rounds of the drain, its messages, and those of the very long queue.
+DRAINS, DRAINED, MILLION = 3, 20_000, 1_000_000
 
 #: Postfix's memory for one more connection, roughly; to know beforehand whether there is enough.
 _SMTPD_PROCESS = 8 * 1024 * 1024
@@ -188,6 +192,25 @@ class Bench:
                         f"{result['rate']:9.1f} messages/s {result['cpu_ms']:8.3f} CPU ms/message"
                     )
 
+    def drain(self, name: str, configuration: dict[str, str], users: Path, messages: int) -> None:
+        """A queue of so many messages, emptied."""
+
+        def fill(system: System) -> int:
+            return int(self._generate(system, LOADS[1], messages)["messages"])
+
+        self._sink.reset()
+        result = long_queues.drain(name, configuration, users, messages, fill, self._sink.wait)
+        if result["messages"] != result["accepted"]:
+            self._remark(f"{name} (drain): {result['accepted']} accepted, {result['messages']} relayed")
+        self.results.setdefault("drain", {}).setdefault(name, []).append(result)
+        tell(f"(drain) {name:8}{result['rate']:9.1f} messages/s {result['cpu_ms']:8.3f} CPU ms/message")
+
+    def million(self, configuration: dict[str, str], users: Path, scratch: Path, count: int) -> None:
+        """A very long queue; mtad only."""
+        result = long_queues.million(configuration, users, scratch, count)
+        self.results.setdefault("million", {}).setdefault("mtad", []).append(result)
+        tell(f"(million) first delivery after {result['first_delivery_s']:.2f} s")
+
     def idle(self, system: System, connections: int) -> None:
         """The memory of ``connections`` clients that have logged in and say nothing."""
         load = LOADS[0]
@@ -253,6 +276,26 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]], names: Sequence[s
                 for name in names
             }
             yield _row(title, values, wanted.get(load.key, ""), _spread(found, key))
+    if "drain" in results:
+        found = results["drain"]
+        yield "(drain) a queue of deferred messages, flushed"
+        for key, title, hope in (("rate", "messages/s", ">= 2"), ("cpu_ms", "CPU ms/message", "")):
+            values = {
+                name: statistics.median(each[key] for each in found[name]) if name in found else None
+                for name in names
+            }
+            yield _row(title, values, hope, _spread(found, key))
+    if "million" in results:
+        (result,) = results["million"]["mtad"]
+        yield f"(million) {result['messages']} deferred messages, all due"
+        for key, title, hope in (
+            ("first_delivery_s", "start to first delivery, s", "< 3"),
+            ("memory_mib", "memory, MiB", "< 200"),
+            ("rate", "messages/s", ""),
+            ("postqueue_first_line_s", "postqueue -p, first line, s", ""),
+            ("postqueue_peak_mib", "postqueue -p, memory, MiB", ""),
+        ):
+            yield _row(title, {name: result[key] if name == "mtad" else None for name in names}, hope)
     if "idle" in results:
         found = results["idle"]
         counts = {name: found[name][0]["connections"] for name in names if name in found}
@@ -276,14 +319,19 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description="Postfix and mtad, side by side.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two rounds of a quarter, 200 idle connections")
-    parser.add_argument("--only", default="a,b,c,idle", help="which loads (default: %(default)s)")
+    parser.add_argument(
+        "--only", default="a,b,c,idle,drain,million", help="which loads (default: %(default)s)"
+    )
     parser.add_argument("--systems", default="postfix,mtad", help="which systems (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=2000, help="idle connections")
     parser.add_argument("--directory", default="/var/tmp", help="where the queues are; a disk, not a tmpfs")
     parser.add_argument("--pin", metavar="CPU", help="CPUs of load generator and sink (taskset -c)")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
     chosen = parser.parse_args(argv)
-    known = {"only": {"idle", *(load.key for load in LOADS)}, "systems": {"postfix", "mtad"}}
+    known = {
+        "only": {"idle", "drain", "million", *(load.key for load in LOADS)},
+        "systems": {"postfix", "mtad"},
+    }
     for name, words in known.items():
         setattr(chosen, name, getattr(chosen, name).split(","))
         if not set(getattr(chosen, name)) <= words:
@@ -311,6 +359,11 @@ def run(chosen: argparse.Namespace, sink: Sink, scratch: Path) -> Bench:
             bench.loads(both, loads, chosen.rounds, 0.25 if chosen.quick else 1.0)
             for system in both:
                 bench.remarks += [f"{system.name}: {line}" for line in system.complaints()[:10]]
+    for number in range(min(chosen.rounds, DRAINS) if "drain" in chosen.only else 0):
+        for name in chosen.systems[:: 1 if number % 2 == 0 else -1]:
+            bench.drain(name, configuration, users, DRAINED // 10 if chosen.quick else DRAINED)
+    if "million" in chosen.only and "mtad" in chosen.systems:
+        bench.million(configuration, users, scratch, MILLION // 10 if chosen.quick else MILLION)
     for name in chosen.systems if "idle" in chosen.only else ():
         connections = chosen.connections
         if name == "postfix":

@@ -32,10 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from live.daemon import Mtad, mail_owner
 from meters import Tree
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix, free_port
 
 from mtad.net.certificates import make_self_signed
 from mtad.tables.sasldb import SaslDb
+
+__all__ = ["System", "free_port", "main_cf", "prepare", "running", "unavailable", "version"]
 
 USER, REALM, PASSWORD = "alice", "example.com", "wonderland"
 LOGIN = f"{USER}@{REALM}"
@@ -91,6 +93,7 @@ class System:
     ports: dict[str, int]
     tree: Tree
     log: Path
+    instance: Postfix | Mtad
 
     def complaints(self) -> list[str]:
         """Lines of its log that a good run does not have."""
@@ -107,16 +110,17 @@ def unavailable(name: str) -> str:
 
 
 @contextlib.contextmanager
-def running(name: str, configuration: dict[str, str], users: Path) -> Iterator[System]:
-    """Start the system and end it."""
+def running(name: str, configuration: dict[str, str], users: Path, *, start: bool = True) -> Iterator[System]:
+    """Start the system, or leave that to the caller, and end it."""
     sasl = f"pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {users}\nmech_list: PLAIN LOGIN\n"
     instance = _KINDS[name](configuration, _SERVICES, {"sasl/smtpd.conf": sasl})
     tree = Tree(name)
     try:
-        with tree.births():
-            instance.start()
-        tree.started(int((instance.queue / "pid" / "master.pid").read_text()))
-        yield System(name, instance.ports, tree, instance.maillog)
+        if start:
+            with tree.births():
+                instance.start()
+            tree.started(int((instance.queue / "pid" / "master.pid").read_text()))
+        yield System(name, instance.ports, tree, instance.maillog, instance)
     finally:
         instance.stop()
         tree.close()
