@@ -15,7 +15,7 @@ from live.daemon import Mtad, Sink
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mtad's master runs as root")
 pytestmark = ROOT
 
-DELAY = 0.2
+DELAY = 0.1
 
 
 ANSWERS = {
