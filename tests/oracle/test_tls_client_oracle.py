@@ -237,6 +237,21 @@ def dane_scenes(pki: Pki) -> list[Scene]:
     return scenes
 
 
+#: smtp_tls_per_site: what is said of the next hop and of the host.
+SITES = [
+    ("", ""),
+    ("NONE", ""),
+    ("MAY", ""),
+    ("MUST_NOPEERMATCH", ""),
+    ("MUST", ""),
+    ("", "MUST"),
+    ("NONE", "MUST"),
+    ("MAY", "NONE"),
+    ("must", "may"),
+    ("SOMETIMES", ""),
+]
+
+
 @pytest.fixture(scope="module")
 def pki() -> Iterator[Pki]:
     directory = Path(tempfile.mkdtemp(prefix="tls-"))
@@ -297,4 +312,19 @@ def later(texts: list[str]) -> list[str]:
 
 def test_the_same_servers_are_met_in_the_same_way(pki: Pki) -> None:
     wrong = compare([*client_scenes(pki), *dane_scenes(pki)], pki)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_sites(pki: Pki) -> None:
+    scenes = [Scene(f"site-{number}", "good") for number, _ in enumerate(SITES)]
+    entries = [
+        entry
+        for number, (hop, mx) in enumerate(SITES)
+        for entry in (f"site-{number}.example = {hop}", f"mx.site-{number}.example = {mx}")
+        if not entry.endswith(" ")
+    ]
+    table = f"inline:{{ {', '.join(f'{{ {entry} }}' for entry in entries)} }}"
+    wrong = compare(
+        scenes, pki, smtp_tls_policy_maps="", smtp_tls_per_site=table, smtp_tls_security_level="encrypt"
+    )
     assert not wrong, "\n".join(wrong)
