@@ -6,8 +6,9 @@ A child that dies is replaced, slowly where it dies at once.
 
 A new configuration takes effect whole or not at all: it is read and checked, its processes are forked and
 make everything that may fail, and only when all of them are prepared are they told to serve and the old ones
-to finish what they have in hand.  Whatever goes wrong before that leaves the old ones as they were.  The
-words that pass between us and a child are those of :mod:`mtad.daemon.process`.
+to finish what they have in hand.  Whatever goes wrong before that leaves the old ones as they were.  In the
+same way, but with the configuration as it was read before, come processes for certificates that have changed
+(:mod:`mtad.daemon.certificates`).  The words that pass between us and a child are those of :mod:`mtad.daemon.process`.
 
 Postfix counterpart: ``master(8)``.
 """

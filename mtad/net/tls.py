@@ -1,7 +1,8 @@
 """TLS by pyOpenSSL for both sides, under one name.
 
-- server: :class:`ServerTLS` (``tls_server``);
-- client: :class:`ClientTLS`, :class:`Handshake` (``tls_client``), :class:`Policy` (``tls_policy``);
+- server: :class:`ServerTLS` (``tls_server``), whose sessions outlive it (``tls_sessions``);
+- client: :class:`ClientTLS`, :class:`Handshake` (``tls_client``), :class:`Policy` (``tls_policy``); who a
+  server is, by name (``tls_names``) or by TLSA records and trust anchors (``tls_trust``);
 - what was agreed on: :class:`TLSInfo`, :func:`describe`, :func:`log_summary`, :func:`received_lines`
   (``tls_info``).
 """
