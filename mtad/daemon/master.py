@@ -8,7 +8,8 @@ A new configuration takes effect whole or not at all: it is read and checked, it
 make everything that may fail, and only when all of them are prepared are they told to serve and the old ones
 to finish what they have in hand.  Whatever goes wrong before that leaves the old ones as they were.  In the
 same way, but with the configuration as it was read before, come processes for certificates that have changed
-(:mod:`mtad.daemon.certificates`).  The words that pass between us and a child are those of :mod:`mtad.daemon.process`.
+(:mod:`mtad.daemon.certificates`).  The words that pass between us and a child are those of
+:mod:`mtad.daemon.process`.
 
 Postfix counterpart: ``master(8)``.
 """
