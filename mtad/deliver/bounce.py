@@ -137,7 +137,7 @@ class Bouncer:
             text = f"{message.queue_id}: not sending trace/success notification for single-bounce message"
             self._bounce_log.info(text)
             return []
-        return [self._notice("success", message, told, b"", "2bounce")]
+        return [self._notice("success", message, told, b"", "2bounce", polite=True)]
 
     def announce(self, notices: Iterable[Notice]) -> None:
         """Log notices that have been queued."""
@@ -167,9 +167,16 @@ class Bouncer:
         return notices
 
     def _notice(
-        self, kind: str, message: Message, outcomes: list[Outcome], to: bytes, postmaster: str = ""
+        self,
+        kind: str,
+        message: Message,
+        outcomes: list[Outcome],
+        to: bytes,
+        postmaster: str = "",
+        polite: bool = False,
     ) -> Notice:
-        """One notification, to the sender ``to``, or to the postmaster of a class."""
+        """One notification, to the sender ``to``, or to the postmaster of a class; ``polite``: in the words
+        for a sender."""
         now = self._clock()
         queue_id = self._new_id()
         original = self._postmasters[postmaster] if postmaster else b""
@@ -194,11 +201,11 @@ class Bouncer:
             queue_id=queue_id,
             recipient=to,
             now=now,
-            postmaster=bool(postmaster),
+            postmaster=bool(postmaster) and not polite,
             thread=message_id_in(headers) if self._threads else b"",
         )
         orcpt = b"rfc822;" + xtext_encode(to) if to.isascii() else b""
-        seven = text.isascii() and message.body == b"7BIT" and not message.smtputf8
+        eight = self._frame.eight_bits or message.body not in (b"", b"7BIT")
         notice = Message(
             queue_id=queue_id,
             sender=self._double_bounce if postmaster else b"",
@@ -206,14 +213,14 @@ class Bouncer:
             arrival=now,
             size=len(text),
             content=text,
-            body=b"7BIT" if seven else b"8BITMIME",
+            body=b"8BITMIME" if eight else b"",
             smtputf8=message.smtputf8,
         )
         if "tls_required_no" in message.attributes and "requiretls" not in message.attributes:
             notice.attributes["tls_required_no"] = "yes"
         if "requiretls" in message.attributes and not self._redacts:
             notice.attributes["requiretls"] = "yes"
-        who = "postmaster" if postmaster else "sender"
+        who = "postmaster" if postmaster and not polite else "sender"
         return Notice(notice, message.queue_id, f"{who} {self._letters[kind].template.log}")
 
 

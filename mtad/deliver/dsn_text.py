@@ -17,6 +17,8 @@ from mtad.deliver.bounce_template import Template
 from mtad.deliver.report import external
 from mtad.queue.message import Message, Outcome
 
+#: By what the client said of its content; nothing is said of what it left open.
+_ENCODING = {b"": b"", b"7BIT": b"7bit"}
 _WIDTH = 79
 _INDENT = b"    "
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -110,7 +112,7 @@ def compose(
     """
     template = letter.template
     boundary = b"%b.%d/%b" % (message.queue_id.encode(), int(now), frame.hostname)
-    encoding = b"8bit" if frame.eight_bits or message.body != b"7BIT" else b"7bit"
+    encoding = b"8bit" if frame.eight_bits else _ENCODING.get(message.body, b"8bit")
     described = b"Content-Transfer-Encoding: 8bit\n" if encoding == b"8bit" else b""
     charset = template.charset.encode()
     if charset.lower() == b"us-ascii" and encoding == b"8bit":
@@ -121,7 +123,7 @@ def compose(
             _headers(letter, frame, message, queue_id, recipient, now, postmaster, thread),
             b"MIME-Version: 1.0\nContent-Type: multipart/report; report-type=delivery-status;\n",
             b'\tboundary="%b"\n' % boundary,
-            b"Content-Transfer-Encoding: %b\n" % encoding,
+            b"Content-Transfer-Encoding: %b\n" % encoding if encoding else b"",
             b"Message-Id: %b\n\nThis is a MIME-encapsulated message.\n\n"
             % message_id(queue_id, frame.hostname, now),
             b"--%b\nContent-Description: Notification\n" % boundary,

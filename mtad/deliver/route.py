@@ -21,7 +21,6 @@ from mtad.rewrite.hostnames import valid_domain
 from mtad.rewrite.resolve import Resolver
 from mtad.tables.maps import Find, Maps
 from mtad.tables.table import no_warning
-from mtad.wire.address import from_text
 
 #: Transports whose next hop is a text.
 ERROR, RETRY = "error", "retry"
@@ -132,7 +131,7 @@ class Router:
         found = self.known(address)
         if found is not None:
             return found
-        resolution = await self._resolver.resolve(from_text(address))
+        resolution = await self._resolver.resolve_completed(address)
         if resolution.invalid:
             return Route(ERROR, _BAD_SYNTAX)
         text, domain, kind = resolution.text, resolution.domain, resolution.kind

@@ -1,0 +1,94 @@
+"""Notifications, part by part: templates, threads, VERP, postmasters, NOTIFY."""
+
+from __future__ import annotations
+
+import pytest
+from oracle.dialogue import AVAILABLE, HELLO, TEXT, WHY_NOT, Body, Config, Dialogue, Houses, each
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+
+TEMPLATES = """\
+# other words
+failure_template = <<EOF
+Charset: iso-8859-1
+From: The Postman <postman>
+Subject: It did not arrive
+Postmaster-Subject: Somebody's mail did not arrive
+
+Here is $myhostname, of $mydomain.
+We try for $maximal_queue_lifetime_days day(s), or $maximal_queue_lifetime_hours hours.
+EOF
+
+success_template = <<END
+Subject: It arrived
+
+  All is well.
+
+END
+"""
+VERP = {"smtpd_authorized_verp_clients": "127.0.0.1"}
+NO_DSN = {"no-dsn": {"smtp_discard_ehlo_keywords": "dsn"}}
+THREADS = Config(
+    "threads",
+    {"enable_threaded_bounces": "yes", "notify_classes": "bounce, 2bounce", **VERP},
+    transports=NO_DSN,
+)
+TEMPLATED = Config(
+    "templates",
+    {"bounce_template_file": "{dir}/bounce.cf", "notify_classes": "bounce"},
+    files={"bounce.cf": TEMPLATES},
+    transports=NO_DSN,
+)
+OLD = Config(
+    "old",
+    {"header_from_format": "obsolete", "smtputf8_enable": "no", "disable_verp_bounces": "yes", **VERP},
+)
+ONLY_FIRST = {"rcpt:a@x.example": b"550 5.1.1 no"}
+SOME = {"rcpt:a@x.example": b"550 5.1.1 no", "rcpt:b@x.example": b"550 5.7.1 never"}
+GREETED = "Message-Id: <original@client.example>\n" + TEXT
+
+
+def mail(
+    name: str,
+    *recipients: str,
+    sender: str = "<alice@example.com>",
+    rules: dict[str, bytes] = ONLY_FIRST,
+    text: str | bytes = GREETED,
+) -> Dialogue:
+    steps = [HELLO, f"MAIL FROM:{sender}", *(f"RCPT TO:{each}" for each in recipients), "DATA", Body(text)]
+    return Dialogue(name, steps, rules=rules)
+
+
+A, B, TELL = "<a@x.example>", "<b@x.example>", "<a@no-dsn.example> NOTIFY=SUCCESS"
+LIST = "<list@example.com> XVERP"
+CASES = {
+    THREADS: [
+        mail("failed", A),
+        mail("failed, no Message-Id", A, text=TEXT),
+        mail("succeeded", TELL, rules={}),
+        mail("never", A + " NOTIFY=NEVER", B + " NOTIFY=FAILURE", rules=SOME),
+        mail("null sender", A, sender="<>"),
+        mail("null sender, success", TELL, sender="<>", rules={}),
+        mail("verp", A, sender=LIST),
+        mail("verp, other characters", A, sender=LIST + "=-="),
+        mail("verp, delivered", "<c@x.example>", "<d@y.example>", sender=LIST, rules={}),
+        mail("8 bits", A, text=b"Subject: gr\xfcn\r\n\r\ngr\xfcn\r\n"),
+        mail("7BIT", A, sender="<alice@example.com> BODY=7BIT"),
+    ],
+    TEMPLATED: [
+        mail("failed", A),
+        mail("succeeded", TELL, rules={}),
+        mail("headers", A, sender="<alice@example.com> RET=HDRS"),
+    ],
+    OLD: [
+        mail("failed", A),
+        mail("7BIT", A, sender="<alice@example.com> BODY=7BIT"),
+        mail("8BITMIME", A, sender="<alice@example.com> BODY=8BITMIME"),
+        mail("verp", A, B, sender=LIST, rules=SOME),
+    ],
+}
+
+
+@each(CASES)
+def test_notices(houses: Houses, config: Config, dialogue: Dialogue) -> None:
+    houses.of(config).compare(dialogue)
