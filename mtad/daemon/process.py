@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -47,6 +48,9 @@ from mtad.tables.threads import Threads
 
 #: Exit status of a child that could not start for the configuration's sake.
 BAD_START = 78
+
+#: Enough for as many connections as a process can serve; a shell usually allows a thousand.
+_DESCRIPTORS = 65536
 
 #: The signals of a master, held back in a new child until it has its own handlers.
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -89,6 +93,7 @@ def run_child(
         elif "spawner" in roles:
             status = _run_commands(plan, sink, lines)
         else:
+            _allow_connections()
             status = _Process(roles, plan, paths, sink, lines, anvil).run(sockets, channels)
     except MtadError as problem:
         _report(plan, sink, roles, f"fatal: {problem}")
@@ -101,6 +106,14 @@ def run_child(
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+def _allow_connections() -> None:
+    """As many open descriptors as we may have, up to what a process can serve."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _write_mailboxes(plan: Plan, channels: Channels, lines: Lines) -> int:
