@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mtad.config.lint import Finding
 from mtad.config.parameters import Parameters
-from mtad.daemon.audit import certificates, files, oauth, tables
+from mtad.daemon.audit import certificates, files, oauth, tables, tls
 from mtad.errors import ConfigError
 
 
@@ -25,6 +25,7 @@ def audit(p: Parameters, services: Sequence[Parameters]) -> list[Finding]:
         files.findings(p, services, used),
         tables.findings(p, services, used),
         oauth.findings(p),
+        tls.findings(p),
     ):
         try:
             found.extend(look)
