@@ -147,7 +147,7 @@ class ControlServer(Factory):
                 answer({"ok": True, "active": sorted(self._manager.snapshot())})
             elif command == "listing":
                 answer({"ok": True})
-                conversation.stream(self._listing(bool(request.get("json"))))
+                conversation.stream(self._listing(bool(request.get("json")), not conversation.trusted))
             elif command == "scan":
                 self._manager.scan()
                 self._scanned()
@@ -167,9 +167,9 @@ class ControlServer(Factory):
         looks = command in ("showq", "listing")
         return refused(self._p, "authorized_mailq_users" if looks else "authorized_flush_users", uid)
 
-    def _listing(self, as_json: bool) -> Iterator[str]:
+    def _listing(self, as_json: bool, guest: bool) -> Iterator[str]:
         active = frozenset(self._manager.snapshot())
-        messages = chain(waiting(self._p), self._store.listing())
+        messages = chain(waiting(self._p, secret=guest), self._store.listing())
         if as_json:
             return json_listing(messages, active)
         return text_listing(messages, active, self._long_ids)

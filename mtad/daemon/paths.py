@@ -22,6 +22,7 @@ from mtad.deliver.mailbox import mailman_socket
 from mtad.deliver.verify import verify_socket
 from mtad.errors import ConfigError
 from mtad.oauth.state import state_directory
+from mtad.queue.postfix.files import CORRUPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,9 @@ def make_directories(p: Parameters, who: Owner) -> Paths:
     _directory(p, "queue_directory", os.path.dirname(found.lock), 0o755, None)
     _directory(p, "mtad_queue_directory", found.queue, 0o711, who)
     _maildrop(p, found.maildrop, who)
+    corrupt = os.path.join(p["queue_directory"], CORRUPT)
+    if not os.path.isdir(corrupt):
+        _directory(p, "queue_directory", corrupt, 0o700, who)
     return found
 
 

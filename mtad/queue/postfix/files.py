@@ -28,6 +28,8 @@ DEFER, BOUNCE = "defer", "bounce"
 #: Permissions: the file is whole; the operator has it returned.
 READY, EXPIRED = stat.S_IRWXU, stat.S_IXGRP
 
+#: Random digits at the end of a name that others are not to guess.
+SECRET = 32
 _ID = re.compile(r"[0-9A-Za-z_]{1,255}")
 #: Digits of a short id that are microseconds.
 _MICROSECONDS = 5
@@ -37,6 +39,11 @@ _LONG = re.compile(r".{6,}(.{4})z[^z]*")
 def valid_id(name: str) -> bool:
     """Whether this can be the name of a queue file."""
     return _ID.fullmatch(name) is not None
+
+
+def public_name(name: str) -> str:
+    """What of a file's name everybody may know."""
+    return name[:-SECRET] if len(name) > SECRET else name
 
 
 def reformatted(queue_id: str) -> str:

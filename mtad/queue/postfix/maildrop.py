@@ -25,7 +25,7 @@ from typing import BinaryIO, Protocol
 
 from mtad.config.parameters import Parameters
 from mtad.errors import QueueError
-from mtad.queue.postfix.files import MAILDROP, READY
+from mtad.queue.postfix.files import MAILDROP, READY, SECRET
 from mtad.queue.postfix.records import TIME, pack
 from mtad.queue.spool import queue_error
 
@@ -57,7 +57,7 @@ class FileDrop:
             status = os.fstat(fd)
             name = f"{int(now % 1 * 1_000_000):05X}{status.st_ino:X}"
             if os.stat(directory).st_mode & stat.S_IXOTH:
-                name += secrets.token_hex(16).upper()  # the file can be read by who knows its name
+                name += secrets.token_hex(SECRET // 2).upper()  # the file can be read by who knows its name
             self._path = os.path.join(directory, name)
             os.rename(temporary, self._path)
         except OSError as error:

@@ -8,11 +8,12 @@ from mtad.config.parameters import Parameters
 from mtad.errors import QueueError
 from mtad.queue.message import Message
 from mtad.queue.postfix.envelope import QueueFile
-from mtad.queue.postfix.files import MAILDROP, QueueDirectory, open_plain, ready
+from mtad.queue.postfix.files import MAILDROP, QueueDirectory, open_plain, public_name, ready
 
 
-def waiting(p: Parameters) -> Iterator[Message]:
-    """The messages in the maildrop, without content; none where this user may not look."""
+def waiting(p: Parameters, *, secret: bool = False) -> Iterator[Message]:
+    """The messages in the maildrop, without content; none where this user may not look.  ``secret``: the
+    reader is not to know the names by which files in a directory for everybody can be read."""
     try:
         for entry in QueueDirectory.of(p).files(MAILDROP):
             try:
@@ -20,7 +21,8 @@ def waiting(p: Parameters) -> Iterator[Message]:
                 if not ready(status.st_mode):
                     continue
                 with open_plain(entry.path) as file:
-                    message = QueueFile(file).read_envelope().message(entry.name)
+                    name = public_name(entry.name) if secret else entry.name
+                    message = QueueFile(file).read_envelope().message(name)
             except (QueueError, OSError):
                 continue  # it has gone, or is a trap
             message.size, message.state = status.st_size, MAILDROP

@@ -1,0 +1,45 @@
+"""The maildrop that everybody may write to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mtad.config.parameters import Parameters
+from mtad.queue.postfix import records as rec
+from mtad.queue.postfix.files import public_name
+from mtad.queue.postfix.maildrop import FileDrop
+from mtad.queue.postfix.records import pack
+from mtad.queue.postfix.waiting import waiting
+
+
+def test_names_that_open_a_file_are_nobody_elses(tmp_path: Path) -> None:
+    """Where nobody may list the directory, a listing for all must not do it for them."""
+    directory = tmp_path / "maildrop"
+    directory.mkdir()
+    directory.chmod(0o1733)
+    drop = FileDrop(str(directory))
+    drop.write(
+        pack(rec.SENDER, b"a@b.example") + pack(rec.RECIPIENT, b"c@d.example") + pack(rec.MESSAGE, b"")
+    )
+    drop.write(pack(rec.EXTRACTED, b"") + pack(rec.END, b""))
+    drop.commit()
+    (name,) = os.listdir(directory)
+    p = Parameters.from_mapping({"queue_directory": str(tmp_path)})
+    assert [message.queue_id for message in waiting(p)] == [name]
+    (shown,) = [message.queue_id for message in waiting(p, secret=True)]
+    assert shown and name.startswith(shown)
+    assert len(name) - len(shown) >= 32
+    assert public_name("4jXRn01VPVz1n") == "4jXRn01VPVz1n"
+
+
+def test_a_trap_hides_no_mail(tmp_path: Path) -> None:
+    directory = tmp_path / "maildrop"
+    directory.mkdir()
+    for name in ("A1", "B2", "C3"):
+        path = directory / name
+        path.write_bytes(pack(rec.SENDER, b"a@b.example") + pack(rec.MESSAGE, b""))
+        path.chmod(0o744)
+    os.link(directory / "B2", tmp_path / "elsewhere")
+    p = Parameters.from_mapping({"queue_directory": str(tmp_path)})
+    assert sorted(message.queue_id for message in waiting(p)) == ["A1", "C3"]
