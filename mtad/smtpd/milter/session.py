@@ -48,7 +48,7 @@ class SessionMilters:
 
     def __init__(self, session: Session, milters: MilterService, specs: Sequence[Filter]) -> None:
         service = session.service
-        self._session = session
+        self._session: Session = session
         self._route = milters.route
         self._screening = milters.screening(service)
         self._refused: Reply | None = None  # why we refuse the recipient in hand
