@@ -76,15 +76,17 @@ _LATER = (
     "CREATE INDEX IF NOT EXISTS message_requeued ON message (seq) WHERE state = 4",
 )
 
-PAGE = 4096
+#: Of a new database.  Less work than 4 KiB for large content, no more for small; 16 KiB measured slower for
+#: single messages.
+PAGE = 8192
 
-#: With pages of 4 KiB a log of 4 MiB stays in the processor's cache: larger ones measured slower.
+#: A log of 4 MiB stays in the processor's cache: larger ones measured slower.
 #: An index made on the way would read a whole table for each batch of messages.
 _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA automatic_index = OFF",
     "PRAGMA secure_delete = OFF",
-    "PRAGMA wal_autocheckpoint = 1000",
+    "PRAGMA wal_autocheckpoint = 500",
     "PRAGMA journal_size_limit = 67108864",
 )
 

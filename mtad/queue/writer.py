@@ -186,7 +186,11 @@ class Writer:
             room = space.f_bavail * space.f_frsize
             if room < _RESERVE:
                 db = self._connection()
-                room += schema.PAGE * int(db.execute("PRAGMA freelist_count").fetchall()[0][0])
+                page, free = [
+                    int(db.execute(f"PRAGMA {name}").fetchall()[0][0])
+                    for name in ("page_size", "freelist_count")
+                ]
+                room += page * free
         except OSError as error:
             raise queue_error(error) from error
         except sqlite3.Error as error:

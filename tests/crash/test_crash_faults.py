@@ -176,18 +176,19 @@ def harm(database: Path, damage: str) -> None:
     with sqlite3.connect(database) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'piece'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
     db.close()
     with database.open("r+b") as file:
         if damage == "head":
             file.write(os.urandom(100))
             return
         # a leaf of the tree that has the content
-        file.seek((root - 1) * 4096)
-        page = file.read(4096)
+        file.seek((root - 1) * size)
+        page = file.read(size)
         cell = int.from_bytes(page[12:14])
         child = int.from_bytes(page[cell : cell + 4])
-        file.seek((child - 1) * 4096)
-        file.write(os.urandom(4096))
+        file.seek((child - 1) * size)
+        file.write(os.urandom(size))
 
 
 def test_repair_of_a_sound_queue_changes_nothing() -> None:
