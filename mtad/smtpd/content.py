@@ -128,6 +128,7 @@ class Content:
         remote = "remote" if rules.rewrites_remote else ""
         birth = Birth(transaction.created, transaction.arrival, "local" if local else remote)
         state = await self._envelope(transaction)
+        state.wishes["rewrite_context"] = "local" if local else "remote"
         limit = service.settings.message_size_limit
         transaction.intake = intake = Intake(rules, state, birth, size_limit=limit, spool=service.open_spool)
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
