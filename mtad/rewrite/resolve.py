@@ -62,16 +62,20 @@ class Resolver:
         known = self._recent.get(address.text)
         if known is not None:
             return known
-        found = await self._resolve(address.text)
+        text = address.text
+        found = await self._resolved(*(self._rewriter.rewrite_parts(*split(text)) if text else (b"", None)))
         if self._classes.fixed:
             if len(self._recent) >= _RECENT_LIMIT:
                 self._recent.clear()
             self._recent[address.text] = found
         return found
 
-    async def _resolve(self, text: bytes) -> Resolution:
-        local, domain = self._rewriter.rewrite_parts(*split(text)) if text else (b"", None)
-        local, domain, kind = await self._strip(local, domain, len(text) + 100)
+    async def resolve_completed(self, text: bytes) -> Resolution:
+        """:meth:`resolve` for an address that is completed: ``user@host`` gets no more domain."""
+        return await self._resolved(*(split(text) if text else (b"", None)))
+
+    async def _resolved(self, local: bytes, domain: bytes | None) -> Resolution:
+        local, domain, kind = await self._strip(local, domain, len(local) + 100)
         valid = self._valid(local, domain)
         if not valid and self._numeric_domain and valid_address(domain):
             valid, domain = True, b"[" + domain + b"]"
