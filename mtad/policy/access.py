@@ -153,6 +153,8 @@ async def apply(check: Check, table: AccessTable, value: bytes, datum: bytes, sc
         hold = check.hold_permit if command == b"DEFER_IF_PERMIT" else check.hold_reject
         said = b"<%b>: %b rejected: %b" % (scope.name, scope.kind.encode(), text or b"Service unavailable")
         return hold(setup.codes["access_map_defer_code"], code, said)
+    if command == b"HANGUP":
+        check.hang_up(printable(text))
     if command in (b"INFO", b"WARN"):
         setup.log.info(report.line(check.request, command.decode().lower(), printable(text)))
         return DUNNO

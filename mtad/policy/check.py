@@ -73,6 +73,10 @@ class Rule:
     place: str = ""
 
 
+#: No reply at all: the connection ends without a word (access(5) result HANGUP).
+HANG_UP = Reply(0, b"")
+
+
 class Abort(Exception):
     """The evaluation ends here with the reply that was set."""
 
@@ -268,6 +272,12 @@ class Check:
         """What is wrong with a table, and what was asked."""
         for text in (str(error), *getattr(error, "__notes__", ())):
             self.setup.log.warning(text)
+
+    def hang_up(self, text: str) -> NoReturn:
+        """End the session."""
+        self.setup.log.info(report.line(self.request, "hangup", text))
+        self.reply = HANG_UP
+        raise Abort
 
     def misconfigured(self, *warnings: str) -> NoReturn:
         """The configuration can't be followed: say why, 451, and the end of the evaluation."""

@@ -22,6 +22,7 @@ from mtad.net.drive import drive
 from mtad.net.hosts import PeerStatus
 from mtad.net.proxy_protocol import ProxyError
 from mtad.net.tls_channel import TLSChannel
+from mtad.policy.check import HANG_UP
 from mtad.policy.request import Request
 from mtad.smtpd.endings import log_end, log_handshake, log_reason
 from mtad.smtpd.session import Session
@@ -310,7 +311,9 @@ class SubmissionProtocol(Protocol):
         session, service = self.session, self.service
         if self._closing or session is None:
             return
-        if reply is not None and reply.code >= 400 and service.refusals.changes:
+        if reply is HANG_UP:
+            self._close()
+        elif reply is not None and reply.code >= 400 and service.refusals.changes:
             drive(
                 service.refusals.changed(reply, session.request, session.last_recipient),
                 self._delayed,

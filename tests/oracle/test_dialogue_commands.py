@@ -100,7 +100,8 @@ COMMANDS = Config(
         ("rate", {**HASTE, "smtpd_per_request_deadline": "yes", "smtpd_min_data_rate": "100000"}),
     ),
     files={
-        "refused": "five@x.example 554 no\nfour@x.example 450 later\nbye@x.example 521 bye\n",
+        "refused": "five@x.example 554 no\nfour@x.example 450 later\nbye@x.example 521 bye\n"
+        "gone@x.example HANGUP for good\n",
         "footers": r"/^554 5\.7\.1/ five only" + "\n" + r"/^4/ \c and later" + "\n",
         "filter": "/^(EHLO|HELO)$/ $1 nameless.example\n/^SEND FROM:(.*)$/ MAIL FROM:$1\n/^SHUT$/ QUIT\n"
         '/^(RCPT TO:<)old(@.*)$/ $1new$2\n/^FAULTY$/ RCPT\n/^NUL/ NOOP\n/^GET/ NOOP\n/^AUTH x/ " "\n',
@@ -194,6 +195,11 @@ CASES = {
             "any size",
             Dialogue("mail", [HELLO, MAIL + " SIZE=99999999999", RCPT, "DATA", Body(TEXT)]),
             Dialogue("too large", [HELLO, MAIL + " SIZE=99999999999999999999"]),
+        ),
+        *at(
+            "soft alone",
+            Dialogue("hung up on", [HELLO, MAIL, "RCPT TO:<gone@x.example>", End()]),
+            Dialogue("hung up on with mail", [HELLO, MAIL, RCPT, "RCPT TO:<gone@x.example>", End()]),
         ),
         *at("no room", Dialogue("mail", [HELLO, MAIL, MAIL + " SIZE=1", RCPT])),
         *at(
