@@ -4,7 +4,11 @@
 After ``mtad_auth_failure_limit`` failures, none more than ``mtad_auth_failure_time`` after the one before,
 the pair is locked for that time: right and wrong passwords get the same answer, and no back end is asked.  A
 success forgets the failures.  Names that do not exist count like others.  Networks are those of
-``smtpd_client_ipv4_prefix_length`` and ``smtpd_client_ipv6_prefix_length``.
+``smtpd_client_ipv4_prefix_length`` and ``smtpd_client_ipv6_prefix_length``, the latter not below /64, which
+one client may have to itself.
+
+Many back ends take ``alice``, ``Alice`` and ``alice@any.where`` for one account.  So that a guesser gains
+little by that, all logins that differ only so are locked once :data:`SPELLINGS` of them have failed.
 
 The counts are in a database of ``mtad_queue_directory``, opened when first needed: all processes share them,
 and they outlive a restart.  When it can't be used, nothing is locked, and the log says so.  Raises nothing.
@@ -36,14 +40,23 @@ _PATIENCE = 0.05
 
 _LOGIN_LIMIT = 100
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS failures
+#: So many logins of one local part may not have failed.
+SPELLINGS = 5
+
+#: The tables: failures of logins, and how many logins of one local part have failed.
+_EXACT, _ALIKE = "failures", "alike"
+
+_SCHEMA = "".join(
+    f"""
+CREATE TABLE IF NOT EXISTS {table}
   (pair BLOB PRIMARY KEY, login TEXT, network TEXT, count INTEGER, last REAL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_age ON failures (last);
+CREATE INDEX IF NOT EXISTS {index} ON {table} (last);
 """
+    for table, index in ((_EXACT, "by_age"), (_ALIKE, "alike_by_age"))
+)
 
 _COUNT = """
-INSERT INTO failures VALUES (?1, ?2, ?3, 1, ?4) ON CONFLICT (pair) DO UPDATE
+INSERT INTO {table} VALUES (?1, ?2, ?3, 1, ?4) ON CONFLICT (pair) DO UPDATE
 SET count = CASE WHEN ?4 - last < ?5 THEN count + 1 ELSE 1 END, last = ?4 RETURNING count
 """
 
@@ -67,7 +80,7 @@ class FailureLimit:
         self._path = os.path.join(p["mtad_queue_directory"], FILE)
         self._prefixes = (
             p.number("smtpd_client_ipv4_prefix_length"),
-            p.number("smtpd_client_ipv6_prefix_length"),
+            min(p.number("smtpd_client_ipv6_prefix_length"), 64),
         )
         self._log = log
         self._clock = clock
@@ -78,47 +91,61 @@ class FailureLimit:
 
     def locked(self, login: bytes, address: str) -> bool:
         """Whether nobody at ``address`` may try this login now."""
+        network, since = self._network(address), self._clock() - self._life
         try:
-            row = self._open().execute(
-                "SELECT count, last FROM failures WHERE pair = ?", (_pair(login, self._network(address)),)
-            )
-            count, last = row.fetchone() or (0, 0.0)
+            database = self._open()
+            for table, name, limit in ((_EXACT, login, self._limit), (_ALIKE, _local(login), SPELLINGS)):
+                row = database.execute(
+                    f"SELECT 1 FROM {table} WHERE pair = ? AND count >= ? AND last > ?",
+                    (_pair(name, network), limit, since),
+                )
+                if row.fetchone():
+                    return True
         except sqlite3.Error as error:
             self._complain(error)
-            return False
-        return bool(count >= self._limit and self._clock() - last < self._life)
+        return False
 
     def failed(self, login: bytes, address: str) -> None:
         """The login failed from there."""
-        network, now = self._network(address), self._clock()
-        shown = printable_name(login)[:_LOGIN_LIMIT]
+        network = self._network(address)
         try:
             with self._open() as database:
-                database.execute("DELETE FROM failures WHERE last < ?", (now - self._life,))
-                pair = _pair(login, network)
-                row = database.execute(_COUNT, (pair, shown, network, now, self._life)).fetchone()
-                database.execute(
-                    "DELETE FROM failures WHERE pair IN (SELECT pair FROM failures ORDER BY last "
-                    "LIMIT max(0, (SELECT count(*) FROM failures) - ?))",
-                    (CAPACITY,),
-                )
+                fresh = self._count(database, _EXACT, login, _shown(login), network)
+                if fresh:
+                    local = _local(login)
+                    self._count(database, _ALIKE, local, f"{_shown(local)}@*", network)
         except sqlite3.Error as error:
             self._complain(error)
-            return
-        if row[0] == self._limit:
+
+    def _count(self, database: sqlite3.Connection, table: str, name: bytes, shown: str, network: str) -> bool:
+        """One more; whether it is the first."""
+        pair, now = _pair(name, network), self._clock()
+        limit = self._limit if table == _EXACT else SPELLINGS
+        database.execute(f"DELETE FROM {table} WHERE last < ?", (now - self._life,))
+        known = database.execute(f"SELECT 1 FROM {table} WHERE pair = ?", (pair,)).fetchone()
+        found = database.execute(_COUNT.format(table=table), (pair, shown, network, now, self._life))
+        count = found.fetchone()[0]
+        if known is None:
+            database.execute(
+                f"DELETE FROM {table} WHERE pair IN (SELECT pair FROM {table} ORDER BY last "
+                f"LIMIT max(0, (SELECT count(*) FROM {table}) - ?))",
+                (CAPACITY,),
+            )
+        if count == limit:
             self._log.warning(
-                f"SASL: login {shown} is locked for clients in {network} after {row[0]} failures, "
+                f"SASL: login {shown} is locked for clients in {network} after {count} failures, "
                 f"for {self._life} seconds"
             )
+        return known is None
 
     def succeeded(self, login: bytes, address: str) -> None:
         """The login succeeded from there."""
         try:
             database = self._open()
             pair = (_pair(login, self._network(address)),)
-            if database.execute("SELECT 1 FROM failures WHERE pair = ?", pair).fetchone():
-                with database:
-                    database.execute("DELETE FROM failures WHERE pair = ?", pair)
+            if database.execute("SELECT 1 FROM failures WHERE pair = ? AND count > 0", pair).fetchone():
+                with database:  # that it has failed is still known
+                    database.execute("UPDATE failures SET count = 0 WHERE pair = ?", pair)
         except sqlite3.Error as error:
             self._complain(error)
 
@@ -131,9 +158,11 @@ class FailureLimit:
             database = sqlite3.connect(f"file:{self._path}?mode=ro", timeout=_PATIENCE, uri=True)
             try:
                 rows = database.execute(
-                    "SELECT login, network, count, last FROM failures WHERE count >= ? AND last > ? "
+                    f"SELECT login, network, count, last FROM {_EXACT} WHERE count >= ?1 AND last > ?3 "
+                    f"UNION ALL "
+                    f"SELECT login, network, count, last FROM {_ALIKE} WHERE count >= ?2 AND last > ?3 "
                     "ORDER BY last DESC",
-                    (self._limit, since),
+                    (self._limit, SPELLINGS, since),
                 ).fetchall()
             finally:
                 database.close()
@@ -171,3 +200,12 @@ class FailureLimit:
 
 def _pair(login: bytes, network: str) -> bytes:
     return hashlib.blake2b(network.encode() + b"\0" + login, digest_size=16).digest()
+
+
+def _local(login: bytes) -> bytes:
+    """What all spellings of a login have in common."""
+    return login.decode("utf-8", "replace").partition("@")[0].casefold().encode()
+
+
+def _shown(login: bytes) -> str:
+    return printable_name(login)[:_LOGIN_LIMIT]

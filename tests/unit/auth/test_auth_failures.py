@@ -14,7 +14,7 @@ from auth_support import SESSION, Build, at_once
 
 from mtad.auth import failures
 from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
-from mtad.auth.failures import FailureLimit
+from mtad.auth.failures import SPELLINGS, FailureLimit
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
 from mtad.sasl import client
@@ -58,6 +58,47 @@ def test_a_pair_is_locked(limited: Authenticator, sink: ListSink, mechanism: byt
     assert attempt(limited, b"secret", session=ELSEWHERE) == "granted"
     assert attempt(limited, b"pass word", b"bob@example.com") == "granted"
     assert any("login alice is locked for clients in 192.0.2.1/32" in line for _, _, line in sink.lines)
+
+
+def test_one_account_by_many_names(tmp_path: Path) -> None:
+    """Who verifies passwords may heed neither case nor realm; and a neighbour's success frees nobody."""
+    now = [1000.0]
+    sink = ListSink()
+    limit = FailureLimit(parameters(tmp_path), MailLog(sink, "x"), lambda: now[0])
+    tries = 0
+    while not limit.locked(b"alice@realm%d" % tries, "192.0.2.1"):
+        limit.failed(b"aLiCe@realm%d" % tries, "192.0.2.1")
+        limit.succeeded(b"alice@mine.example", "192.0.2.1")
+        tries += 1
+        assert tries < 100
+    assert tries == SPELLINGS
+    for name in (b"alice", b"ALICE", b"alice@else.where"):
+        assert limit.locked(name, "192.0.2.1")
+        assert not limit.locked(name, "192.0.2.2")
+    assert not limit.locked(b"alic", "192.0.2.1")
+    assert [(each.login, each.count) for each in limit.now_locked()] == [("alice@*", SPELLINGS)]
+    assert sum("login alice@* is locked" in text for _, _, text in sink.lines) == 1
+    now[0] += limit._life + 1
+    assert not limit.locked(b"alice", "192.0.2.1")
+
+
+def test_an_old_device_locks_out_nobody(tmp_path: Path) -> None:
+    """It fails all day with one name, while another at the same place succeeds."""
+    now = [1000.0]
+    limit = FailureLimit(parameters(tmp_path), MailLog(ListSink(), "x"), lambda: now[0])
+    for _ in range(50):
+        limit.failed(b"alice", "192.0.2.1")
+        limit.succeeded(b"alice", "192.0.2.1")
+        now[0] += 30
+        assert not limit.locked(b"alice", "192.0.2.1")
+
+
+def test_one_client_with_a_network_of_its_own(tmp_path: Path) -> None:
+    limit = FailureLimit(parameters(tmp_path), MailLog(ListSink(), "x"))
+    for host in range(2):
+        limit.failed(b"bob", f"2001:db8::{host}:0:0:1")
+    assert limit.locked(b"bob", "2001:db8::ffff:0:0:1")
+    assert not limit.locked(b"bob", "2001:db8:0:1::1")
 
 
 def test_a_success_forgets_failures(limited: Authenticator) -> None:
