@@ -218,10 +218,11 @@ class Connector:
         connection.requiretls = purpose.requiretls != DISABLE
         if purpose.report is not None:
             purpose.report.begin(connection.host, policy, connection.transport.getHost())
+        wrapped: TlsStatus | None = None
         if self._settings.wrappermode:
-            await self._encryption.wrap(connection, policy, purpose)
+            wrapped = await self._encryption.wrap(connection, policy, purpose)
         extended = await self._greetings.heard(connection, purpose)
-        await self._encryption.upgrade(connection, policy, purpose, extended)
+        await self._encryption.upgrade(connection, policy, purpose, extended, wrapped)
         if login is not None and connection.session.extensions.auth:
             await self._authenticate(connection, login)
 

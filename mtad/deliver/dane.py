@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from mtad.config.parameters import Parameters
 from mtad.deliver.nexthop import Host
 from mtad.errors import MtadError
-from mtad.maillog import MailLog, printable
+from mtad.maillog import ListSink, MailLog, printable
 from mtad.net.dns import DnsError, DnsStatus, Resolver
 from mtad.net.dns_message import Record
+from mtad.net.tls_context import Logging
 from mtad.net.tls_policy import Tlsa
-from mtad.net.tls_trust import END_ENTITY, TRUST_ANCHOR
+from mtad.net.tls_trust import END_ENTITY, TRUST_ANCHOR, shown
 
 #: The matching type that is left to private use; nobody may publish it.
 _PRIVATE = 255
@@ -66,6 +67,8 @@ class Dane:
         self._force = p.flag("smtp_tls_force_insecure_host_tlsa_lookup")
         self._probe = p["dnssec_probe"]
         self._probed = False
+        unheard = MailLog(ListSink(), "")  # ClientTLS has warned already
+        self._tell = Logging.parse(p, "smtp_tls_loglevel", unheard).dane
         self._obstacle = ""
         dnssec = p["smtp_dns_support_level"] == "dnssec"
         if not dnssec or "dns" not in p.words("smtp_host_lookup"):
@@ -148,8 +151,10 @@ class Dane:
         elif tlsa.matching == _PRIVATE:
             problem = "reserved private-use matching type"
         if problem:
-            self._log.warning(f"{record.name} {problem}: {str(tlsa)[:140]}")
+            self._log.warning(f"{record.name} {problem}: {shown(str(tlsa))}")
             return None
+        if self._tell:
+            self._log.info(f"DNSSEC-signed TLSA record: {record.name}: {shown(str(tlsa))}")
         return tlsa
 
     async def _standing(self, name: str, type_: str, host: Host) -> Standing | None:

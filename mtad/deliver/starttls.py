@@ -69,16 +69,23 @@ class Encryption:
         self._log = log
         self._note_offers = note_offers
 
-    async def wrap(self, connection: Connection, policy: Policy, purpose: Purpose) -> None:
-        """TLS before anything else."""
+    async def wrap(self, connection: Connection, policy: Policy, purpose: Purpose) -> TlsStatus:
+        """TLS before anything else.  What it gives is for :meth:`upgrade`."""
         status = TlsStatus(purpose.level or policy.level, purpose.requiretls)
         await self._handshake(connection, policy, purpose, status)
-        connection.tls_status = str(status)
+        return status
 
-    async def upgrade(self, connection: Connection, policy: Policy, purpose: Purpose, extended: bool) -> None:
-        """STARTTLS, if it is to be; ``extended``: the server has answered to EHLO."""
-        if connection.tls is not None:  # wrapped
-            self._check_requiretls(connection, purpose, TlsStatus(policy.level, purpose.requiretls))
+    async def upgrade(
+        self,
+        connection: Connection,
+        policy: Policy,
+        purpose: Purpose,
+        extended: bool,
+        wrapped: TlsStatus | None = None,
+    ) -> None:
+        """STARTTLS, if it is to be; ``extended``: the server has answered to EHLO; ``wrapped``: TLS is on."""
+        if wrapped is not None:
+            self._check_requiretls(connection, purpose, wrapped)
             return
         status = TlsStatus(purpose.level or policy.level, purpose.requiretls)
         offered = extended and connection.session.extensions.starttls

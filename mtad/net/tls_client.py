@@ -38,14 +38,11 @@ from mtad.net.tls_context import Logging, new_context
 from mtad.net.tls_info import TLSInfo, describe, log_summary
 from mtad.net.tls_names import certificate_names, name_matches
 from mtad.net.tls_policy import PKIX_LEVELS, Policy, main_policy, must_match
-from mtad.net.tls_trust import Verdict, digests_of, judge, usable
+from mtad.net.tls_trust import Verdict, digests_of, judge, shown, usable
 
 #: Bounds of the memory for sessions and contexts
 SESSION_LIMIT = 256
 CONTEXT_LIMIT = 64
-
-#: Bytes of a digest that are logged from either end
-_HEAD = 32
 
 
 class ClientTLS:
@@ -184,7 +181,7 @@ class Handshake:
     def _tell_unusable(self) -> None:
         log, peer = self._tls.log, self._peer
         for record in set(self._policy.anchors) - set(self._anchors):
-            log.warning(f"{peer}: unusable TLSA RR: {_shown(str(record))}")
+            log.warning(f"{peer}: unusable TLSA RR: {shown(str(record))}")
         if self._anchors:
             return
         match self.level:
@@ -280,7 +277,7 @@ class Handshake:
         if not found:
             return replace(info, trusted=False, verify_error=openssl.VERIFY_DANE_NO_MATCH)
         if self._tls.logging.certmatch:
-            self._tls.log.info(f"{self._peer}: Matched fingerprint: {_shown(found[0])}")
+            self._tls.log.info(f"{self._peer}: Matched fingerprint: {shown(found[0])}")
         return replace(info, trusted=True, verified=True, verify_error=openssl.VERIFY_OK)
 
     def _matched_name(self, certificate: x509.Certificate) -> str:
@@ -314,7 +311,7 @@ class Handshake:
             what = "TA public key verified certificate"
         record = verdict.matched
         head = f"{record.usage} {record.selector} {record.matching}"
-        digest = _shown(record.data.hex().upper())
+        digest = shown(record.data.hex().upper())
         log.info(f"{peer}: Matched DANE {what} at depth {verdict.depth}: {head} {digest}")
 
     def _log(self, info: TLSInfo) -> None:
@@ -347,8 +344,3 @@ class Handshake:
         session = connection.get_session()
         if session is not None:
             self._tls.keep_session(self._key, session)
-
-
-def _shown(text: str) -> str:
-    """A record for the log, its middle left out where it is long."""
-    return text if len(text) <= 4 * _HEAD else f"{text[: 2 * _HEAD]}...{text[-2 * _HEAD :]}"

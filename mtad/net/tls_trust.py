@@ -30,6 +30,8 @@ from mtad.net.tls_policy import Tlsa
 TRUST_ANCHOR, END_ENTITY = 2, 3
 CERTIFICATE, KEY = 0, 1
 
+#: Bytes of a record that are logged from either end
+_HEAD = 32
 #: Certificates of a chain that are looked at
 _CHAIN_LIMIT = 20
 #: Results that say no more than that there is no path to an anchor.
@@ -219,3 +221,8 @@ def anchors_of(pem: bytes) -> tuple[Tlsa, ...]:
             continue
         found += [Tlsa(usage, selector, 0, data) for usage in (TRUST_ANCHOR, END_ENTITY)]
     return tuple(found)
+
+
+def shown(text: str) -> str:
+    """A record or digest for the log, its middle left out where it is long."""
+    return text if len(text) <= 4 * _HEAD else f"{text[: 2 * _HEAD]}...{text[-2 * _HEAD :]}"

@@ -380,6 +380,15 @@ def test_a_name_server_that_validates_nothing_is_told_of_once() -> None:
     ]
 
 
+def test_records_are_logged_where_wanted() -> None:
+    for level, count in (("1", 0), ("dane", 1), ("2", 1)):
+        maillog, lines = log()
+        p = parameters(**DNSSEC, smtp_tls_loglevel=level)
+        run(Dane(p, Answers(ZONE), maillog).apply("dane", host("s.example", "mx.s.example")))  # type: ignore[arg-type]
+        text = f"DNSSEC-signed TLSA record: _25._tcp.mx.s.example: 3 1 1 {'01' * 32}"
+        assert texts(lines) == [text] * count
+
+
 # -- MTA-STS
 
 ENFORCE = StsPolicy("enforce", ("mx.dest.example",), 86400, "1", 0.0)
