@@ -11,6 +11,7 @@ Postfix counterpart: ``dict_regexp(3)``, ``regexp_table(5)``.
 from __future__ import annotations
 
 import ctypes
+import locale
 import platform
 import weakref
 
@@ -41,7 +42,13 @@ class _Expression:
 
     def __init__(self, pattern: bytes, flags: int) -> None:
         self._regex = ctypes.create_string_buffer(_REGEX_SIZE)
-        code = _libc.regcomp(ctypes.byref(self._regex), pattern, flags)
+        # a byte is a character, as in Postfix's processes, whose locale is C
+        before = locale.setlocale(locale.LC_CTYPE)
+        locale.setlocale(locale.LC_CTYPE, "C")
+        try:
+            code = _libc.regcomp(ctypes.byref(self._regex), pattern, flags)
+        finally:
+            locale.setlocale(locale.LC_CTYPE, before)
         if code:
             raise BadRule(_error(code, self._regex))
         weakref.finalize(self, _libc.regfree, ctypes.byref(self._regex))
