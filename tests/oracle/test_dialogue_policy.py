@@ -193,6 +193,9 @@ NO_REWRITING = Config(
         "allow_percent_hack": "no",
         "swap_bangpath": "no",
     },
+    files={
+        "transport": "shut.example error:5.1.1 closed\nlate.example retry:4.3.2 no\n.below.example error:\n"
+    },
 )
 
 EVERYWHERE = (
@@ -392,7 +395,18 @@ CASES = {
         ),
         *rewritten(),
     ],
-    NO_REWRITING: rewritten(),
+    NO_REWRITING: [
+        Dialogue(
+            "transports",
+            [
+                HELLO,
+                MAIL,
+                *recipients("a@shut.example a@late.example a@x.below.example a@below.example"),
+                "RSET",
+            ],
+        ),
+        *rewritten(),
+    ],
 }
 
 
