@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
+from mtad.deliver.lmtp_parameters import client_parameters
 from mtad.net.certificates import files_of
 from mtad.net.tls_sessions import SessionContexts
 from mtad.smtpd.service import ServicePlan
@@ -27,8 +28,9 @@ def certificate_files(p: Parameters, smtpd: Sequence[ServicePlan], services: Seq
     found = [path for plan in smtpd if plan.tls.available for path in files_of(plan.p, "smtpd")]
     found += files_of(p, "smtp")
     for service in services:
-        if service.type == "unix" and os.path.basename(service.command) in ("smtp", "lmtp"):
-            found += files_of(p.for_service(service), "smtp")
+        program = os.path.basename(service.command)
+        if service.type == "unix" and program in ("smtp", "lmtp"):
+            found += files_of(client_parameters(p, service, program == "lmtp"), "smtp")
     return list(dict.fromkeys(found))
 
 
