@@ -17,7 +17,7 @@ from mtad.config.lint import ERROR, WARNING, Finding, lint, ordered
 from mtad.config.master_cf import Service, read_master_cf
 from mtad.config.parameters import Parameters
 from mtad.daemon import spawner
-from mtad.daemon.audit import audit, exposure, filters, login
+from mtad.daemon.audit import audit, exposure, filters, login, transports
 from mtad.daemon.logs import maillog_path
 from mtad.daemon.paths import Owner, owner
 from mtad.errors import ConfigError
@@ -97,6 +97,7 @@ def _examine(
             trial.add(service)
     found = [*trial.findings, *audit(p, [plan.p for plan in trial.plans])]
     found += lint(p, services, warnings)
+    found += transports.findings(p, services)
     found += _logged(sink, found)
     findings = ordered(_distinct(found))
     if findings and findings[0].severity == ERROR:

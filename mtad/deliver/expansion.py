@@ -73,6 +73,13 @@ class Aliases:
         await self._follow(address, found, ())
         return found
 
+    async def of(self, target: str) -> Expansion:
+        """What a single address comes to, which is no local name to be followed."""
+        found = Expansion()
+        address = self._complete(os.fsencode(target))
+        found.add(found.mailboxes if await self._is_mine(address) else found.others, address)
+        return found
+
     async def lookup(self, address: bytes) -> bytes | None:
         """The value of the alias that an address is, if it is one."""
         return (await self._find(_local_part(address)))[1]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mtad.auth.offload import HASHES, offload
+from mtad.config.expand import expand
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import content_of, header_section, message_id_in
 from mtad.deliver.dsn_text import mail_date
@@ -301,8 +302,28 @@ class LocalAgent(_Carrier):
             if user != "double-bounce":
                 self._office.log.warning(f"required alias not found: {user}")
         elif self._luser_relay:
-            dsn, reason = "4.3.0", "luser_relay is not available in mtad"
+            await self._forward(job, one, await self._elsewhere(one, user), result)
+            return
         await self._done(job, one, one, dsn, reason, result)
+
+    async def _elsewhere(self, one: Recipient, user: str) -> Expansion:
+        """What ``luser_relay`` makes of a recipient who is nobody here."""
+        local, _, domain = one.address.decode("utf-8", "replace").rpartition("@")
+        _, extension = split_extension(local.encode(), self._delimiter)
+        values = {
+            "user": user,
+            "local": local,
+            "domain": domain,
+            "recipient": f"{local}@{domain}",
+            "extension": extension.decode("utf-8", "replace")[1:],
+            "recipient_delimiter": self._delimiter[:1],
+        }
+
+        def value(name: str, depth: int) -> str:
+            return values.get(name, "")
+
+        text = expand(self._luser_relay, value, lambda name, depth: bool(value(name, depth)))
+        return await self._aliases.of(text)
 
     async def _transport(self, maps: Maps, address: bytes, usual: str) -> str:
         """What a pair like ``mailbox_transport_maps``, ``mailbox_transport`` says."""

@@ -137,6 +137,7 @@ def test_tables(host: Path) -> None:
         + f"smtpd_sender_login_maps = proxy:hash:{host}/senders\n"
         + f"virtual_alias_maps = hash:{host}/aliases, hash:{host}/nothing\n"
         + f"virtual_mailbox_maps = hash:{host}/twice\n",
+        SUBMISSION + "virtual unix - n n - - virtual\n",
     )
     said = texts(found, WARNING)
     place = f"{host}/main.cf, line"
@@ -287,3 +288,29 @@ def test_filters_that_would_keep_all_mail(host: Path, value: str, says: str) -> 
     master = SUBMISSION + "scan unix - - n - - smtp\nspamd unix - n n - - pipe user=a argv=/x\n"
     said = texts(check(host, f"content_filter = {value}\n", master), ERROR)
     assert [says in text for text in said] == ([True] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (
+            "default_transport = uucp\n",
+            'service "uucp" runs pipe, which mtad does not',
+        ),
+        (
+            "relay_domains = x.example\nrelay_transport = maildrop\n",
+            'no service "maildrop"',
+        ),
+        ("mydestination = x.example\nlocal_transport = lmtp:unix:private/x\n", ""),
+        ("mydestination = x.example\n", ""),
+        ("mydestination = x.example\nhome_mailbox = mbox\n", "no maildir"),
+        ("mydestination = x.example\nmailbox_command = /usr/bin/procmail\n", "mtad runs no commands"),
+        ("virtual_mailbox_domains = x.example\nvirtual_transport = dovecot\n", "dovecot"),
+    ],
+)
+def test_transports_that_would_keep_mail(host: Path, extra: str, says: str) -> None:
+    master = SUBMISSION + "uucp unix - n n - - pipe user=uucp\nlocal unix - n n - - local\n"
+    said = [
+        text for text in texts(check(host, secure(host) + extra, master), WARNING) if "x.example" not in text
+    ]
+    assert any(says in text for text in said) if says else not any("waits" in text for text in said), said
