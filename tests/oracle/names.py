@@ -54,8 +54,19 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-AVAILABLE = os.geteuid() == 0 and shutil.which("ip") is not None
-WHY_NOT = "needs root and iproute2 for a network namespace"
+
+def _possible() -> bool:
+    """Whether we may have a namespace: root in a container may not."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    command = ["unshare", "--net", "--mount", "ip", "link", "set", "lo", "up"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    )
+
+
+AVAILABLE = _possible()
+WHY_NOT = "needs root, iproute2 and the right to a network namespace"
 
 #: Documentation networks (RFC 5737, RFC 3849); all their addresses are ours within the namespace.
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
