@@ -261,6 +261,11 @@ def test_wishes() -> None:
         ("inline:{ {a.example = nonsense} }, disable", "a.example", "error"),
         ("fail:x, disable", "a.example", "error"),
         ("cidr:{ {192.0.2.0/24 opportunistic} }, enforce", "192.0.2.9", "opportunistic"),
+        ("inline:{{.foo.example = enforce}, {bar.foo.example = disable}}, x", "x.foo.example", "enforce"),
+        ("inline:{{.foo.example = enforce}, {bar.foo.example = disable}}, x", "bar.foo.example", "disable"),
+        ("inline:{{.foo.example = enforce}, {bar.foo.example = disable}}, x", "other", "error"),
+        (r"regexp:{{/^foo\.example$/ enforce}}, opportunistic", "foo.example", "enforce"),
+        (r"regexp:{{/^foo\.example$/ enforce}}, opportunistic", "x.foo.example", "opportunistic"),
     ],
 )
 def test_requiretls_policy(policy: str, nexthop: str, level: str) -> None:
