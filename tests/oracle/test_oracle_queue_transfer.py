@@ -141,6 +141,12 @@ def test_there_and_back() -> None:
             postfix.command("postsuper", "-h", name, check=True)
             first = next(one for one in before if "todo" in str(before[one]))
             shown = postfix.command("postcat", "-q", first).stdout
+            shapes = [["-s", "deferred"], ["-p", "-b", "4", "-t", "10", "deferred", "hold"], ["-l"]]
+            directory = ["-c", str(postfix.directory)]
+            drawn = [
+                subprocess.run(["qshape", *directory, *shape], text=True, capture_output=True).stdout
+                for shape in shapes
+            ]
             postfix.command("postfix", "stop")
 
             # to mtad
@@ -149,6 +155,7 @@ def test_there_and_back() -> None:
             before[name]["queue_name"] = "hold"
             assert listing(mtad(postfix, "postqueue", "-j")) == before
             assert postfix.command("postqueue", "-p").stdout == "Mail queue is empty\n"
+            assert [mtad(postfix, "qshape", *shape).stdout for shape in shapes] == drawn
             again = mtad(postfix, "queue", "import")
             assert again.stderr == "mtad queue: 0 messages imported\n"
             ours = mtad(postfix, "postcat", "-q", first).stdout
