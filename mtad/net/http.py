@@ -2,9 +2,10 @@
 
 :class:`HttpClient` makes one request a connection, by Twisted's ``Agent``; it never blocks.  A server's
 certificate must be valid for its name, by the system's authorities or by those of a file.  Each request ends
-within a time, an answer is at most :data:`SIZE_LIMIT` long, and a redirection is not followed.  Plain
-``http`` is for this host's own addresses alone.  Raises :class:`HttpError`, whose text tells where and why
-but nothing of what was sent, and ConfigError for a file of authorities that can not be used.
+within a time, an answer is at most :data:`SIZE_LIMIT` long, with its headers and all around them twice that,
+and a redirection is not followed.  Plain ``http`` is for this host's own addresses alone.  Raises
+:class:`HttpError`, whose text tells where and why but nothing of what was sent, and ConfigError for a file of
+authorities that can not be used.
 
 Most of ``twisted.web`` is imported when the first client is made, for those who need none.
 
@@ -24,13 +25,15 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IConsumer, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from mtad.config.parameters import Parameters
@@ -144,8 +147,6 @@ class HttpClient:
             raise HttpError(f"{where} did not answer within {self._timeout:.0f} seconds") from None
         except CancelledError:
             raise
-        except _TooLong:
-            raise HttpError(f"{where}: the answer is longer than {SIZE_LIMIT} bytes") from None
         except Exception as error:
             raise HttpError(f"cannot ask {where}: {_reason(error)}") from error
         return HttpAnswer(where, status, content)
@@ -154,8 +155,8 @@ class HttpClient:
         self, method: bytes, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
         if self._agent is None:
-            policy = _Policy(self._trust)
-            self._agent = self._web.Agent(self._reactor, policy, connectTimeout=self._timeout)
+            endpoints = _Endpoints(self._reactor, self._trust, self._timeout)
+            self._agent = self._web.Agent.usingEndpointFactory(self._reactor, endpoints)
         sent = Headers({"User-Agent": ["mtad"], "Accept": ["application/json"]})
         for name, value in headers.items():
             sent.setRawHeaders(name, [value])
@@ -174,6 +175,9 @@ def _late(result: Any, timeout: float) -> Any:
 
 class _TooLong(Exception):
     """More than anybody wants to read."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the answer is longer than {SIZE_LIMIT} bytes")
 
 
 class _Reader(Protocol):
@@ -206,15 +210,51 @@ class _Reader(Protocol):
             self.transport.loseConnection()
 
 
-@implementer(IPolicyForHTTPS)
-class _Policy:
-    """TLS with a server whose certificate is right."""
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """Connections to servers whose certificates are right, and who don't talk without end."""
 
-    def __init__(self, trust: Any) -> None:
+    def __init__(self, reactor: Any, trust: Any, timeout: float) -> None:
+        self._reactor = reactor
         self._trust = trust
+        self._timeout = timeout
 
-    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-        return optionsForClientTLS(hostname.decode("ascii"), trustRoot=self._trust)
+    def endpointForURI(self, uri: Any) -> Any:
+        host = uri.host.decode("ascii")
+        endpoint: Any = HostnameEndpoint(self._reactor, host, uri.port, self._timeout)
+        if uri.scheme == b"https":
+            endpoint = wrapClientTLS(optionsForClientTLS(host, trustRoot=self._trust), endpoint)
+        return _Bounded(endpoint)
+
+
+@implementer(IStreamClientEndpoint)
+class _Bounded:
+    """A connection on which the server may say so much and no more, headers included."""
+
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        counting = WrappingFactory(factory)
+        counting.noisy = False
+        counting.protocol = _Counted
+        made: Deferred[Any] = self._endpoint.connect(counting)
+        return made.addCallback(lambda counted: counted.wrappedProtocol)
+
+
+class _Counted(ProtocolWrapper):
+    transport: Any
+    _left = 2 * SIZE_LIMIT
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left >= 0:
+            self.wrappedProtocol.dataReceived(data)
+        else:
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason if self._left >= 0 else Failure(_TooLong()))  # type: ignore[no-untyped-call]
 
 
 @implementer(IBodyProducer)

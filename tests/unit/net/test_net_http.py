@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,3 +160,28 @@ def test_shared_work() -> None:
     inner[1].errback(ValueError())
     assert failures[0].check(ValueError)
     assert second.called
+
+
+@pytest.mark.parametrize("forever", [b"X: " + b"x" * 60 + b"\r\n", b"X: y\r\n" + b" " + b"x" * 60 + b"\r\n"])
+def test_headers_without_end(ask: Ask, forever: bytes) -> None:
+    """They are no part of the answer's content, and as bounded."""
+    sent = [0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                try:
+                    while sent[0] < 50_000_000:
+                        sent[0] += connection.send(forever * 1000)
+                except OSError:
+                    pass
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(HttpError, match="longer than"):
+            ask(f"http://127.0.0.1:{listener.getsockname()[1]}/x")
+        server.join(10)
+    assert sent[0] < 20_000_000  # what the kernel holds on the way is among it
