@@ -117,7 +117,7 @@ def test_who_is_not_authorized_is_not_by_hand_either(mtad: Mtad, sink: Sink) -> 
     for uid in (1, NOBODY):
         logged = len(mtad.log())
         assert as_user(uid, drop)[0] == 0
-        wait_until(lambda logged=logged: "message moved to corrupt" in mtad.log()[logged:], "its end")  # type: ignore[misc]
+        wait_until(lambda logged=logged: "message moved to corrupt" in mtad.log()[logged:], "its end")
     assert len(sink.raw()) == before
     assert list((mtad.queue / "maildrop").iterdir()) == []
 

@@ -171,7 +171,7 @@ def test_sendmail(both: tuple[Postfix, Mtad], sinks: tuple[Sink, Sink]) -> None:
             differences.append(f"{arguments}: {a} {b}")
     last = b"a34@example.net"
     for sink in sinks:
-        wait_until(lambda sink=sink: last in by_recipient(sink), "the last mail")  # type: ignore[misc]
+        wait_until(lambda sink=sink: last in by_recipient(sink), "the last mail")
     one, two = (by_recipient(sink) for sink in sinks)
     assert len(one) > 40
     for name in sorted(one.keys() | two.keys()):
