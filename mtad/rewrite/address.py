@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mtad.wire.address import from_text
 from mtad.wire.events import Address
-from mtad.wire.tokens import LITERAL, QUOTED, Token, internal_parts, quote, scan, unquote
+from mtad.wire.tokens import ADDRESS, LITERAL, QUOTED, Token, quote, scan, unquote
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
@@ -73,11 +73,13 @@ class Rewriter:
         """The same on an external form."""
         if not text or (_COMPLETE.fullmatch(text) and b".." not in text and text[:1] != b"."):
             return text
-        parts = scan(text)
-        self._rewrite_tokens(parts, remote)
-        return quote(internal_parts(parts))
+        address = Token(ADDRESS, parts=scan(text))
+        address.loose = True
+        self._rewrite_tokens(address, remote)
+        return external(address)
 
-    def _rewrite_tokens(self, parts: list[Token], remote: bool) -> None:
+    def _rewrite_tokens(self, address: Token, remote: bool) -> None:
+        parts = address.parts
         origin, mydomain = self._remote if remote else self._local
         kinds = [token.kind for token in parts]
         if kinds == ["@"]:
@@ -92,6 +94,7 @@ class Rewriter:
             if self.swap_bangpath and "!" in kinds:
                 bang = kinds.index("!")
                 parts[:] = [*parts[bang + 1 :], Token("@"), *parts[:bang]]
+                address.loose = bang > 0  # Postfix takes an address without a site for one that was parsed
             elif self.percent_hack and "%" in kinds:
                 parts[_last(kinds, "%")] = Token("@")
             elif self._at_myorigin and origin:

@@ -17,7 +17,7 @@ from mtad.errors import MtadError, TableError
 from mtad.tables import StringList
 from mtad.tables.source import split_list
 from mtad.tables.table import fold
-from mtad.wire.tokens import addresses, external, parse, quote, unquote
+from mtad.wire.tokens import addresses, parse, quote, unquote, written
 
 if TYPE_CHECKING:
     from mtad.rewrite.address import Rewriter
@@ -84,15 +84,17 @@ class Mapper:
             value = b'""'
         out: list[bytes] = []
         for address in addresses(parse(value)):
-            text = unquote(self._rewriter.rewrite_external(external(address)))
+            text = unquote(self._rewriter.rewrite_external(written(address)))
             if extension:
                 local, at, domain = text.rpartition(b"@")
                 text = local + extension + at + domain if at else text + extension
             out.append(text)
         return out
 
-    async def one(self, maps: Maps, address: bytes, propagate: bool, trouble: Trouble) -> bytes:
-        """What ``address`` (external form) is mapped to, again and again until it maps to itself."""
+    async def one(self, maps: Maps, address: bytes, propagate: bool, trouble: Trouble) -> tuple[bytes, bool]:
+        """What ``address`` (external form) is mapped to, again and again until it maps to itself; and whether
+        that has changed it, be it only for a while."""
+        changed = False
         for _ in range(_DEEPEST):
             before = address
             try:
@@ -100,16 +102,17 @@ class Mapper:
             except MtadError as error:
                 text = f"{maps.title} map lookup problem for {_text(address)} -- {AGAIN}"
                 trouble.lookup_failed(error, text)
-                return address
+                return address, changed
             if found is None:
-                return address
+                return address, changed
             if len(found) > 1:
                 trouble.odd(f"multi-valued {maps.title} entry for {_text(address)}")
             address = quote(found[0])
+            changed |= address != before
             if fold(address) == fold(before):
-                return address
+                return address, changed
         trouble.odd(f"unreasonable {maps.title} map nesting for {_text(address)} -- {AGAIN}")
-        return address
+        return address, changed
 
     async def many(
         self, maps: Maps, address: bytes, propagate: bool, limits: Limits, trouble: Trouble

@@ -114,7 +114,7 @@ class Envelope:
         rules, state = self._rules, self._state
         text = quote(address)
         for maps in rules.mapped[place]:
-            text = await rules.mapper.one(maps, text, rules.propagate_canonical, state)
+            text, _ = await rules.mapper.one(maps, text, rules.propagate_canonical, state)
         if place in rules.masked and rules.masquerade is not None:
             text = await rules.masquerade.apply(text, state)
         return unquote(text)

@@ -24,7 +24,7 @@ from mtad.rewrite.mapping import AGAIN
 from mtad.smtpd.received import mail_date
 from mtad.smtpd.rules import HEADER_RECIPIENT, HEADER_SENDER, CleanupRules
 from mtad.smtpd.state import Error, MessageState
-from mtad.wire.tokens import Token, addresses, external, header_text, parse, quote, scan
+from mtad.wire.tokens import Token, addresses, header_text, parse, quote, scan, written
 
 #: Values whose addresses all are complete, so that rewriting changes nothing: bare, or in <> behind a name.
 _WORD = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -201,19 +201,18 @@ class HeaderCleaner:
         return text[: len(name)] + b": " + header_text(tokens, state.log.warning), True
 
     def _complete(self, address: Token) -> bool:
-        before = external(address)
+        before = written(address)
         after = self._rules.rewriter.rewrite_external(before, self._birth.context == "remote")
         address.parts, address.loose = scan(after), True
         return after != before
 
     async def _map(self, address: Token, place: str) -> bool:
         rules, state = self._rules, self._state
-        before = text = external(address)
+        before = text = written(address)
         changed = False
         for maps in rules.mapped[place]:
-            mapped = await rules.mapper.one(maps, text, rules.propagate_canonical, state)
-            changed |= mapped != text
-            text = mapped
+            text, mapped = await rules.mapper.one(maps, text, rules.propagate_canonical, state)
+            changed |= mapped
         if place in rules.masked and rules.masquerade is not None:
             masked = await rules.masquerade.apply(text, state)
             changed |= masked != text

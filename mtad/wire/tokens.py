@@ -193,11 +193,6 @@ def internal(address: Token) -> bytes:
     return _internal(address.parts, address.loose)
 
 
-def internal_parts(parts: Sequence[Token]) -> bytes:
-    """The internal form of the tokens of an address, scanned by themselves."""
-    return _internal(parts, True)
-
-
 def _internal(parts: Sequence[Token], loose: bool) -> bytes:
     out = bytearray()
     for number, token in enumerate(parts):
@@ -216,7 +211,12 @@ def _internal(parts: Sequence[Token], loose: bool) -> bytes:
 
 
 def external(address: Token) -> bytes:
-    """An address as text."""
+    """The external form of an address."""
+    return quote(internal(address))
+
+
+def written(address: Token) -> bytes:
+    """An address token by token, each quoted where it was."""
     return _external(address.parts, address.loose)
 
 
