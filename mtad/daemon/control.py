@@ -2,7 +2,8 @@
 
 A UNIX stream socket, ``control`` in ``mtad_queue_directory``.  A request is one line of JSON, so is the
 answer; requests longer than a few kilobytes are cut off.  Anybody may connect; the system tells us who they
-are, and ``authorized_mailq_users`` and ``authorized_flush_users`` what they may.  Commands::
+are, and ``authorized_mailq_users`` and ``authorized_flush_users`` what they may; whoever is neither root nor
+the mail system's user gets one request a connection, and not for long.  Commands::
 
     {"command": "showq"}                          -> {"ok": true, "active": ["QID", ...]}
     {"command": "listing", "json": false}         -> {"ok": true}, then the listing to the end of the stream
@@ -24,8 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.interfaces import IDelayedCall, IPullProducer
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -34,6 +36,7 @@ from mtad.config.parameters import Parameters
 from mtad.daemon.authorized import refused
 from mtad.deliver.qmgr import QueueManager
 from mtad.errors import MtadError
+from mtad.net.drive import drive
 from mtad.queue.listing import json_listing, text_listing
 from mtad.queue.message import DEFERRED
 from mtad.queue.postfix.waiting import waiting
@@ -43,7 +46,9 @@ from mtad.queue.sqlite import SQLiteStore
 _PEER = struct.Struct("3i")
 #: Connections of users other than root and the mail system's that are served at a time.
 _MOST_GUESTS = 64
-#: Lines of a listing that are made at a time.
+#: Seconds for such a user to say something, or to take something.
+_PATIENCE = 60.0
+#: Lines of a listing that are made at a time, or messages that are looked at.
 _LINES = 500
 
 
@@ -56,6 +61,8 @@ class _Conversation(LineOnlyReceiver):
     def __init__(self, server: ControlServer) -> None:
         self._server = server
         self._lines: Iterator[str] = iter(())
+        self._clock: IDelayedCall | None = None  # runs for guests
+        self._asked = False
         self.uid = -1
 
     @property
@@ -68,8 +75,12 @@ class _Conversation(LineOnlyReceiver):
         _, self.uid, _ = _PEER.unpack(handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if not self._server.admit(self):
             self.transport.abortConnection()
+        elif not self.trusted:
+            self._clock = self.transport.reactor.callLater(_PATIENCE, self.transport.abortConnection)
 
     def connectionLost(self, reason: object = None) -> None:
+        if self._clock is not None and self._clock.active():
+            self._clock.cancel()
         self._lines = iter(())
         self._server.dismiss(self)
 
@@ -85,6 +96,8 @@ class _Conversation(LineOnlyReceiver):
             self.transport.abortConnection()
             return
         if some:
+            if self._clock is not None:
+                self._clock.reset(_PATIENCE)
             self.transport.write("".join([f"{line}\n" for line in some]).encode("utf-8", "replace"))
         else:
             self.transport.unregisterProducer()
@@ -94,9 +107,13 @@ class _Conversation(LineOnlyReceiver):
         self._lines = iter(())
 
     def lineReceived(self, line: bytes) -> None:
+        if self._asked and not self.trusted:
+            self.transport.abortConnection()
+            return
+        self._asked = True
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict):
             self._answer({"ok": False, "error": "not a JSON object"})
@@ -129,8 +146,9 @@ class ControlServer(Factory):
 
     def admit(self, conversation: _Conversation) -> bool:
         """Whether there is room for one more."""
-        if not conversation.trusted:
-            self._guests.add(conversation)
+        if conversation.trusted:
+            return True
+        self._guests.add(conversation)
         return len(self._guests) <= _MOST_GUESTS
 
     def dismiss(self, conversation: _Conversation) -> None:
@@ -157,7 +175,8 @@ class ControlServer(Factory):
             elif command == "flush-id":
                 self._flush([str(request.get("id", ""))], answer)
             elif command == "flush-site":
-                self._flush(list(self._bound_for(str(request.get("site", "")))), answer)
+                work = self._bound_for(str(request.get("site", "")), conversation.transport.reactor)
+                drive(work, lambda ids: self._flush(ids, answer), lambda failure: _failed(failure, answer))
             else:
                 answer({"ok": False, "error": f"unknown command {command!r}"})
         except MtadError as problem:
@@ -174,20 +193,25 @@ class ControlServer(Factory):
             return json_listing(messages, active)
         return text_listing(messages, active, self._long_ids)
 
-    def _bound_for(self, site: str) -> Iterator[str]:
-        """The ids of deferred messages with a recipient at ``site``."""
+    async def _bound_for(self, site: str, reactor: Any) -> list[str]:
+        """The ids of deferred messages with a recipient at ``site``; others have their turns meanwhile."""
         end = b"@" + site.lower().encode("utf-8", "replace")
-        for message in self._store.listing():
+        found: list[str] = []
+        for number, message in enumerate(self._store.listing(), 1):
             if message.state == DEFERRED and any(
                 recipient.address.lower().endswith(end) for recipient in message.recipients
             ):
-                yield message.queue_id
+                found.append(message.queue_id)
+            if number % _LINES == 0:
+                await deferLater(reactor, 0.0)
+        return found
 
     def _flush(self, queue_ids: Sequence[str] | None, answer: Any) -> None:
         def done(count: int) -> None:
             answer({"ok": True, "count": count})
 
-        def failed(failure: Failure) -> None:
-            answer({"ok": False, "error": failure.getErrorMessage()})
+        self._manager.flush(queue_ids).addCallbacks(done, lambda failure: _failed(failure, answer))
 
-        self._manager.flush(queue_ids).addCallbacks(done, failed)
+
+def _failed(failure: Failure, answer: Any) -> None:
+    answer({"ok": False, "error": failure.getErrorMessage()})
