@@ -264,8 +264,8 @@ def test_wishes() -> None:
         ("inline:{{.foo.example = enforce}, {bar.foo.example = disable}}, x", "x.foo.example", "enforce"),
         ("inline:{{.foo.example = enforce}, {bar.foo.example = disable}}, x", "bar.foo.example", "disable"),
         ("inline:{{.foo.example = enforce}, {bar.foo.example = disable}}, x", "other", "error"),
-        (r"regexp:{{/^foo\.example$/ enforce}}, opportunistic", "foo.example", "enforce"),
-        (r"regexp:{{/^foo\.example$/ enforce}}, opportunistic", "x.foo.example", "opportunistic"),
+        (r"regexp:{{/^foo\.example$$/ enforce}}, opportunistic", "foo.example", "enforce"),
+        (r"regexp:{{/^foo\.example$$/ enforce}}, opportunistic", "x.foo.example", "opportunistic"),
     ],
 )
 def test_requiretls_policy(policy: str, nexthop: str, level: str) -> None:
