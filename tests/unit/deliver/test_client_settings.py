@@ -1,0 +1,125 @@
+"""What an SMTP or LMTP client is told by main.cf, by the server's address, and by the operator's filters."""
+
+from __future__ import annotations
+
+import pytest
+from delivery_world import FakeResolver, World, finish
+
+from mtad.config.parameters import Parameters
+from mtad.deliver.lmtp_parameters import LmtpParameters, sister
+from mtad.deliver.names import FilteredNames, names_of
+from mtad.deliver.nexthop import Destination, Host
+from mtad.deliver.settings import SmtpSettings
+from mtad.deliver.status_filter import StatusFilter
+from mtad.deliver.variants import Variants
+from mtad.errors import ConfigError
+from mtad.maillog import ListSink, MailLog
+from mtad.queue.message import Outcome, Recipient
+from mtad.wire.client_events import ClientSettings
+
+LOG = MailLog(ListSink(), "postfix/smtp")
+
+
+def test_lmtp_has_sisters_of_most_parameters() -> None:
+    assert sister("smtp_helo_name") == "lmtp_lhlo_name"
+    assert sister("smtp_mail_timeout") == "lmtp_mail_timeout"
+    assert sister("smtp_always_send_ehlo") == "smtp_always_send_ehlo"
+    assert sister("myhostname") == "myhostname"
+    p = Parameters.from_mapping(
+        {
+            "lmtp_lhlo_name": "me.test",
+            "smtp_helo_name": "no.test",
+            "lmtp_mail_timeout": "7s",
+            "lmtp_tcp_port": "24",
+        }
+    )
+    settings = SmtpSettings.of(LmtpParameters.of(p, None), lmtp=True)
+    assert (settings.helo_name, settings.timeouts.mail, settings.default_port) == (b"me.test", 7, "24")
+    assert SmtpSettings.of(p).helo_name == b"no.test"
+    assert LmtpParameters.of(p, None).explicit("smtp_helo_name")
+
+
+def host(address: str) -> Host:
+    return Host("h.test", address, 25, 0, Destination("h.test", "h.test", 25, False))
+
+
+def test_what_depends_on_the_server() -> None:
+    p = Parameters.from_mapping(
+        {
+            "smtp_discard_ehlo_keywords": "dsn",
+            "smtp_discard_ehlo_keyword_address_maps": "inline:{ 192.0.2.1=pipelining }",
+            "smtp_pix_workaround_maps": "inline:{ 192.0.2.1=delay_dotcrlf }",
+            "smtp_reply_filter": "regexp:{ {/250 odd/ 250 even} }",
+        }
+    )
+    variants = Variants(p, LOG)
+    one = finish(variants.of(host("192.0.2.1"), ClientSettings(helo_name=b"x")))
+    assert one.settings.discard == {"pipelining"} and one.settings.pix == {"delay_dotcrlf"}
+    assert one.discarding == "discarding EHLO keywords: PIPELINING"
+    other = finish(variants.of(host("192.0.2.2"), ClientSettings(helo_name=b"x")))
+    assert other.settings.discard == {"dsn"} and "disable_esmtp" in other.settings.pix
+    assert other.settings.reply_filter(b"250 odd") == b"250 even"
+    assert other.settings.reply_filter(b"250 else") == b"250 else"
+
+
+def test_a_reply_filter_must_answer_at_once() -> None:
+    with pytest.raises(ConfigError, match="asks a server"):
+        Variants(Parameters.from_mapping({"smtp_reply_filter": "tcp:127.0.0.1:1"}), LOG)
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "after"),
+    [
+        (("bounced", "5.1.1"), "4.1.1 wait", ("deferred", "4.1.1", "wait")),
+        (("deferred", "4.1.1"), "5.9.9 enough", ("bounced", "5.9.9", "enough")),
+        (("sent", "2.0.0"), "2.1.5 fine", ("sent", "2.1.5", "fine")),
+        (("sent", "2.0.0"), "5.1.1 no", ("sent", "2.0.0", "text")),
+        (("bounced", "5.1.1"), "2.0.0 yes", ("bounced", "5.1.1", "text")),
+        (("bounced", "5.1.1"), "nonsense", ("bounced", "5.1.1", "text")),
+        (("bounced", "5.1.1"), "5.1.1", ("bounced", "5.1.1", "text")),
+    ],
+)
+def test_status_filter(before: tuple[str, str], answer: str, after: tuple[str, str, str]) -> None:
+    made = StatusFilter(Parameters.from_mapping({"smtp_delivery_status_filter": f"static:{{{answer}}}"}), LOG)
+    outcome = Outcome(Recipient(b"x@y.test"), *before, "text")
+    finish(made.apply([outcome]))
+    assert (outcome.status, outcome.dsn, outcome.reason) == after
+
+
+def test_names_are_asked_of_the_resolver_itself_where_nothing_has_a_say() -> None:
+    resolver = FakeResolver()
+    assert names_of(Parameters.from_mapping({}), resolver, LOG) is resolver  # type: ignore[arg-type]
+    p = Parameters.from_mapping({"smtp_dns_resolver_options": "res_defnames"})
+    resolver.search = ("first.test", "second.test")  # type: ignore[attr-defined]
+    resolver.address_records = {
+        "mx.first.test": ["192.0.2.1"],
+        "other.second.test": ["192.0.2.2"],
+        "mx": ["192.0.2.3"],
+    }
+    names = names_of(p, resolver, LOG)  # type: ignore[arg-type]
+    assert isinstance(names, FilteredNames)
+    assert finish(names.addresses("mx")) == ["192.0.2.1"]
+    p = Parameters.from_mapping({"smtp_dns_resolver_options": "res_defnames, res_dnsrch"})
+    assert finish(names_of(p, resolver, LOG).addresses("other")) == ["192.0.2.2"]  # type: ignore[arg-type]
+
+
+def test_a_request_has_a_deadline_where_that_is_wanted() -> None:
+    for wanted, broken in (("no", False), ("yes", True)):
+        world = World(smtp_per_request_deadline=wanted, smtp_helo_timeout="10s")
+        world.server(ehlo=b"")
+        world.submit("Q1", b"a@dest.test")
+        world.run()
+        for _ in range(5):
+            world.advance(4)
+            for wire in world.wires:
+                wire.say(b"250-drop")  # by drop
+        told = any("timed out while performing the EHLO handshake" in line for line in world.log("Q1"))
+        assert told == broken
+
+
+def test_a_server_with_our_own_name_is_a_loop() -> None:
+    world = World(relayhost="[192.0.2.1]")
+    world.server(port=25, ehlo=b"250-MAIL.example.com\r\n250 DSN\r\n")
+    world.submit("Q1", b"a@dest.test")
+    world.run()
+    assert "dsn=5.4.6, status=bounced (mail for [192.0.2.1] loops back to myself)" in world.log("Q1")[1]
