@@ -53,7 +53,7 @@ class World:
         return succeed(len(ids))
 
     def connect(self, uid: int = 12345) -> tuple[Any, Transport]:
-        conversation = self.server.buildProtocol(None)
+        conversation: Any = self.server.buildProtocol(None)
         transport = Transport(self.clock, uid)
         conversation.makeConnection(transport)
         return conversation, transport
