@@ -19,6 +19,7 @@ from mtad.deliver.lmtp_parameters import client_parameters
 from mtad.net.certificates import files_of
 from mtad.net.tls_sessions import SessionContexts
 from mtad.smtpd.service import ServicePlan
+from mtad.tables.table import HOT_NS
 
 State = tuple[tuple[str, int, int, int, int], ...]
 
@@ -60,7 +61,8 @@ class CertificateWatch:
         """``begun``: when we began to read the files, by the clock of the epoch (ns)."""
         self._files = files
         state = state_of(files)
-        self._seen = state if all(changed < begun for _, changed, *_ in state) else ()
+        before = begun - HOT_NS  # the clock of file systems is a coarse one
+        self._seen = state if all(changed < before for _, changed, *_ in state) else ()
         self._interval = interval
         self._sessions = sessions
         self._clock = clock

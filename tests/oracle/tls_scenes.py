@@ -114,9 +114,7 @@ class Scenes:
         names = rf"{re.escape(scene.name)}\.example|{re.escape(scene.recipient)}"
         mine = re.compile(rf"(?<![\w-])({names})(?![\w-])")
         found = []
-        failing: dict[
-            str, bool
-        ] = {}  # by process: its last line was that a handshake of ours failed
+        failing: dict[str, bool] = {}  # by process: its last line was that a handshake of ours failed
         for process, text in texts:
             more = failing.get(process, False) and text.startswith("warning: TLS library problem")
             about = bool(mine.search(text))
