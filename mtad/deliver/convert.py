@@ -19,9 +19,10 @@ from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.mime.checks import Checks
+from mtad.mime.events import FAULTS, PRIMARY, Body, Header, MimeLimits, MimeOptions, Wants, worst
 from mtad.mime.folding import folded, limited
 from mtad.mime.names import HEADERS, RECIPIENT, SENDER
-from mtad.mime.state import FAULTS, PRIMARY, Body, Header, MimeLimits, MimeOptions, MimeState, Wants, worst
+from mtad.mime.state import MimeState
 from mtad.queue.message import Message
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from mtad.errors import MtadError
+from mtad.mime.events import MULTIPART, NESTED, PRIMARY, Header
 from mtad.mime.names import HEADERS, MIME
-from mtad.mime.state import MULTIPART, NESTED, PRIMARY, Header
 from mtad.tables.maps import Maps
 from mtad.tables.table import LocalTable
 

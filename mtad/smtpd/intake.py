@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 from mtad.errors import MtadError
 from mtad.mime.checks import BODY
-from mtad.mime.state import FAULTS, Body, Fault, Header, HeadersEnd, MimeState, Report, worst
+from mtad.mime.events import FAULTS, Body, Fault, Header, HeadersEnd, Report, worst
+from mtad.mime.state import MimeState
 from mtad.queue.spool import queue_error
 from mtad.rewrite.mapping import AGAIN
 from mtad.smtpd.headers import Birth, HeaderCleaner

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from mtad.errors import ConfigError, MtadError
 from mtad.mime.checks import Checks, is_header
+from mtad.mime.events import MimeLimits, MimeOptions, Wants
 from mtad.mime.names import HEADERS, RESENT
-from mtad.mime.state import MimeLimits, MimeOptions, Wants
 from mtad.rewrite.mapping import Limits, Mapper, Masquerade
 from mtad.tables import StringList
 from mtad.tables.maps import Maps

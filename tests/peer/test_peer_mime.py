@@ -7,7 +7,7 @@ import re
 import pytest
 from peer_source import WHY, source
 
-from mtad.mime.state import (
+from mtad.mime.events import (
     FAULTS,
     MULTIPART,
     NESTED,
@@ -17,10 +17,10 @@ from mtad.mime.state import (
     HeadersEnd,
     MimeLimits,
     MimeOptions,
-    MimeState,
     Report,
     Wants,
 )
+from mtad.mime.state import MimeState
 
 GLOBAL = source("global")
 pytestmark = pytest.mark.skipif(GLOBAL is None, reason=WHY)

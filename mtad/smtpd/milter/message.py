@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mtad.maillog import MailLog, printable
 from mtad.mime.checks import Checks, name_of
-from mtad.mime.state import PRIMARY, Header
+from mtad.mime.events import PRIMARY, Header
 from mtad.queue.spool import queue_error
 from mtad.smtpd.milter.client import DISCARD, HOLD, QUIET, SHUTDOWN, Response
 from mtad.smtpd.milter.edits import Draft

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from mtad.deliver.local import _was_delivered_to
+from mtad.mime.events import MimeLimits, MimeOptions, Wants
 from mtad.mime.parameters import fields
-from mtad.mime.state import MimeLimits, MimeOptions, MimeState, Wants
+from mtad.mime.state import MimeState
 
 #: No machine needs so many seconds for any of these, unless it does a thing for each pair of bytes.
 _MUCH = 5.0

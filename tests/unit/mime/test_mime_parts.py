@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 
 from mtad.config.parameters import Parameters
 from mtad.mime.checks import Checks, is_header, name_of
-from mtad.mime.folding import folded, limited
-from mtad.mime.parameters import fields, first
-from mtad.mime.phrase import full_name
-from mtad.mime.quoted import QuotedPrintable
-from mtad.mime.state import (
+from mtad.mime.events import (
     MULTIPART,
     NESTED,
     PRIMARY,
@@ -27,10 +23,14 @@ from mtad.mime.state import (
     HeadersEnd,
     MimeLimits,
     MimeOptions,
-    MimeState,
     Report,
     Wants,
 )
+from mtad.mime.folding import folded, limited
+from mtad.mime.parameters import fields, first
+from mtad.mime.phrase import full_name
+from mtad.mime.quoted import QuotedPrintable
+from mtad.mime.state import MimeState
 
 LINES = st.lists(
     st.sampled_from(
