@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mtad.wire.address import from_text
 from mtad.wire.events import Address
-from mtad.wire.tokens import ADDRESS, LITERAL, QUOTED, Token, quote, scan, unquote
+from mtad.wire.tokens import ADDRESS, LITERAL, QUOTED, Token, external, quote, scan, unquote
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
