@@ -106,6 +106,7 @@ class SmtpdRole:
                     now=time.time,
                     route=self._route,
                     verify=verifier.query,
+                    control=around.paths.control,
                     anvil=around.anvil,
                 )
             )

@@ -42,6 +42,7 @@ from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.clients import ClientRules
 from mtad.smtpd.commands import CommandFilter
+from mtad.smtpd.etrn import Etrn
 from mtad.smtpd.milter.service import Route, milter_service
 from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.protocol import SubmissionProtocol
@@ -112,6 +113,7 @@ class SmtpdService(Factory):
         now: Callable[[], float],
         route: Route,
         verify: Verify,
+        control: str,
         anvil: Anvil,
     ) -> None:
         p = plan.p
@@ -148,6 +150,7 @@ class SmtpdService(Factory):
             route=route,
             verify=verify,
         )
+        self.etrn = Etrn(p, self.log, control, reactor)
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
         self.watching = Watching.build(p, self.log)

@@ -224,6 +224,8 @@ class Session(LoginCommands, MailCommands):
         verdict = await self.service.evaluator.etrn(self.request)
         if verdict is not None:
             return verdict.reply
+        if await self.service.etrn.serves(event.domain):
+            return await self.service.etrn.queue(event.domain)
         what = f"ETRN {printable(event.domain)[:100]}..."
         self.log.warning(f"reject: {what} from {self.client}")
         return Reply(459, b"<%b>: service unavailable" % event.domain)
