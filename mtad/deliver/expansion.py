@@ -49,9 +49,12 @@ class Expansion:
     others: list[bytes] = field(default_factory=list)
     owner: bytes | None = None
     aliased: bool = False
+    _known: set[tuple[bool, bytes]] = field(default_factory=set, repr=False)
 
     def add(self, kind: list[bytes], address: bytes) -> None:
-        if address not in kind:
+        key = (kind is self.mailboxes, address)
+        if key not in self._known:
+            self._known.add(key)
             kind.append(address)
 
 
