@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from policy_support import OPEN, Bench
 
+from mtad.policy.check import HANG_UP
+
 
 def inline(key: str, value: str) -> str:
     return f"inline:{{{{{key}={value}}}}}"
@@ -45,13 +47,18 @@ def sender_access(
             "warn_if_reject reject, defer",
             "450 4.3.2 <s@example.org>: Sender address rejected: Try again later",
         ),
-        ("HANGUP", "451 4.3.5 Server configuration error"),
         ("hash:/x", "451 4.3.5 Server configuration error"),
         ("INFO x", None),
     ],
 )
 def test_result(value: str, reply: str | None) -> None:
     assert sender_access(value).rcpt("known@local.example") == reply
+
+
+def test_hangup_has_no_reply() -> None:
+    bench = sender_access("HANGUP for good")
+    assert bench.rcpt("known@local.example") == str(HANG_UP)
+    assert bench.log[0].startswith("NOQUEUE: hangup: RCPT from ")
 
 
 def test_dsn_of_other_classes() -> None:
