@@ -42,12 +42,14 @@ class BinaryConverter:
         "_in_headers",
         "_lines",
         "_rest",
+        "_searched",
         "_text",
     )
 
     def __init__(self) -> None:
         self._buffer = b""
         self._in_headers = True
+        self._searched = 0  # how much of the buffer holds no end of headers
         self._fresh = False  # the CRLF that the buffer begins with has been given already
         self._boundaries: list[bytes] = []
         self._delimiter: re.Pattern[bytes] | None = None
@@ -85,7 +87,8 @@ class BinaryConverter:
         return self._headers(out) if self._in_headers else self._body(out, last)
 
     def _headers(self, out: list[bytes]) -> bool:
-        found = _BLANK.search(self._buffer)
+        found = _BLANK.search(self._buffer, max(0, self._searched - 3))
+        self._searched = 0 if found else len(self._buffer)
         if found is None:
             if len(self._buffer) <= HEADERS:
                 return False
@@ -100,7 +103,7 @@ class BinaryConverter:
         return True
 
     def _begin_body(self, buffer: bytes, fresh: bool = False) -> None:
-        self._in_headers, self._buffer, self._fresh = False, buffer, fresh
+        self._in_headers, self._buffer, self._fresh, self._searched = False, buffer, fresh, 0
         self._text, self._rest, self._lines = ChunkDecoder(), b"", False
 
     def _entity(self, headers: bytes) -> bytes:

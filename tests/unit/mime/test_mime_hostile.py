@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mtad.deliver.local import _was_delivered_to
+from mtad.mime.binary import BinaryConverter
 from mtad.mime.events import MimeLimits, MimeOptions, Wants
 from mtad.mime.parameters import fields
 from mtad.mime.state import MimeState
@@ -49,3 +50,14 @@ def test_dashes_within_many_boundaries(line: bytes) -> None:
         b'Content-Type: multipart/mixed; boundary="b%03d"\r\n\r\n--b%03d\r\n' % (n, n) for n in range(100)
     )
     assert _seconds(lambda: _parse(nested + b"\r\n" + line * (1 << 18))) < _MUCH
+
+
+def test_headers_byte_by_byte() -> None:
+    """Each byte may come alone; the headers before it are not looked at again."""
+    converter = BinaryConverter()
+
+    def feed() -> None:
+        for _ in range(60_000):
+            converter.feed(b"a")
+
+    assert _seconds(feed) < _MUCH
