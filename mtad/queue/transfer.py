@@ -289,7 +289,7 @@ def _exported(messages: Iterator[Message]) -> list[Message]:
 
 
 def _queue_of(message: Message) -> str:
-    return {INCOMING: INCOMING, DEFERRED: DEFERRED, HOLD: HOLD}[message.state]
+    return message.state if message.state in (DEFERRED, HOLD) else INCOMING
 
 
 def _unlink(path: str) -> None:
