@@ -59,7 +59,7 @@ class PickupRole:
         self._call: Any = None
         self._looking = False
         self._again = False
-        self._later: dict[str, float] = {}  # files that could not be taken, and when to try again
+        self._later: dict[str, float] = {}  # what could not be taken, and when to try again
         self._stopping = False
         self.ended: Deferred[None] = Deferred()
 
@@ -156,7 +156,7 @@ class PickupRole:
     async def _resubmit_all(self) -> bool:
         """Messages of the queue that are to go through intake once more; whether there were some."""
         found = False
-        tried: set[int] = set()
+        tried = {int(key) for key in self._later if key.isdecimal()}
         while messages := self._store.requeued(_SOME, self._busy().union(tried)):
             for message in messages:
                 if self._stopping:
@@ -169,6 +169,10 @@ class PickupRole:
                     raise
                 except MtadError as problem:
                     self._log.warning(f"{message.queue_id}: {printable(str(problem))}; will try again")
+                    self._leave(str(message.seq))
+                except Exception as problem:
+                    self._log.error(printable(Failure(problem).getTraceback()))
+                    self._leave(str(message.seq))
         if self._store.requeued(1, frozenset(tried)):
             self._schedule(1.0)  # they are being delivered
         return found
@@ -191,9 +195,9 @@ class PickupRole:
             self._leave(path)
         return False
 
-    def _leave(self, path: str) -> None:
-        """Look at the others; this file is tried again later."""
-        self._later[path] = self._around.reactor.seconds() + _PATIENCE
+    def _leave(self, what: str) -> None:
+        """Look at the others; this file, or message (its ``seq``), is tried again later."""
+        self._later[what] = self._around.reactor.seconds() + _PATIENCE
 
     def _set_aside(self, path: str) -> None:
         directory = os.path.join(self._maildrop.path, CORRUPT)

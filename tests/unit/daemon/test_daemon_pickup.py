@@ -14,6 +14,7 @@ from mtad.config.parameters import Parameters
 from mtad.daemon.pickup import PickupRole
 from mtad.errors import MtadError, QueueError, TableError
 from mtad.maillog import ListSink, MailLog
+from mtad.queue.message import Message
 from mtad.smtpd.pickup import NotNow, Unfit
 
 
@@ -95,3 +96,29 @@ def test_files_that_vanish(tmp_path: Path) -> None:
     assert len(world.look()) == 6
     (tmp_path / "maildrop" / "link").symlink_to("nowhere")
     assert "link" not in world.look()
+
+
+@pytest.mark.parametrize("failure", [NotNow("451"), ValueError("a mistake of ours")])
+def test_a_message_that_fails_waits_alone(tmp_path: Path, failure: Exception) -> None:
+    """One that is to go through intake once more."""
+    world = World(tmp_path, {})
+    waiting = {number: Message(f"M{number}", b"", [], 1.0, seq=number) for number in (1, 2, 3)}
+    seen: list[int] = []
+
+    async def resubmit(message: Message) -> None:
+        seen.append(message.seq)
+        if message.seq == 2:
+            raise failure
+        del waiting[message.seq]
+
+    def requeued(limit: int, skip: frozenset[int]) -> list[Message]:
+        return [message for seq, message in waiting.items() if seq not in skip][:limit]
+
+    world.taker.resubmit = resubmit  # type: ignore[attr-defined]
+    world.role._store = SimpleNamespace(requeued=requeued)  # type: ignore[assignment]
+    world.look()
+    world.look()
+    assert seen == [1, 2, 3]
+    world.clock.advance(61)
+    world.look()
+    assert seen == [1, 2, 3, 2]
