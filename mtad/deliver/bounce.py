@@ -24,6 +24,9 @@ from mtad.wire.command import xtext_encode
 
 #: The most of a message that is searched for the end of its headers.
 _HEADER_LIMIT = 128 * 1024
+#: Where senders are told of each recipient by itself (VERP), and so many have failed at once, each is told
+#: with so much of the message's headers and no content: all notifications are in memory at a time.
+_MANY, _BRIEF = 200, 4096
 _MESSAGE_ID = re.compile(rb"(?im)^message-id:\s*(<[^<>\s]+>)")
 
 
@@ -109,7 +112,7 @@ class Bouncer:
         notices: list[Notice] = []
         for outcome in outcomes:
             to = verp_sender(message.sender, delimiters, outcome.recipient)
-            notices += self._notify("failure", "bounce", message, [outcome], to)
+            notices += self._notify("failure", "bounce", message, [outcome], to, len(outcomes) > _MANY)
         return notices
 
     def delayed(self, message: Message, outcomes: Sequence[Outcome]) -> list[Notice]:
@@ -148,7 +151,13 @@ class Bouncer:
             self._bounce_log.info(f"{notice.about}: {notice.text}: {queued.queue_id}")
 
     def _notify(
-        self, kind: str, of: str, message: Message, outcomes: Sequence[Outcome], to: bytes = b""
+        self,
+        kind: str,
+        of: str,
+        message: Message,
+        outcomes: Sequence[Outcome],
+        to: bytes = b"",
+        brief: bool = False,
     ) -> list[Notice]:
         """To the sender, whose recipients' NOTIFY has a say, and to the postmaster, who hears of all."""
         if message.sender == self._double_bounce:
@@ -159,11 +168,11 @@ class Bouncer:
         if message.sender:
             told = _wanted(outcomes, b"DELAY" if kind == "delay" else b"FAILURE", default=True)
             if told:
-                notices.append(self._notice(kind, message, told, to or message.sender))
+                notices.append(self._notice(kind, message, told, to or message.sender, brief=brief))
         elif of == "bounce":
             of = "2bounce"
         if of in self._classes:
-            notices.append(self._notice(kind, message, list(outcomes), b"", of))
+            notices.append(self._notice(kind, message, list(outcomes), b"", of, brief=brief))
         return notices
 
     def _notice(
@@ -174,9 +183,10 @@ class Bouncer:
         to: bytes,
         postmaster: str = "",
         polite: bool = False,
+        brief: bool = False,
     ) -> Notice:
         """One notification, to the sender ``to``, or to the postmaster of a class; ``polite``: in the words
-        for a sender."""
+        for a sender; ``brief``: with few headers."""
         now = self._clock()
         queue_id = self._new_id()
         original = self._postmasters[postmaster] if postmaster else b""
@@ -184,6 +194,7 @@ class Bouncer:
             to = original if b"@" in original else b"%b@%b" % (original, self._origin)
         whole = (
             kind == "failure"
+            and not brief
             and (not postmaster or not message.sender)  # a postmaster's copy has only the headers
             and message.ret != b"HDRS"
             and not (self._redacts and "requiretls" in message.attributes)
@@ -191,6 +202,8 @@ class Bouncer:
         )
         content = content_of(self._store, message, message.size if whole else _HEADER_LIMIT)
         headers = header_section(content[:_HEADER_LIMIT])
+        if brief and len(headers) > _BRIEF:
+            headers = headers[: headers.rfind(b"\r\n", 0, _BRIEF) + 2]
         text = compose(
             self._letters[kind],
             self._frame,
