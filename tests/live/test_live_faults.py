@@ -425,7 +425,7 @@ def test_a_delay_warning_is_sent_once() -> None:
     [
         ({"mydestination": "example.org"}, "user@example.org", "local"),
         ({"virtual_mailbox_domains": "example.org"}, "user@example.org", "virtual"),
-        ({"transport_maps": "inline:{ { example.org = lmtp:unix:private/x } }"}, "user@example.org", "lmtp"),
+        ({"transport_maps": "inline:{ { example.org = uucp:host } }"}, "user@example.org", "uucp"),
         ({"transport_maps": "inline:{ { example.org = my-pipe: } }"}, "user@example.org", "my-pipe"),
     ],
 )
