@@ -33,6 +33,11 @@ class Recovery:
 
     def run(self) -> Deferred[None]:
         """Settle what there is; fires when that is done."""
+        if exported := self._store.exported():
+            self._log.warning(
+                f"{exported} messages are half exported and wait; stop the mail system and run:"
+                " mtad queue export, or: mtad queue import"
+            )
         done: Deferred[None] = Deferred()
         self._attempt(done)
         return done

@@ -122,6 +122,10 @@ class Reader:
             seqs = [seq for (seq,) in found if seq not in skip][:limit]
             return _load(db, _WITHOUT_CONTENT, _NAMED, json.dumps(seqs), limit) if seqs else []
 
+    def exported(self) -> int:
+        with _Snapshot(self._db) as db:
+            return int(db.execute("SELECT count(*) FROM message WHERE state = 3").fetchall()[0][0])
+
     def was_taken(self, name: str) -> bool:
         with _Snapshot(self._db) as db:
             return bool(db.execute("SELECT 1 FROM taken WHERE name = ?", (name,)).fetchall())

@@ -70,10 +70,11 @@ _TABLES = (
     "CREATE TABLE partial (content BIGINT PRIMARY KEY, slot INTEGER NOT NULL)",
 )
 #: Came after the first: files elsewhere that messages were made of, until the files are gone; messages that
-#: are to go through intake once more.
+#: are to go through intake once more, or were about to be exported.
 _LATER = (
     "CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY)",
     "CREATE INDEX IF NOT EXISTS message_requeued ON message (seq) WHERE state = 4",
+    "CREATE INDEX IF NOT EXISTS message_exported ON message (seq) WHERE state = 3",
 )
 
 #: Of a new database.  Less work than 4 KiB for large content, no more for small; 16 KiB measured slower for

@@ -178,6 +178,9 @@ class SQLiteStore:
     def requeued(self, limit: int, skip: frozenset[int]) -> list[Message]:
         return self._open_reader().requeued(limit, skip)
 
+    def exported(self) -> int:
+        return self._open_reader().exported()
+
     def was_taken(self, name: str) -> bool:
         return self._open_reader().was_taken(name)
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 ALL = os.environ.get("CRASH_SWEEP") == "all"
 #: Stops of each scenario where not all are made.
-SOME = 9
+SOME = 6
 
 
 @dataclass(frozen=True)
