@@ -57,8 +57,8 @@ _given: set[int] = set()
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that was free a moment ago, each one given once.
 
-    From below those that the kernel gives to clients, so that no connection takes it meanwhile; each process of
-    a test run has a share of its own.
+    From below those that the kernel gives to clients, so that no connection takes it meanwhile; each process
+    of a test run has a share of its own.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     share = 22000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
