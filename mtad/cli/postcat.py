@@ -80,11 +80,15 @@ class _Printer:
         if not self._verbose:
             yield from read_records(file, start=start)
             return
+        followed: set[int] = set()
         while True:
             for record in read_records(file, start=start, raw=True):
                 yield record
-                if record.kind == rec.POINTER and not self._raw and int(record.data) > 0:
-                    start = int(record.data)
+                if record.kind == rec.POINTER and not self._raw and (target := rec.target(record.data)) > 0:
+                    if record.offset in followed:
+                        raise BadRecord("pointers lead round and round")
+                    followed.add(record.offset)
+                    start = target
                     break
             else:
                 return

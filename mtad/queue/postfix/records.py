@@ -149,13 +149,14 @@ def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None)
             if kind == END and not raw:
                 return
         elif kind == POINTER:
-            target = _number(data)
-            if target > 0:
-                at = target
+            to = target(data)
+            if to > 0:
+                at = to
                 file.seek(at)
 
 
-def _number(data: bytes) -> int:
+def target(data: bytes) -> int:
+    """Where a pointer leads; 0: on."""
     try:
         return int(data)
     except ValueError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from mtad.cli import postcat
 from mtad.config.parameters import Parameters
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.files import public_name
@@ -43,3 +46,12 @@ def test_a_trap_hides_no_mail(tmp_path: Path) -> None:
     os.link(directory / "B2", tmp_path / "elsewhere")
     p = Parameters.from_mapping({"queue_directory": str(tmp_path)})
     assert sorted(message.queue_id for message in waiting(p)) == ["A1", "C3"]
+
+
+@pytest.mark.parametrize("pointer", [b"%15d" % 3, b"nowhere"])
+def test_postcat_ends(tmp_path: Path, pointer: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "A1"
+    path.write_bytes(pack(rec.SENDER, b"a") + pack(rec.POINTER, pointer))
+    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\nmaillog_file = /dev/null\n")
+    assert postcat.main(["-c", str(tmp_path), "-v", str(path)]) == 1
+    assert "pointer" in capfd.readouterr().err
