@@ -23,7 +23,7 @@ from mtad.daemon.paths import Paths, hand_over, make_directories, owner
 from mtad.errors import MtadError
 from mtad.queue.blocking import BlockingStore
 from mtad.queue.ids import QueueIds
-from mtad.queue.postfix.files import QueueDirectory
+from mtad.queue.postfix.files import BOUNCE, DEFER, QUEUES, QueueDirectory
 from mtad.queue.repair import check, repair
 from mtad.queue.transfer import Count, Export, Import
 
@@ -60,13 +60,16 @@ def _check(p: Parameters, voice: Voice) -> int:
     return 1 if problems else 0
 
 
-def _alone(p: Parameters, work: Callable[[Paths], int]) -> int:
-    """Do ``work`` as the queue's owner while neither mail system can run."""
+def _alone(
+    p: Parameters, work: Callable[[Paths], int], prepare: Callable[[Parameters], None] = lambda p: None
+) -> int:
+    """Do ``work`` as the queue's owner while neither mail system can run; ``prepare`` as who we are."""
     who = owner(p)
     found = make_directories(p, who)
     lock = MasterLock(found.lock)
     try:
         hand_over(found, who)
+        prepare(p)
         with who.acting():
             os.umask(0o077)
             return work(found)
@@ -98,13 +101,24 @@ def _import(p: Parameters, voice: Voice) -> int:
     return _alone(p, work)
 
 
+def _make_queues(p: Parameters) -> None:
+    """The directories of Postfix's queue, where it has never run."""
+    who = owner(p)
+    for name in (*QUEUES, DEFER, BOUNCE):
+        path = os.path.join(p["queue_directory"], name)
+        if not os.path.isdir(path):
+            os.mkdir(path, 0o700)
+            if os.geteuid() == 0:
+                os.chown(path, who.uid, who.gid)
+
+
 def _export(p: Parameters, voice: Voice) -> int:
     def work(found: Paths) -> int:
         with BlockingStore(found.queue) as queue:
             count = Export(queue, QueueDirectory.of(p), p.seconds("delay_warning_time")).run()
         return _tell(voice, "exported", count)
 
-    return _alone(p, work)
+    return _alone(p, work, _make_queues)
 
 
 def _tell(voice: Voice, what: str, count: Count) -> int:
