@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -49,14 +49,6 @@ _PASS = 1.0
 _CONTENT_BUDGET = 32 * 1024 * 1024
 #: Recipients of a message that are read at a time behind its first ones.
 _PORTION = 1000
-
-
-class Reactor(Protocol):
-    """What is needed of a reactor."""
-
-    def seconds(self) -> float: ...
-
-    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall: ...
 
 
 class QueueManager:
