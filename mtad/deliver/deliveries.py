@@ -61,7 +61,7 @@ class Deliveries:
             p, router, probes, self._transports, lambda transport: self._limits[transport].recipients, own
         )
         prober = Prober(self._assigner, self._transports, new_id, clock, own)
-        self.verifier = Verifier(p, log.named(f"{name}/verify"), prober.probe, clock, reactor)
+        self.verifier = Verifier(p, log.named(f"{name}/verify"), prober.probe, clock)
 
     def __contains__(self, transport: str) -> bool:
         return transport in self._transports

@@ -20,9 +20,8 @@ import os
 import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
@@ -48,12 +47,6 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS address (
 Probe = Callable[[bytes, bytes], Coroutine[Any, Any, Outcome]]
 
 
-class Reactor(Protocol):
-    """What is needed of a reactor."""
-
-    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall: ...
-
-
 def verify_sender(p: Parameters) -> bytes:
     """The sender of probes."""
     sender = p["address_verify_sender"].encode()
@@ -71,13 +64,10 @@ def verify_socket(p: Parameters) -> str:
 class Verifier:
     """See the module.  ``probe`` is given a sender and an address; ``clock`` tells the time."""
 
-    def __init__(
-        self, p: Parameters, log: MailLog, probe: Probe, clock: Callable[[], float], reactor: Reactor
-    ) -> None:
+    def __init__(self, p: Parameters, log: MailLog, probe: Probe, clock: Callable[[], float]) -> None:
         self._log = log
         self._probe = probe
         self._clock = clock
-        self._reactor = reactor
         self._sender = verify_sender(p)
         self._path = ":memory:"
         if p["address_verify_map"]:

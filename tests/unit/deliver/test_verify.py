@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -28,8 +27,7 @@ class Bench:
             {"mtad_queue_directory": str(directory), "myorigin": "x.test", **settings}
         )
         log = MailLog(ListSink(), "postfix/verify")
-        reactor: Any = self.clock
-        self.verifier = Verifier(p, log, self._probe, self.clock.seconds, reactor)
+        self.verifier = Verifier(p, log, self._probe, self.clock.seconds)
 
     async def _probe(self, sender: bytes, address: bytes) -> Outcome:
         done: Deferred[Outcome] = Deferred()
