@@ -140,12 +140,13 @@ class Mailman:
             self._children.add(pid)
 
 
-def serve(connection: socket.socket, rules: Rules) -> None:
-    """In a process of its own: take one mail."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.alarm(_WHOLE)
+def serve(connection: socket.socket, rules: Rules, alone: bool = True) -> None:
+    """Take one mail; ``alone``: in a process of its own."""
+    if alone:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.alarm(_WHOLE)
     connection.setblocking(True)
     connection.settimeout(_SILENCE)
     answer: dict[str, Any] = {"ok": True}
