@@ -273,7 +273,7 @@ class Agent:
             self._settings.delay_digits,
             connection.uses,
             self._tls_field(connection.tls_status),
-            "probe" in job.message.attributes,
+            job.message.probing,
         )
         _soften(outcomes)
         result = attempt.result
@@ -338,7 +338,7 @@ class Agent:
         await self._settle(outcomes)
         digits = self._settings.delay_digits
         tls = self._tls_field(failure.tls_status)
-        probe = "probe" in job.message.attributes
+        probe = job.message.probing
         log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls, probe=probe)
         _soften(outcomes)
         attempt.result.outcomes += outcomes

@@ -120,14 +120,21 @@ class Bouncer:
         return self._notify("delay", "delay", message, outcomes)
 
     def relayed(
-        self, message: Message, outcomes: Sequence[Outcome], cleared: Sequence[Outcome] = ()
+        self,
+        message: Message,
+        outcomes: Sequence[Outcome],
+        cleared: Sequence[Outcome] = (),
+        report: Sequence[Outcome] = (),
     ) -> list[Notice]:
         """The notices about recipients handed to servers that won't report (RFC 3461 section 5.2.2).
 
         ``cleared``: recipients that the sender was told of as late, and whose delivery is told in any case
-        (``confirm_delay_cleared``)."""
+        (``confirm_delay_cleared``).  ``report``: all recipients, of whom the sender asked to be told."""
         told = [*_wanted(outcomes, b"SUCCESS", default=False)]
         told += [outcome for outcome in cleared if outcome not in told]
+        kind = "verify" if report else "success"
+        if report:
+            told = [*report, *(outcome for outcome in told if outcome.action == "expanded")]
         if not told:
             return []
         if message.sender == self._double_bounce:
@@ -135,12 +142,12 @@ class Bouncer:
             self._bounce_log.info(text)
             return []
         if message.sender:
-            return [self._notice("success", message, told, message.sender)]
+            return [self._notice(kind, message, told, message.sender)]
         if "2bounce" not in self._classes:
             text = f"{message.queue_id}: not sending trace/success notification for single-bounce message"
             self._bounce_log.info(text)
             return []
-        return [self._notice("success", message, told, b"", "2bounce", polite=True)]
+        return [self._notice(kind, message, told, b"", "2bounce", polite=True)]
 
     def announce(self, notices: Iterable[Notice]) -> None:
         """Log notices that have been queued."""

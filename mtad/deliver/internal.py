@@ -46,7 +46,7 @@ class Internal:
         if self._soft and status == "bounced":
             word, dsn = "SOFTBOUNCE", f"4{dsn[1:]}"
         outcomes = [Outcome(recipient, word, dsn, reason, relay) for recipient in job.recipients]
-        probe = "probe" in job.message.attributes
+        probe = job.message.probing
         log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, self._digits, probe=probe)
         if word != status:
             for outcome in outcomes:

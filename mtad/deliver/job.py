@@ -58,6 +58,7 @@ class Active:
     outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
     traced: list[Outcome] = field(default_factory=list)  # as in Result
     cleared: list[Outcome] = field(default_factory=list)  # delivered after the sender heard of the delay
+    told: list[Outcome] = field(default_factory=list)  # all, where the sender wants to hear of them
     forwards: list[Message] = field(default_factory=list)  # as in Result, not recorded yet
 
     @property

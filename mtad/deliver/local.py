@@ -119,7 +119,7 @@ class _Carrier:
             for outcome in outcomes:
                 if outcome.status == "bounced":
                     outcome.status, outcome.dsn = "SOFTBOUNCE", f"4{outcome.dsn[1:]}"
-        probe = "probe" in job.message.attributes
+        probe = job.message.probing
         log_outcomes(self._office.log, job.message.queue_id, shown, job.stamps, self._digits, probe=probe)
         for outcome in outcomes:
             if outcome.status == "SOFTBOUNCE":
@@ -175,7 +175,7 @@ class LocalAgent(_Carrier):
             await self._mailbox(job, one, one.address, result)
             return
         try:
-            if "probe" in message.attributes:
+            if message.probing:
                 value = await self._aliases.lookup(one.address)
                 if value is not None:
                     reason = f"aliased to {printable(value)}"
@@ -261,7 +261,7 @@ class LocalAgent(_Carrier):
         local = _local_part(address).lower()
         user, _ = split_extension(local, self._delimiter)
         name = user.decode("utf-8", "replace")
-        probe = "probe" in job.message.attributes
+        probe = job.message.probing
         if not self._maildirs:
             failure: NotWritten | None = await offload(HASHES, partial(_look_up, name))
         elif probe:
@@ -380,7 +380,7 @@ class VirtualAgent(_Carrier):
             return "4.3.5", "mail system configuration error"
         if not path.endswith(b"/"):
             return "4.3.5", "the mailbox is no maildir: mtad writes no other"
-        if "probe" in message.attributes:
+        if message.probing:
             return "2.0.0", "delivers to maildir"
         whose = {"path": path.decode("utf-8", "surrogateescape"), "uid": int(uid), "gid": int(gid)}
         failure = await self._write(message, one, whose)

@@ -410,6 +410,8 @@ class QueueManager:
     def _over(self, active: Active, outcomes: list[Outcome]) -> None:
         """One delivery of a message is over."""
         active.outcomes += outcomes
+        if "trace_flags" in active.message.attributes:
+            active.told += outcomes
         active.jobs -= 1
         active.open -= len(outcomes)
         self._recipients -= len(outcomes)

@@ -10,7 +10,7 @@ Postfix counterpart: ``qmgr_active_done``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import Bouncer, Notice
@@ -25,6 +25,10 @@ from mtad.queue.store import QueueStore
 
 #: Seconds after which a store that failed is asked again.
 RETRY = 10
+
+#: RFC 3464's Action in the report of deliveries, and in that of what would become of them.
+_DONE = {"sent": "relayed", "deferred": "delayed", "bounced": "failed"}
+_FORESEEN = {"sent": "deliverable", "deferred": "undeliverable", "bounced": "undeliverable"}
 
 
 def deliver_by(message: Message) -> tuple[float, str]:
@@ -89,6 +93,7 @@ class Settler:
         message = active.message
         active.writing = True
         now = self._clock()
+        report = _report(active)
         deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
         deadline, mode = deliver_by(message)
         if deferred and self._expired(message, now):
@@ -105,7 +110,7 @@ class Settler:
         message.warned |= warn
         while True:
             try:
-                notices = self._notices(active, deferred if warn else [])
+                notices = self._notices(active, deferred if warn else [], report)
                 fresh = [*active.forwards, *(notice.message for notice in notices)]
                 gone = await self._store.finish(message, active.outcomes, when, fresh)
                 break
@@ -131,18 +136,31 @@ class Settler:
         limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)
         return message.expired or expired(now, message.arrival, limit)
 
-    def _notices(self, active: Active, late: list[Outcome]) -> list[Notice]:
+    def _notices(self, active: Active, late: list[Outcome], report: list[Outcome]) -> list[Notice]:
         message = active.message
         bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
         notices = self._bouncer.failed(message, bounced) if bounced else []
         traced = active.traced
         if "aliased" in message.attributes and message.state == INCOMING:  # told with the first attempt
             traced = [*traced, *_aliased(message)]
-        if traced or active.cleared:
-            notices += self._bouncer.relayed(message, traced, active.cleared)
+        if traced or active.cleared or report:
+            notices += self._bouncer.relayed(message, traced, active.cleared, report)
         if late:
             notices += self._bouncer.delayed(message, late)
         return notices
+
+
+def _report(active: Active) -> list[Outcome]:
+    """What a sender who asked for it is told of the first attempt; where it was no more than a probe, all is
+    over with that."""
+    message = active.message
+    if not message.probing:
+        first = message.state == INCOMING
+        return [replace(one, action=one.action or _DONE[one.status]) for one in active.told if first]
+    report = [replace(one, action=_FORESEEN[one.status]) for one in active.told]
+    for outcome in active.outcomes:
+        outcome.status = "sent"
+    return report
 
 
 def _aliased(message: Message) -> list[Outcome]:

@@ -86,7 +86,7 @@ class Transaction:
         self._log = log
         self._open: dict[int, Recipient] = dict(enumerate(recipients))  # who has no outcome yet
         self._accepted = 0
-        self._probe = "probe" in message.attributes
+        self._probe = message.probing
         self._doubtful: list[int] = []  # the keys of recipients for whom the end of the message was sent
         self.outcomes: list[Outcome] = []
         self.unreached: tuple[str, str] | None = None

@@ -21,6 +21,8 @@ message_id          the message's own ``<id>``, for notifications that belong to
 rewrite_context     ``local`` or ``remote``: by whose rules addresses in headers were completed
 aliased             recipients that were aliases, whose expansion is told (:mod:`mtad.queue.aliased`)
 mt_priority         -9 to 9, ``3``: the higher the sooner (RFC 6710)
+trace_flags         ``512`` or ``1024``: the sender is told what came of the first attempt, which with ``512``
+                    delivers nothing, and with ``1024`` does (sendmail's ``-bv``, ``-v``)
 =================== =============================================================================
 
 Content that a client declared binary (RFC 3030) is converted before it comes here.
@@ -88,6 +90,11 @@ class Message:
     expired: bool = False  # the operator has it returned at the next attempt
     recipient_count: int = 0  # the store's: all recipients, done ones too
     recipients_read: int = 0  # the store's: of so many, the pending ones are among ``recipients``
+
+    @property
+    def probing(self) -> bool:
+        """Whether it is only to be seen if it could be delivered."""
+        return "probe" in self.attributes or self.attributes.get("trace_flags") == "512"
 
 
 @dataclass(slots=True)
