@@ -34,6 +34,7 @@ from mtad.wire.server import SYNCHRONIZATION, ServerSession
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
+    from mtad.smtpd.notices import History
     from mtad.smtpd.service import SmtpdService
 
 #: Unread input beyond which we stop reading while an answer is being worked on.
@@ -67,6 +68,8 @@ class SubmissionProtocol(Protocol):
         self._reason = "lost connection"  # why the session ended, where nobody said QUIT
         self._timer: IDelayedCall | None = None
         self._event: ev.Event | None = None
+        self._history: History | None = None  # what the postmaster may be told
+        self._aborted = ""  # the reason, once it has
 
     # -- from Twisted
 
@@ -149,8 +152,11 @@ class SubmissionProtocol(Protocol):
             if session.counts is not None:
                 session.counts.new_tls()
         if not self._closing:
+            self._aborted = self._reason
             log_reason(session, self._reason)
         log_end(session)
+        if self._history is not None and self.service.notices is not None:
+            self.service.notices.tell(self._history, session.client, self._aborted)
         self._closing = True
         session.forget()
 
@@ -220,12 +226,12 @@ class SubmissionProtocol(Protocol):
             self._close()
 
     async def _greet(self, refusal: str) -> None:
-        session, engine = self.session, self._engine
+        session, engine, service = self.session, self._engine, self.service
         assert session is not None and engine is not None
         engine.receive(self._said_early())
         early = engine.spoke_early()
         if refusal:
-            text = f"{self.service.settings.myhostname} Error: {refusal}"
+            text = f"{service.settings.myhostname} Error: {refusal}"
             reply = Reply(421, text.encode(), b"4.7.1")
         else:
             reply = SYNCHRONIZATION if early else await session.begin()
@@ -233,6 +239,8 @@ class SubmissionProtocol(Protocol):
         engine.greet(reply, lasting=session.milters is None)
         if session.transcript is not None:
             session.transcript.replied(reply)
+        if service.notices is not None and (service.notices.always or reply.code >= 400):
+            self._note(reply)
         self._busy = False
         self._notes()
         self._pump()
@@ -359,11 +367,15 @@ class SubmissionProtocol(Protocol):
             return
         self._busy = False
         if reply is None:
+            if self._history is not None:
+                self._note(None)
             engine.begin_chunk()
             self._pump()
             return
         if reply.code >= 500:
             reply = self.service.refusals.soften(reply)
+        if self._history is not None or reply.code >= 400:
+            self._note(reply)
         session.answered(reply)
         engine.reply(reply)
         if engine.notes:
@@ -389,6 +401,15 @@ class SubmissionProtocol(Protocol):
             return
         self._pump()
 
+    def _note(self, reply: Reply | None) -> None:
+        """Keep what was said, for the postmaster, where that is wanted."""
+        notices, session, event = self.service.notices, self.session, self._event
+        if notices is not None and session is not None:
+            if self._history is None and reply is not None:
+                self._history = notices.begin(event, reply)
+            if self._history is not None:
+                notices.heard(self._history, session.client, event, reply)
+
     def _hang_up(self, text: str, dsn: str) -> None:
         """Say 421 and end the session."""
         if self._closing:
@@ -404,6 +425,8 @@ class SubmissionProtocol(Protocol):
         if self._closing:
             return
         self._write(reply.encode())
+        self._event, self._aborted = None, self._reason
+        self._note(reply)
         if self.session is not None:
             log_reason(self.session, self._reason)
         self._close()

@@ -36,6 +36,7 @@ from mtad.policy.request import Request
 from mtad.policy.setup import Verify
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
+from mtad.queue.pressure import Pressure
 from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
@@ -44,6 +45,7 @@ from mtad.smtpd.clients import ClientRules
 from mtad.smtpd.commands import CommandFilter
 from mtad.smtpd.etrn import Etrn
 from mtad.smtpd.milter.service import Route, milter_service
+from mtad.smtpd.notices import Notices
 from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.protocol import SubmissionProtocol
 from mtad.smtpd.refusals import Refusals
@@ -115,6 +117,7 @@ class SmtpdService(Factory):
         verify: Verify,
         control: str,
         anvil: Anvil,
+        pressure: Pressure,
     ) -> None:
         p = plan.p
         self.plan = plan
@@ -122,6 +125,7 @@ class SmtpdService(Factory):
         self.tls = plan.tls
         self.reactor = reactor
         self.store = store
+        self.pressure = pressure
         self._resolver = resolver
         self._names: dict[str, tuple[float, PeerName]] = {}
         self.ids = ids
@@ -143,7 +147,7 @@ class SmtpdService(Factory):
             self.log,
             self.rewriter,
             classes,
-            sleep=self._sleep,
+            sleep=self.sleep,
             actions=ACTIONS,
             dial=self._dial,
             resolver=resolver,
@@ -154,6 +158,7 @@ class SmtpdService(Factory):
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
         self.watching = Watching.build(p, self.log)
+        self.notices = Notices.build(p, self)
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:
@@ -173,7 +178,8 @@ class SmtpdService(Factory):
     def _dial(self, options: PolicyOptions) -> PolicyConnections:
         return PolicyConnections(self.reactor, options, self._queue_directory)
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
         await deferLater(self.reactor, seconds)
 
     async def peer_name(self, address: str) -> PeerName:

@@ -32,7 +32,7 @@ class Transcript:
 
     def said(self, event: ev.Event) -> None:
         """The client has said something."""
-        self._log.info(f"< {self._client}: {_words(event)}")
+        self._log.info(f"< {self._client}: {words_of(event)}")
 
     def replied(self, reply: Reply) -> None:
         """We have said something."""
@@ -94,7 +94,7 @@ def printable_lines(reply: Reply) -> list[str]:
     return [printable(line) for line in reply.encode().split(b"\r\n") if line]
 
 
-def _words(event: ev.Event) -> str:
+def words_of(event: ev.Event) -> str:
     """What the client said, but no secret."""
     match event:
         case ev.Auth(mechanism, initial):
@@ -103,8 +103,10 @@ def _words(event: ev.Event) -> str:
             return "(response)"
         case ev.AuthAborted():
             return "*"
-        case ev.Refused(verb=b"AUTH", line=line):
-            return "AUTH (something)" if b" " in line else printable(line)
+        case ev.Refused(line=line) if line.lstrip()[:4].upper() == b"AUTH":
+            return "AUTH (something)" if b" " in line.strip() else printable(line)
+        case ev.Refused(verb=b"AUTH"):
+            return "(response)"
         case ev.Refused(line=line) | ev.Mail(line=line) | ev.Rcpt(line=line) | ev.Vrfy(line=line) if line:
             return printable(line)
         case ev.Helo(name, extended):

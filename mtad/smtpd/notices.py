@@ -1,0 +1,249 @@
+"""The postmaster is told of sessions with errors: ``notify_classes``.
+
+Where its words ask for ``policy`` or ``protocol``, each session keeps a :class:`History`, at most
+``smtpd_history_flush_threshold`` lines; for the other words one begins with the first error of that kind, so
+that sessions without one keep nothing.  At the end of the session, or when the history is full,
+:meth:`Notices.tell` queues a transcript if there was an error of a class that is asked for.  A message that
+is taken forgives what was before it.  Logins are not in transcripts.  Nothing is raised: a notice that can't
+be queued is logged and lost.
+
+Postfix counterpart: ``smtpd_chat_notify()``, ``chat_reset()`` and the ``error_mask`` of ``smtpd(8)``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from twisted.python.failure import Failure
+
+from mtad.config.parameters import Parameters
+from mtad.errors import QueueError
+from mtad.maillog import printable
+from mtad.net.drive import drive
+from mtad.queue.message import Message, Recipient
+from mtad.smtpd.received import mail_date
+from mtad.smtpd.watching import words_of
+from mtad.wire import events as ev
+from mtad.wire.command import xtext_encode
+from mtad.wire.reply import Reply
+
+if TYPE_CHECKING:
+    from mtad.smtpd.service import SmtpdService
+
+_WIDTH, _INDENT = 78, 4
+#: The most that is kept of a session.
+_LINES, _LENGTH = 1000, 500
+_CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
+_BLANK = re.compile(r"[ \t]")
+
+#: What errors are, by the first line of their replies.
+_KNOWN = {
+    b"Error: internal error": "software",
+    b"Server configuration error": "software",
+    b"TLS not available due to local problem": "software",
+    b"Insufficient system storage": "resource",
+    b"Error: insufficient system storage": "resource",
+    b"Error: queue file write error": "resource",
+    b"Mail system error": "resource",
+    b"Temporary lookup error": "resource",
+    b"Temporary lookup failure": "resource",
+    b"Error: message file too big": "bounce",
+    b"Error: too many hops": "bounce",
+    b"Bad sender address syntax": "protocol",
+    b"Bad recipient address syntax": "protocol",
+    b"Error: send HELO/EHLO first": "policy",
+    b"VRFY command is disabled": "policy",
+    b"Error: too many recipients": "policy",
+    b"Must issue a STARTTLS command first": "",
+    b"Error: SMTP protocol synchronization": "",
+    b"Error: no valid recipients": "",
+}
+#: The same by their last words.
+_ENDINGS = (
+    (b" rejected: Improper use of SMTP command pipelining", "protocol"),
+    (b" Error: bare <LF> received", "protocol"),
+    (b" Error: too many errors", "protocol"),
+    (b" Server local data error", "data"),
+    (b" Server local error", ""),
+    (b" Error: timeout exceeded", ""),
+)
+_LOGINS = (ev.Auth, ev.AuthResponse, ev.AuthAborted)
+
+
+def error_class(event: ev.Event | None, reply: Reply) -> str:
+    """The word of ``notify_classes`` for this answer to ``event`` (None: to nothing), or "" for none."""
+    if reply.code < 400:
+        return ""
+    text = reply.text.partition(b"\n")[0]
+    known = _KNOWN.get(text)
+    if known is not None:
+        return known
+    for ending, word in _ENDINGS:
+        if text.endswith(ending):
+            return word
+    if text.startswith(b"Error: access denied for "):
+        return ""
+    return "protocol" if isinstance(event, (ev.Refused, *_LOGINS)) else "policy"
+
+
+class History:
+    """What was said in one session."""
+
+    __slots__ = ("_after_login", "errors", "lines")
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.errors: set[str] = set()
+        self._after_login = False
+
+    def exchange(self, event: ev.Event | None, reply: Reply | None) -> None:
+        """The client has said ``event``, and was answered."""
+        if event is not None and type(event) not in (ev.BodyEnd, ev.BdatEnd):
+            self._add("In:  ", self._words(event))
+        if reply is None:
+            return
+        for line in reply.encode().split(b"\r\n")[:-1]:
+            self._add("Out: ", "334 (challenge)" if reply.code == 334 else printable(line))
+        if type(event) is ev.BodyEnd and reply.positive:
+            self.errors.clear()
+        elif word := error_class(event, reply):
+            self.errors.add(word)
+
+    def _words(self, event: ev.Event) -> str:
+        """What the client said.  A client whose AUTH failed may go on with its password all the same."""
+        words = words_of(event)
+        if words.startswith("AUTH ") or isinstance(event, _LOGINS):
+            self._after_login = True
+        elif not isinstance(event, ev.Refused):
+            self._after_login = False
+        elif self._after_login and event.verb in (b"unknown", b""):
+            return "(something)"
+        return words
+
+    def _add(self, direction: str, text: str) -> None:
+        if len(self.lines) < _LINES:
+            self.lines.append(direction + text[:_LENGTH])
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.lines.clear()
+        self.errors.clear()
+
+
+class Notices:
+    """The notices of one service."""
+
+    def __init__(self, p: Parameters, service: SmtpdService) -> None:
+        self._service = service
+        self._classes = _CLASSES & frozenset(p.words("notify_classes"))
+        #: sessions keep a history from their beginning
+        self.always = not self._classes.isdisjoint(("policy", "protocol"))
+        self._threshold = min(p.number("smtpd_history_flush_threshold"), _LINES // 2)
+        self._origin = p["myorigin"]
+        self._hostname = p["myhostname"]
+        self._mail_name = p["mail_name"]
+        self._old_from = p["header_from_format"] == "obsolete"
+        self._sender = f"{p['double_bounce_sender']}@{p['myhostname']}".encode()
+        self._errors_to = p["error_notice_recipient"]
+        self._bounces_to = p["bounce_notice_recipient"]
+
+    @classmethod
+    def build(cls, p: Parameters, service: SmtpdService) -> Notices | None:
+        """None where nobody is to be told."""
+        return cls(p, service) if _CLASSES & frozenset(p.words("notify_classes")) else None
+
+    def begin(self, event: ev.Event | None, reply: Reply) -> History | None:
+        """A history for a session that has none, if this answer is a reason for one."""
+        return History() if self.always or error_class(event, reply) in self._classes else None
+
+    def heard(self, history: History, client: str, event: ev.Event | None, reply: Reply | None) -> None:
+        """Note what was said; tell of a history that has become long."""
+        if event is not None and len(history.lines) > self._threshold:
+            self.tell(history, client)
+        history.exchange(event, reply)
+
+    def tell(self, history: History, client: str, reason: str = "") -> None:
+        """Queue the transcript if it is wanted, and forget it.  ``reason``: why the session was aborted."""
+        if history.lines and not self._classes.isdisjoint(history.errors):
+            message = self._message(history, client, reason)
+            drive(self._queue(message), lambda _: None, self._failed)
+        history.clear()
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(QueueError):
+            self._service.log.warning(f"postmaster notify: {failure.value}")
+        else:
+            self._service.report_bug(failure)
+
+    async def _queue(self, message: Message) -> None:
+        service = self._service
+        await service.store.enqueue(message)
+        text = f"{message.queue_id}: message-id={message.attributes['message_id']}"
+        service.cleanup_log.info(text)
+        service.queued(message)
+
+    def _message(self, history: History, client: str, reason: str) -> Message:
+        service = self._service
+        now, queue_id = service.now(), service.ids.next()
+        name = self._bounces_to if "bounce" in history.errors else self._errors_to
+        to = self._whole(name).encode()
+        stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
+        message_id = f"<{stamp}.{queue_id}@{self._hostname}>"
+        when = mail_date(now).decode()
+        text = "\r\n".join(self._lines(history, client, reason, queue_id, when, message_id))
+        content = text.encode("utf-8", "replace")
+        return Message(
+            queue_id=queue_id,
+            sender=self._sender,
+            recipients=[Recipient(to, original=name.encode(), orcpt=b"rfc822;" + xtext_encode(to))],
+            arrival=now,
+            size=len(content),
+            content=content,
+            body=b"" if content.isascii() else b"8BITMIME",
+            attributes={"message_id": message_id},
+        )
+
+    def _whole(self, address: str) -> str:
+        return address if "@" in address else f"{address}@{self._origin}"
+
+    def _lines(
+        self, history: History, client: str, reason: str, queue_id: str, when: str, message_id: str
+    ) -> Iterator[str]:
+        yield f"Received: by {self._hostname} ({self._mail_name})"
+        yield f"\tid {queue_id}; {when}"
+        yield f"Date: {when}"
+        daemon, postmaster = f"MAILER-DAEMON@{self._hostname}", self._whole(self._errors_to)
+        if self._old_from:
+            yield f"From: {daemon} (Mail Delivery System)"
+            yield f"To: {postmaster} (Postmaster)"
+        else:
+            yield f"From: Mail Delivery System <{daemon}>"
+            yield f"To: Postmaster <{postmaster}>"
+        yield f"Subject: {self._mail_name} SMTP server: errors from {client}"
+        yield f"Message-Id: {message_id}"
+        yield from ("", "Transcript of session follows.", "")
+        for line in history.lines:
+            yield from wrapped(line)
+        yield ""
+        if reason:
+            yield f"Session aborted, reason: {reason}"
+        yield from ("", "For other details, see the local mail logfile", "")
+
+
+def wrapped(text: str) -> Iterator[str]:
+    """``text`` folded at blanks, each line behind a blank, all but the first indented."""
+    indent = start = word = 0
+    while True:
+        blank = _BLANK.search(text, word)
+        end = blank.start() if blank else len(text)
+        if word > start and end - start > _WIDTH - indent:
+            yield " " * (1 + indent) + text[start:word].rstrip()
+            indent = _INDENT
+            start = word = len(text) - len(text[word:].lstrip())
+        if blank is None:
+            break
+        word = end + 1
+    yield " " * (1 + indent) + text[start:].rstrip()
