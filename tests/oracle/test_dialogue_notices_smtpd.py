@@ -1,7 +1,7 @@
 """What the postmaster hears of sessions with errors: the transcripts of notify_classes.
 
 No session here has a login: mtad leaves its secrets out, which Postfix tells.  Commands are in capitals and
-without odd blanks, since mtad tells what it understood of some (EHLO, DATA, RSET ...), not how it was spelled.
+without odd blanks, since mtad tells what it understood of some (EHLO, DATA, RSET ...), not how it was spelt.
 """
 
 from __future__ import annotations
