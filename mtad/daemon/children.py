@@ -24,6 +24,7 @@ from mtad.daemon.paths import Paths
 from mtad.daemon.process import SIGNALS, Lines, run_child
 from mtad.daemon.sockets import Channels
 from mtad.policy.anvil import Anvil
+from mtad.queue.pressure import Pressure
 
 if TYPE_CHECKING:
     from mtad.daemon.master import Configuration
@@ -109,6 +110,7 @@ class Children:
         self._beat = watchdog * 0.5
         self._by_pid: dict[int, Child] = {}
         self._anvil = Anvil()  # lives as long as we: no reload or death of a child loses counts
+        self._pressure = Pressure()
 
     def __iter__(self) -> Iterator[Child]:
         return iter(self._by_pid.values())
@@ -155,6 +157,7 @@ class Children:
                 self._channels,
                 lines,
                 self._anvil,
+                self._pressure,
             )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(its_pipe)

@@ -41,6 +41,7 @@ from mtad.errors import MtadError
 from mtad.maillog import Sink
 from mtad.net.reactor import MailReactor
 from mtad.policy.anvil import Anvil
+from mtad.queue.pressure import Pressure
 from mtad.queue.sqlite import SQLiteStore
 from mtad.tables.blocking import BlockingTable
 from mtad.tables.table import PAUSE, Watch
@@ -82,6 +83,7 @@ def run_child(
     channels: Channels,
     lines: Lines,
     anvil: Anvil,
+    pressure: Pressure,
 ) -> None:
     """Be a child with ``roles`` (``smtpd`` and ``qmgr``, or ``mailman`` or ``spawner`` alone).
 
@@ -94,7 +96,7 @@ def run_child(
             status = _run_commands(plan, sink, lines)
         else:
             _allow_connections()
-            status = _Process(roles, plan, paths, sink, lines, anvil).run(sockets, channels)
+            status = _Process(roles, plan, paths, sink, lines, anvil, pressure).run(sockets, channels)
     except MtadError as problem:
         _report(plan, sink, roles, f"fatal: {problem}")
         lines.say(f"F{problem}".encode("utf-8", "replace")[:4000])
@@ -141,7 +143,14 @@ class _Process:
     """The parts of a child and the life they share."""
 
     def __init__(
-        self, roles: Sequence[str], plan: Plan, paths: Paths, sink: Sink, lines: Lines, anvil: Anvil
+        self,
+        roles: Sequence[str],
+        plan: Plan,
+        paths: Paths,
+        sink: Sink,
+        lines: Lines,
+        anvil: Anvil,
+        pressure: Pressure,
     ) -> None:
         self._roles = roles
         self._plan = plan
@@ -149,6 +158,7 @@ class _Process:
         self._sink = sink
         self._lines = lines
         self._anvil = anvil
+        self._pressure = pressure
         self._status = 0
         self._parts: list[SmtpdRole | QmgrRole | PickupRole] = []
         self._reactor: Any = None
@@ -161,7 +171,7 @@ class _Process:
         installReactor(reactor)
         observers: Any = [self._report_failure]
         globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
-        around = Surroundings(self._plan, self._paths, self._sink, reactor, self._anvil)
+        around = Surroundings(self._plan, self._paths, self._sink, reactor, self._anvil, self._pressure)
         store = SQLiteStore(self._paths.queue, reactor)
         if "qmgr" in self._roles:
             manager = QmgrRole(around, store, channels)

@@ -21,6 +21,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from mtad.daemon.control import ControlServer
+from mtad.daemon.gauge import Gauge
 from mtad.daemon.lock import ManagerLock
 from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
@@ -37,6 +38,7 @@ from mtad.net.eager import adopt
 from mtad.policy.anvil import Anvil
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
+from mtad.queue.pressure import Pressure
 from mtad.queue.sqlite import SQLiteStore
 from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.service import SmtpdService
@@ -59,6 +61,7 @@ class Surroundings:
     sink: Sink
     reactor: Any
     anvil: Anvil
+    pressure: Pressure
 
     @property
     def log(self) -> MailLog:
@@ -108,6 +111,7 @@ class SmtpdRole:
                     verify=verifier.query,
                     control=around.paths.control,
                     anvil=around.anvil,
+                    pressure=around.pressure,
                 )
             )
             service = self._services[-1]
@@ -206,6 +210,7 @@ class QmgrRole:
             clock=time.time,
             let_go=self._let_go,
         )
+        self._gauge = Gauge(self._manager.behind, self._store.newest, around.pressure, around.reactor)
         log = around.log.named(f"{around.plan.p['syslog_name']}/anvil")
         self._statistics = Statistics(around.plan.p, around.anvil, log, around.reactor)
 
@@ -235,6 +240,7 @@ class QmgrRole:
             Acceptor(reactor, self._channels.control, control),
             Acceptor(reactor, self._channels.verify, VerifyServer(self._manager.verifier)),
         ]
+        self._gauge.start()
         self._manager.start()
         self._statistics.start()
         self._serving.callback(None)
@@ -255,6 +261,7 @@ class QmgrRole:
         if self._manager.left_to_others:
             self._look()
         self._manager.wake()
+        self._gauge.look()
 
     def _let_go(self, seq: int) -> None:
         """The manager, in its last hour, is done with a message: the next one may have it."""
@@ -293,6 +300,7 @@ class QmgrRole:
             reader.close()
         self._readers.clear()
         self._statistics.stop()
+        self._gauge.stop()
         ended = self._manager.stop(limit)
         if first:
             self._passed_on = True

@@ -252,6 +252,10 @@ class QueueManager:
             return 0
         return self._limit - len(self._active)
 
+    def behind(self, first: int, last: int) -> bool:
+        """Whether there is no room, and more than we may have in hand wait of those between these ``seq``."""
+        return self._room() <= 0 and last - max(first, self._after) > self._limit
+
     def _fetched(self, _: None) -> None:
         self._fetching = False
         if self._stopping is not None:

@@ -101,6 +101,10 @@ class Reader:
             ).fetchall()[0][0]
         return found
 
+    def newest(self) -> int:
+        with _Snapshot(self._db) as db:
+            return int(db.execute("SELECT max(seq) FROM message").fetchone()[0] or 0)
+
     def counts(self) -> dict[str, int]:
         with _Snapshot(self._db) as db:
             found = dict(db.execute("SELECT state, count(*) FROM message GROUP BY state").fetchall())

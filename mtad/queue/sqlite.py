@@ -187,6 +187,10 @@ class SQLiteStore:
     def find(self, queue_id: str) -> Message | None:
         return self._open_reader().find(queue_id)
 
+    def newest(self) -> int:
+        """The ``seq`` of the message that came last."""
+        return self._open_reader().newest()
+
     def counts(self) -> dict[str, int]:
         return self._open_reader().counts()
 

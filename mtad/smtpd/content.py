@@ -334,6 +334,8 @@ class Content:
             if request.actions.discard or state.discarded:
                 service.cleanup_log.info(f"{transaction.queue_id}: removed (discarded)")
             else:
+                if service.pressure:  # before we take it: a client may lose patience
+                    await service.sleep(service.settings.in_flow_delay)
                 await service.store.enqueue(message)
                 service.queued(message)
             transaction.settled = True

@@ -36,6 +36,7 @@ from mtad.policy.request import Request
 from mtad.policy.setup import Verify
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import Message
+from mtad.queue.pressure import Pressure
 from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
@@ -116,6 +117,7 @@ class SmtpdService(Factory):
         verify: Verify,
         control: str,
         anvil: Anvil,
+        pressure: Pressure,
     ) -> None:
         p = plan.p
         self.plan = plan
@@ -123,6 +125,7 @@ class SmtpdService(Factory):
         self.tls = plan.tls
         self.reactor = reactor
         self.store = store
+        self.pressure = pressure
         self._resolver = resolver
         self._names: dict[str, tuple[float, PeerName]] = {}
         self.ids = ids
@@ -144,7 +147,7 @@ class SmtpdService(Factory):
             self.log,
             self.rewriter,
             classes,
-            sleep=self._sleep,
+            sleep=self.sleep,
             actions=ACTIONS,
             dial=self._dial,
             resolver=resolver,
@@ -175,7 +178,8 @@ class SmtpdService(Factory):
     def _dial(self, options: PolicyOptions) -> PolicyConnections:
         return PolicyConnections(self.reactor, options, self._queue_directory)
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
+        """Let so much time pass."""
         await deferLater(self.reactor, seconds)
 
     async def peer_name(self, address: str) -> PeerName:

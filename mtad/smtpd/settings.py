@@ -33,6 +33,7 @@ class SmtpdSettings:
     soft_error_limit: int
     hard_error_limit: int
     error_sleep_time: int
+    in_flow_delay: int
     junk_command_limit: int
     recipient_overshoot_limit: int
     delay_open: bool
@@ -64,6 +65,7 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         soft_error_limit=p.number("smtpd_soft_error_limit"),
         hard_error_limit=p.number("smtpd_hard_error_limit"),
         error_sleep_time=p.seconds("smtpd_error_sleep_time"),
+        in_flow_delay=p.seconds("in_flow_delay"),
         junk_command_limit=p.number("smtpd_junk_command_limit"),
         recipient_overshoot_limit=p.number("smtpd_recipient_overshoot_limit"),
         delay_open=p.flag("smtpd_delay_open_until_valid_rcpt"),
