@@ -42,7 +42,11 @@ CONFIG = Config(
         "message_size_limit": "2000",
         "smtpd_history_flush_threshold": "30",
     },
-    services=(("submission", {}), ("old", {"header_from_format": "obsolete"})),
+    services=(
+        ("submission", {}),
+        ("old", {"header_from_format": "obsolete"}),
+        ("brief", {"notify_classes": "bounce, resource, software"}),
+    ),
 )
 LONG = "a-very-long-word " * 9 + "x" * 90
 TOLD = [
@@ -83,3 +87,12 @@ def test_told(houses: Houses, dialogue: Dialogue) -> None:
 def test_not_told(houses: Houses, dialogue: Dialogue) -> None:
     """A message that is taken forgives what was before it."""
     houses.of(CONFIG).compare(dialogue)
+
+
+def test_brief(houses: Houses) -> None:
+    """Without policy and protocol, where Postfix tells the whole session, mtad begins with the error."""
+    house = houses.of(CONFIG)
+    dialogue = Dialogue("brief", [HELLO, "BOGUS", *START[1:], Body(TEXT + "x\n" * 2000)], service="brief")
+    transcript = _notice(house, house.mtad, dialogue).partition("session follows.\n\n")[2]
+    told = [" Out: 552 5.3.4 Error: message file too big", " In:  QUIT", " Out: 221 2.0.0 Bye"]
+    assert transcript.split("\n")[:3] == told
