@@ -195,8 +195,11 @@ def main(argv: Sequence[str]) -> int:
             if queue not in _QUEUES:
                 raise Fatal(f"invalid directory name: {queue}")
         owner(p).become()
-        os.umask(0o077)
-        _run(p, voice, options, queues)
+        before = os.umask(0o077)
+        try:
+            _run(p, voice, options, queues)
+        finally:
+            os.umask(before)
     except (MtadError, OSError) as error:
         voice.fatal(str(error))
         return 1

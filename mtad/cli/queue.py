@@ -71,8 +71,11 @@ def _alone(
         hand_over(found, who)
         prepare(p)
         with who.acting():
-            os.umask(0o077)
-            return work(found)
+            before = os.umask(0o077)
+            try:
+                return work(found)
+            finally:
+                os.umask(before)
     finally:
         lock.release()
 

@@ -281,12 +281,15 @@ _PROGRAMS = frozenset(
     )
 )
 
-#: What Postfix says besides when it comes to the limit of a queue file's size, or, in each new process,
-#: when a table is not there.
+#: What Postfix says besides when it comes to the limit of a queue file's size, when a file system's clock is
+#: coarse, or, in each new process, when a table is not there.
 #: Whose lines may come in any order.
 _CLIENTS = ("postfix/smtp ", "postfix/lmtp ")
 
-_NOISE = re.compile("warning: mail_stream_cleanup: close error$|error: open database ")
+_NOISE = re.compile(
+    "warning: (?:mail_stream_cleanup: close error$|file system clock is |resetting file time stamps)"
+    "|error: open database "
+)
 
 
 @dataclass
