@@ -179,6 +179,7 @@ def _take(request: dict[str, Any], stream: Any, rules: Rules) -> None:
     else:
         maildir = _become_virtual(str(request["path"]), int(request["uid"]), int(request["gid"]), rules)
     if not request.get("probe"):
+        os.umask(0o077)  # this process is of this mail alone
         write_maildir(maildir, name, stream, size)
 
 
@@ -222,7 +223,6 @@ def _become(uid: int, gid: int, name: str) -> None:
 
 def write_maildir(maildir: str, name: str, stream: Any, size: int) -> None:
     """Write a file into a maildir, which is made where it is missing; it is on the disk afterwards."""
-    os.umask(0o077)
     temporary = os.path.join(maildir, "tmp", f"{name}.{os.getpid()}")
     final = os.path.join(maildir, "new", name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
