@@ -17,11 +17,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from mtad.config.endpoint import Endpoint
 from mtad.errors import TableError
 from mtad.tables.blocking import IdlePool
 from mtad.tables.registry import open_with
 from mtad.tables.settings import Settings
-from mtad.tables.streams import Endpoint, Stream, StreamError
+from mtad.tables.streams import Stream, StreamError
 from mtad.tables.table import Options, Table
 from mtad.tables.templated import TemplatedTable
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import time
 
+from mtad.config.endpoint import Endpoint
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import printable
 from mtad.tables.blocking import BlockingTable, IdlePool
 from mtad.tables.settings import main_cf
-from mtad.tables.streams import Endpoint, Stream, StreamError
+from mtad.tables.streams import Stream, StreamError
 from mtad.tables.table import Options
 
 #: Seconds for an exchange; for a connection to be idle; for it to live.

@@ -1,7 +1,7 @@
 """Connections to table servers: lines and blocks of bytes, each exchange with a deadline.
 
-:class:`Endpoint` is ``inet:host:port`` or ``unix:path``.  A :class:`Stream` raises :class:`StreamError`
-when the server can't be reached, goes away, says too much, or takes too long.
+A :class:`Stream` raises :class:`StreamError` when the server can't be reached, goes away, says too much, or
+takes too long.
 
 Postfix counterpart: ``auto_clnt(3)``, ``netstring(3)``, ``vstring_get_bound()``.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
 
-from mtad.errors import ConfigError, TableError
+from mtad.config.endpoint import Endpoint
+from mtad.errors import TableError
 
 _CHUNK = 16384
 
@@ -23,36 +23,6 @@ class StreamError(TableError):
     def __init__(self, text: str, *, again: bool = False) -> None:
         super().__init__(text)
         self.again = again
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a server listens; ``port`` is None for a UNIX-domain socket."""
-
-    name: str
-    port: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        kind, colon, rest = text.partition(":")
-        if kind == "unix" and rest:
-            return cls(rest, None)
-        if kind == "inet" and colon:
-            return cls.parse_inet(rest)
-        raise ConfigError(f'invalid transport name: "{text}"', remedy="use inet:host:port or unix:pathname")
-
-    @classmethod
-    def parse_inet(cls, text: str) -> Endpoint:
-        """``host:port`` or ``[host]:port``; a missing host is this one."""
-        host, _, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        if not port:
-            raise ConfigError(f'no port in "{text}"', remedy="use host:port")
-        return cls(host or "localhost", port)
-
-    def __str__(self) -> str:
-        return f"unix:{self.name}" if self.port is None else f"inet:{self.name}:{self.port}"
 
 
 class Stream:

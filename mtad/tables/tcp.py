@@ -13,10 +13,11 @@ import re
 import time
 from typing import ClassVar
 
+from mtad.config.endpoint import Endpoint
 from mtad.errors import TableError
 from mtad.maillog import printable
 from mtad.tables.blocking import BlockingTable, IdlePool
-from mtad.tables.streams import Endpoint, Stream, StreamError
+from mtad.tables.streams import Stream, StreamError
 from mtad.tables.table import Options
 
 _UNSAFE = re.compile(rb"[^\x21-\x24\x26-\x7e]")

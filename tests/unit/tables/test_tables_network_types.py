@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtad.config.endpoint import Endpoint
 from mtad.errors import ConfigError, TableError
 from mtad.tables import open_table
-from mtad.tables.streams import Endpoint, Stream, StreamError
+from mtad.tables.streams import Stream, StreamError
 from mtad.tables.tcp import TcpTable, decode, encode
 
 
