@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 from mtad.deliver.bounce_template import Template
 from mtad.deliver.report import external
+from mtad.mime.date import mail_date
 from mtad.queue.message import Message, Outcome
 
 #: By what the client said of its content; nothing is said of what it left open.
 _ENCODING = {b"": b"", b"7BIT": b"7bit"}
 _WIDTH = 79
 _INDENT = b"    "
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BLANK = re.compile(rb"[ \t]")
 #: The address in a From header: in angle brackets, or the first word.
 _ADDRESS = re.compile(rb"(?<=<)[^<>]+(?=>)|^[^\s()<>]+(?=\s*(?:\(.*)?$)")
@@ -47,17 +46,6 @@ class Letter:
 
     template: Template
     text: bytes
-
-
-def mail_date(when: float) -> bytes:
-    """An RFC 5322 date with the name of the zone behind it."""
-    t = time.localtime(int(when))
-    hours, minutes = divmod(abs(t.tm_gmtoff) // 60, 60)
-    sign = "-" if t.tm_gmtoff < 0 else "+"
-    return (
-        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02d} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
-        f"{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} {sign}{hours:02d}{minutes:02d} ({t.tm_zone})"
-    ).encode("ascii", "replace")
 
 
 def message_id(queue_id: str, hostname: bytes, now: float) -> bytes:

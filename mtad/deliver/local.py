@@ -23,7 +23,6 @@ from mtad.auth.offload import HASHES, offload
 from mtad.config.expand import expand
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import content_of, header_section, message_id_in
-from mtad.deliver.dsn_text import mail_date
 from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mailbox import Mailboxes, NotWritten
@@ -31,6 +30,7 @@ from mtad.deliver.report import external, log_outcomes
 from mtad.deliver.status_filter import StatusFilter
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
+from mtad.mime.date import mail_date
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.tables.maps import Maps, split_extension

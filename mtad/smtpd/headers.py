@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from mtad.errors import MtadError
 from mtad.maillog import printable
 from mtad.mime.checks import name_of
+from mtad.mime.date import mail_date
 from mtad.mime.events import PRIMARY, Fault, Header
 from mtad.mime.folding import folded, limited
 from mtad.mime.names import HEADERS, RECIPIENT, RESENT, SENDER
 from mtad.mime.phrase import full_name
 from mtad.rewrite.mapping import AGAIN
-from mtad.smtpd.received import mail_date
 from mtad.smtpd.rules import HEADER_RECIPIENT, HEADER_SENDER, CleanupRules
 from mtad.smtpd.state import Error, MessageState
 from mtad.wire.tokens import Token, addresses, header_text, parse, quote, scan, written

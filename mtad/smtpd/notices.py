@@ -12,9 +12,6 @@ Postfix counterpart: ``smtpd_chat_notify()``, ``chat_reset()`` and the ``error_m
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from twisted.python.failure import Failure
@@ -23,21 +20,16 @@ from mtad.config.parameters import Parameters
 from mtad.errors import QueueError
 from mtad.maillog import printable
 from mtad.net.drive import drive
-from mtad.queue.message import Message, Recipient
-from mtad.smtpd.received import mail_date
+from mtad.queue.message import Message
+from mtad.queue.postmaster import LINES, Postmaster, Transcript
 from mtad.smtpd.watching import words_of
 from mtad.wire import events as ev
-from mtad.wire.command import xtext_encode
 from mtad.wire.reply import Reply
 
 if TYPE_CHECKING:
     from mtad.smtpd.service import SmtpdService
 
-_WIDTH, _INDENT = 78, 4
-#: The most that is kept of a session.
-_LINES, _LENGTH = 1000, 500
 _CLASSES = frozenset(("bounce", "data", "policy", "protocol", "resource", "software"))
-_BLANK = re.compile(r"[ \t]")
 
 #: What errors are, by the first line of their replies.
 _KNOWN = {
@@ -89,24 +81,24 @@ def error_class(event: ev.Event | None, reply: Reply) -> str:
     return "protocol" if isinstance(event, (ev.Refused, *_LOGINS)) else "policy"
 
 
-class History:
+class History(Transcript):
     """What was said in one session."""
 
-    __slots__ = ("_after_login", "errors", "lines")
+    __slots__ = ("_after_login", "errors")
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        super().__init__()
         self.errors: set[str] = set()
         self._after_login = False
 
     def exchange(self, event: ev.Event | None, reply: Reply | None) -> None:
         """The client has said ``event``, and was answered."""
         if event is not None and type(event) not in (ev.BodyEnd, ev.BdatEnd):
-            self._add("In:  ", self._words(event))
+            self.add("In:  ", self._words(event))
         if reply is None:
             return
         for line in reply.encode().split(b"\r\n")[:-1]:
-            self._add("Out: ", "334 (challenge)" if reply.code == 334 else printable(line))
+            self.add("Out: ", "334 (challenge)" if reply.code == 334 else printable(line))
         if type(event) is ev.BodyEnd and reply.positive:
             self.errors.clear()
         elif word := error_class(event, reply):
@@ -123,10 +115,6 @@ class History:
             return "(something)"
         return words
 
-    def _add(self, direction: str, text: str) -> None:
-        if len(self.lines) < _LINES:
-            self.lines.append(direction + text[:_LENGTH])
-
     def clear(self) -> None:
         """Begin again."""
         self.lines.clear()
@@ -141,13 +129,8 @@ class Notices:
         self._classes = _CLASSES & frozenset(p.words("notify_classes"))
         #: sessions keep a history from their beginning
         self.always = not self._classes.isdisjoint(("policy", "protocol"))
-        self._threshold = min(p.number("smtpd_history_flush_threshold"), _LINES // 2)
-        self._origin = p["myorigin"]
-        self._hostname = p["myhostname"]
-        self._mail_name = p["mail_name"]
-        self._old_from = p["header_from_format"] == "obsolete"
-        self._sender = f"{p['double_bounce_sender']}@{p['myhostname']}".encode()
-        self._errors_to = p["error_notice_recipient"]
+        self._threshold = min(p.number("smtpd_history_flush_threshold"), LINES // 2)
+        self._postmaster = Postmaster(p)
         self._bounces_to = p["bounce_notice_recipient"]
 
     @classmethod
@@ -187,63 +170,12 @@ class Notices:
 
     def _message(self, history: History, client: str, reason: str) -> Message:
         service = self._service
-        now, queue_id = service.now(), service.ids.next()
-        name = self._bounces_to if "bounce" in history.errors else self._errors_to
-        to = self._whole(name).encode()
-        stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
-        message_id = f"<{stamp}.{queue_id}@{self._hostname}>"
-        when = mail_date(now).decode()
-        text = "\r\n".join(self._lines(history, client, reason, queue_id, when, message_id))
-        content = text.encode("utf-8", "replace")
-        return Message(
-            queue_id=queue_id,
-            sender=self._sender,
-            recipients=[Recipient(to, original=name.encode(), orcpt=b"rfc822;" + xtext_encode(to))],
-            arrival=now,
-            size=len(content),
-            content=content,
-            body=b"" if content.isascii() else b"8BITMIME",
-            attributes={"message_id": message_id},
+        return self._postmaster.message(
+            service.ids.next(),
+            service.now(),
+            "SMTP server",
+            client,
+            history,
+            closing=(f"Session aborted, reason: {reason}", "") if reason else ("",),
+            to=self._bounces_to if "bounce" in history.errors else "",
         )
-
-    def _whole(self, address: str) -> str:
-        return address if "@" in address else f"{address}@{self._origin}"
-
-    def _lines(
-        self, history: History, client: str, reason: str, queue_id: str, when: str, message_id: str
-    ) -> Iterator[str]:
-        yield f"Received: by {self._hostname} ({self._mail_name})"
-        yield f"\tid {queue_id}; {when}"
-        yield f"Date: {when}"
-        daemon, postmaster = f"MAILER-DAEMON@{self._hostname}", self._whole(self._errors_to)
-        if self._old_from:
-            yield f"From: {daemon} (Mail Delivery System)"
-            yield f"To: {postmaster} (Postmaster)"
-        else:
-            yield f"From: Mail Delivery System <{daemon}>"
-            yield f"To: Postmaster <{postmaster}>"
-        yield f"Subject: {self._mail_name} SMTP server: errors from {client}"
-        yield f"Message-Id: {message_id}"
-        yield from ("", "Transcript of session follows.", "")
-        for line in history.lines:
-            yield from wrapped(line)
-        yield ""
-        if reason:
-            yield f"Session aborted, reason: {reason}"
-        yield from ("", "For other details, see the local mail logfile", "")
-
-
-def wrapped(text: str) -> Iterator[str]:
-    """``text`` folded at blanks, each line behind a blank, all but the first indented."""
-    indent = start = word = 0
-    while True:
-        blank = _BLANK.search(text, word)
-        end = blank.start() if blank else len(text)
-        if word > start and end - start > _WIDTH - indent:
-            yield " " * (1 + indent) + text[start:word].rstrip()
-            indent = _INDENT
-            start = word = len(text) - len(text[word:].lstrip())
-        if blank is None:
-            break
-        word = end + 1
-    yield " " * (1 + indent) + text[start:].rstrip()

@@ -26,6 +26,7 @@ from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.errors import MtadError, QueueError
 from mtad.maillog import MailLog, printable
+from mtad.mime.date import mail_date
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import HOLD, Message, Outcome, Recipient
 from mtad.queue.postfix.envelope import Envelope as FileEnvelope
@@ -42,7 +43,6 @@ from mtad.smtpd.headers import Birth
 from mtad.smtpd.intake import Intake
 from mtad.smtpd.milter.local import local_milters, milter_checks
 from mtad.smtpd.milter.message import Screening
-from mtad.smtpd.received import mail_date
 from mtad.smtpd.rules import CleanupRules, service_parameters
 from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin
 from mtad.wire.events import Address

@@ -10,7 +10,8 @@ import pytest
 from mtad.config.parameters import Parameters
 from mtad.errors import QueueFull
 from mtad.queue.message import Message
-from mtad.smtpd.notices import History, Notices, error_class, wrapped
+from mtad.queue.postmaster import wrap
+from mtad.smtpd.notices import History, Notices, error_class
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 
@@ -67,11 +68,11 @@ def test_no_secrets() -> None:
 
 
 def test_wrapped() -> None:
-    assert list(wrapped("In:  " + "word " * 20)) == [
+    assert list(wrap("In:  " + "word " * 20)) == [
         " In:  " + ("word " * 14).rstrip(),
         "     " + ("word " * 6).rstrip(),
     ]
-    assert list(wrapped("x" * 200)) == [" " + "x" * 200]
+    assert list(wrap("x" * 200)) == [" " + "x" * 200]
 
 
 class Service:

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from mtad.mime.date import mail_date
 from mtad.smtpd.counters import Counters
-from mtad.smtpd.received import Trace, comment, mail_date, received
+from mtad.smtpd.received import Trace, comment, received
 
 
 @pytest.fixture(autouse=True)
