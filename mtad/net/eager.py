@@ -19,12 +19,18 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocolFactory, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import directlyProvides
+
+#: The most that a TLS record holds (RFC 8446 section 5.1).
+_RECORD = 16384
 
 
 def _send(connection: EagerServer, data: bytes) -> None:
@@ -78,8 +84,9 @@ class _BelowTLS:
 class _TLSLayer(TLSMemoryBIOProtocol):
     """Twisted's TLS between a connection and its protocol.
 
-    It does without an aggregate of small writes, and does not take over the interfaces of its transport
-    one by one: the protocol's transport is the connection, which has them.
+    It does without an aggregate of small writes, does not take over the interfaces of its transport
+    one by one: the protocol's transport is the connection, which has them; and it gives the protocol all
+    records that arrived together at once.
     """
 
     def makeConnection(self, transport: Any) -> None:
@@ -90,6 +97,30 @@ class _TLSLayer(TLSMemoryBIOProtocol):
         self.factory.registerProtocol(self)
         begin: Any = self._checkHandshakeStatus
         begin()
+
+    def _flushReceiveBIO(self) -> None:
+        """Decrypt what has arrived, and give it on; Twisted gives record by record."""
+        layer: Any = self
+        records: list[bytes] = []
+        ending: Failure | None = None
+        over = False
+        while not (over or layer._lostTLSConnection):
+            try:
+                records.append(self._tlsConnection.recv(_RECORD))
+            except SSL.WantReadError:
+                break
+            except SSL.ZeroReturnError:
+                over = True
+            except SSL.Error:
+                over, ending = True, Failure()
+        if records and not layer._aborted:
+            give: Any = ProtocolWrapper.dataReceived
+            give(self, records[0] if len(records) == 1 else b"".join(records))
+        if over and not layer._lostTLSConnection:
+            if ending is None:
+                layer._shutdownTLS()
+            layer._tlsShutdownFinished(ending)
+        layer._flushSendBIO()
 
 
 class _TLSFactory(TLSMemoryBIOFactory):
