@@ -28,6 +28,7 @@ from mtad.deliver.job import Job, Result
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.names import names_of
 from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
+from mtad.deliver.notices import Notices
 from mtad.deliver.pool import Pool
 from mtad.deliver.report import log_outcomes
 from mtad.deliver.security import Demands, Security
@@ -78,6 +79,7 @@ class Agent:
         resolver: Resolver,
         rng: random.Random,
         clock: Callable[[], float],
+        new_id: Callable[[], str],
         accounts: Accounts,
         lmtp: bool = False,
         sts: MtaSts | None = None,
@@ -102,6 +104,7 @@ class Agent:
         self._converter = Converter(p, log, lambda: deferLater(reactor, 0.0), prefix=prefix)
         self._connector = Connector(settings, p, tls, reactor, log, clock, accounts)
         self._pool = Pool(settings, clock)
+        self._notices = Notices(p, log, new_id, clock, lmtp)
         self._sessions: set[Connection] = set()
 
     def close_idle(self) -> None:
@@ -125,6 +128,7 @@ class Agent:
         job.stamps.begun = job.stamps.connected = self._clock()
         while (connection := self._pool.take(key)) is not None:
             connection.log_reuse()
+            connection.listen(self._notices.begin())
             if await self._use(connection, attempt):
                 break  # else the server had hung up meanwhile
         if attempt.pending:
@@ -236,14 +240,25 @@ class Agent:
         job, demands = attempt.job, attempt.demands
         is_best = host.preference == best
         late = self._clock() - job.message.arrival >= self._settings.pix_threshold
+        history = self._notices.begin()
         purpose = Purpose(
-            job.message.queue_id, job.route.nexthop, is_best, demands.requiretls, demands.report, level, late
+            job.message.queue_id,
+            job.route.nexthop,
+            is_best,
+            demands.requiretls,
+            demands.report,
+            level,
+            late,
+            history,
         )
         try:
             connection = await self._connector.open(host, policy, login, self._sessions, purpose)
         except ConfigError as error:
             self._log.warning(str(error))
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True) from error
+        except SessionFailure as failure:
+            attempt.result.forwards += self._notices.of(history, failure.errors, host.relay, job.message)
+            raise
         return connection
 
     async def _use(self, connection: Connection, attempt: _Attempt) -> bool:
@@ -290,6 +305,9 @@ class Agent:
         keeps = connection.keeps_tls if connection.keeps_tls is not None else self._settings.tls_reuse
         reusable = connection.tls is None or keeps
         self._pool.give(attempt.key, connection, reusable and job.busy and self._settings.cache_on_demand)
+        errors, relay = connection.errors, connection.host.relay
+        result.forwards += self._notices.of(connection.history, errors, relay, job.message)
+        connection.listen(None)
         return True
 
     def _sorted(self, connection: Connection, attempt: _Attempt, outcomes: list[Outcome]) -> list[Outcome]:

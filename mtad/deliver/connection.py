@@ -21,11 +21,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mtad.deliver.nexthop import Host
+from mtad.deliver.notices import PROTOCOL, History
 from mtad.deliver.settings import Timeouts
 from mtad.errors import MtadError
 from mtad.net.tls import Handshake, TLSInfo
 from mtad.wire.client import ClientSession
 from mtad.wire.client_events import ClientEvent
+from mtad.wire.server_reply import ServerReply
 
 #: Seconds for a server to take our QUIT and to close TLS.
 _FAREWELL = 10
@@ -94,6 +96,8 @@ class Connection(Protocol):
         self.tls: TLSInfo | None = None
         self.requiretls = False  # the sender of what it carries has asked for REQUIRETLS
         self.keeps_tls: bool | None = None  # may carry further messages within TLS; None: as main.cf has it
+        self.history: History | None = None
+        self.errors: frozenset[str] = frozenset()  # words of notify_classes; it is not used again
         self.tls_status = ""  # for log lines: "may", "may:none", "encrypt?", "!encrypt" (3.11's tls=)
         self.made: Callable[[], None] | None = None  # called when the connection is there
         self.closed: Callable[[], None] | None = None  # called once when it is gone
@@ -120,6 +124,16 @@ class Connection(Protocol):
     def usable(self) -> bool:
         """Whether another transaction may begin."""
         return self._broken is None and self.session.ready
+
+    def listen(self, history: History | None) -> None:
+        """Have ``history`` hear what is said from now on."""
+        self.history = history
+        self.session.listen(history)
+
+    def judge(self, reply: ServerReply) -> None:
+        """Something was refused."""
+        if reply.strange:
+            self.errors |= PROTOCOL
 
     async def next_event(self) -> ClientEvent | None:
         """The engine's next event; None when the session is closed and has no more."""

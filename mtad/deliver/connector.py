@@ -133,12 +133,13 @@ class Connector:
         variant = await self._variants.of(host, self._client_settings)
         session = ClientSession(variant.settings, tls=self._settings.wrappermode)
         connection = Connection(host, session, self._settings.timeouts, self._reactor)
+        connection.listen(purpose.history)
         connection.tls_status = str(TlsStatus(purpose.level or policy.level, purpose.requiretls))
         try:
             connection.discarding = variant.discarding
             await self._session(connection, policy, login, registry, purpose)
         except SessionFailure as failure:
-            failure.tls_status = connection.tls_status
+            failure.tls_status, failure.errors = connection.tls_status, connection.errors
             raise
         return connection
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtad.deliver.connection import Connection
+from mtad.deliver.notices import PROTOCOL, History
 from mtad.deliver.requiretls import DISABLE
 from mtad.deliver.tlsrpt import Report
 from mtad.errors import MtadError
@@ -27,6 +28,7 @@ class Purpose:
     report: Report | None = None  # for the domain, about TLS
     level: str = ""  # the TLS level that was tried before, in vain
     late: bool = False
+    history: History | None = None  # that is to hear what is said
 
 
 class SessionFailure(MtadError):
@@ -59,6 +61,7 @@ class SessionFailure(MtadError):
         self.host_only = host_only
         self.passed_over = passed_over
         self.tls_status = ""  # as of Connection
+        self.errors: frozenset[str] = frozenset()
         super().__init__(text)
 
     @property
@@ -82,5 +85,6 @@ def failure_by(connection: Connection, reply: ServerReply, text: str, soft: bool
 
 
 def malformed(connection: Connection, text: str) -> SessionFailure:
+    connection.errors |= PROTOCOL
     reason = f"bad response from {connection.host.pair}: {text}"
     return SessionFailure("4.5.0", reason, temporary=True, relay=connection.host.relay)

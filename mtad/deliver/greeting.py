@@ -85,5 +85,6 @@ class Greetings:
         )
 
     def _refused(self, connection: Connection, reply: ServerReply, soft: bool) -> SessionFailure:
+        connection.judge(reply)
         text = f"host {connection.host.pair} refused to talk to me: {reply}"
         return failure_by(connection, reply, text, soft)

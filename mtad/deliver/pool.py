@@ -53,6 +53,7 @@ class Pool:
         settings = self._settings
         return (
             connection.usable
+            and not connection.errors
             and self._count < _LIMIT
             and self._clock() - connection.opened < settings.reuse_time
             and not 0 < settings.reuse_count <= connection.uses

@@ -139,6 +139,7 @@ class Encryption:
             text = f"Sender requested REQUIRETLS, {what}"
             raise _required(connection, "5.7.30" if reply is None else "5.7.10", text)
         if reply is not None:
+            connection.judge(reply)
             text = f"TLS is required, but host {host.pair} refused to start TLS: {reply}"
             raise failure_by(connection, reply, text, False)
         text = f"TLS is required, but was not offered by host {host.pair}"

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from mtad.deliver.connection import Connection, ConnectionBroken
 from mtad.deliver.convert import ConversionFailed, Converter
+from mtad.deliver.notices import DATA, PROTOCOL
 from mtad.deliver.settings import SmtpSettings
 from mtad.errors import QueueError
 from mtad.maillog import MailLog
@@ -143,6 +144,7 @@ class Transaction:
                         said = reply.said(connection.host.relay, f"XFORWARD {what} command")
                         self._log.warning(said)
                     case ProtocolError(text):
+                        connection.errors |= PROTOCOL
                         self._broke(f"bad response from {connection.host.pair}: {text}")
                     case TransactionDropped():
                         break
@@ -304,6 +306,7 @@ class Transaction:
 
     def _said(self, reply: ServerReply, command: str, indexes: Iterable[int]) -> None:
         """The server refused these recipients."""
+        self._connection.judge(reply)
         host = self._connection.host
         status = "bounced" if reply.code // 100 == 5 else "deferred"
         dsn = reply.dsn.decode()
@@ -324,6 +327,7 @@ class Transaction:
     def _unconverted(self, error: ConversionFailed) -> None:
         """The message can't go out as this transport would have it."""
         if error.temporary:
+            self._connection.errors |= DATA
             self._defer(error.dsn, f"{error.text} while talking to {self._connection.host.pair}")
         else:
             self._local(error.dsn, error.text)

@@ -120,6 +120,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 around.resolver,
                 around.rng,
                 around.clock,
+                around.new_id,
                 accounts,
                 program == "lmtp",
                 sts,

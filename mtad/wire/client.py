@@ -56,7 +56,14 @@ from mtad.wire.client_events import (
     StartTLSAnswer,
     TransactionDropped,
 )
-from mtad.wire.server_reply import CHALLENGE_LIMIT, LINE_LIMIT, MalformedReply, ReplyReader, ServerReply
+from mtad.wire.server_reply import (
+    CHALLENGE_LIMIT,
+    LINE_LIMIT,
+    Listener,
+    MalformedReply,
+    ReplyReader,
+    ServerReply,
+)
 
 _UNSENDABLE = re.compile(rb"[\r\n\0]")
 #: An initial response that makes the command line longer is sent as the answer to a challenge.
@@ -100,6 +107,10 @@ class ClientSession:
         self.pix: frozenset[str] = frozenset()  # work-arounds that this server needs
 
     # What the shell calls.
+
+    def listen(self, listener: Listener | None) -> None:
+        """Tell ``listener`` of each line from now on."""
+        self._reader.listener = listener
 
     def receive(self, data: bytes) -> None:
         """Bytes from the server."""
@@ -255,6 +266,8 @@ class ClientSession:
         if self._stuffer is None:
             raise RuntimeError("the server does not wait for a message")
         self._out.append(self._stuffer.finish())
+        if (listener := self._reader.listener) is not None:
+            listener.sent(b".")
         self.broke_lines = self.broke_lines or self._stuffer.folded
         self._stuffer = None
         for _ in self._to_answer if self.settings.lmtp else (0,):
@@ -289,6 +302,8 @@ class ClientSession:
             return
         if _UNSENDABLE.search(line):
             raise ValueError("a command cannot hold CR, LF or NUL")
+        if (listener := self._reader.listener) is not None:
+            listener.sent(line)
         self._out.append(line + b"\r\n")
         self._expect(stage, handler)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from mtad.wire.linebuffer import LineBuffer
 
@@ -44,6 +45,11 @@ class ServerReply:
         return self.code // 100 == 2
 
     @property
+    def strange(self) -> bool:
+        """Refuses something by a code that speaks of syntax, or of nothing that a refusal could be."""
+        return self.code < 400 or self.code >= 600 or self.code == 555 or 500 <= self.code < 510
+
+    @property
     def texts(self) -> list[bytes]:
         """The lines without their codes."""
         return [line[4:] for line in self.lines]
@@ -55,6 +61,16 @@ class ServerReply:
     def __str__(self) -> str:
         """All of it on one line, printable."""
         return _CONTROL.sub("?", b" ".join(self.lines).decode("utf-8", "replace"))
+
+
+class Listener(Protocol):
+    """Who wants to know each line of a session but those of messages."""
+
+    def sent(self, line: bytes) -> None:
+        """We have said something."""
+
+    def heard(self, line: bytes, replacement: bytes | None = None) -> None:
+        """The server has said something, which the reply filter may have replaced."""
 
 
 class MalformedReply(Exception):
@@ -72,12 +88,13 @@ def _dsn(code: int, text: bytes) -> bytes:
 class ReplyReader:
     """Collects replies from received bytes."""
 
-    __slots__ = ("_count", "_filter", "_kept", "_lines", "buffer")
+    __slots__ = ("_count", "_filter", "_kept", "_lines", "buffer", "listener")
 
     def __init__(self, reply_filter: Callable[[bytes], bytes] | None = None) -> None:
         """``reply_filter``: what each line is replaced by."""
         self._filter = reply_filter
         self.buffer = LineBuffer()
+        self.listener: Listener | None = None
         self._lines: list[bytes] = []
         self._kept = self._count = 0
 
@@ -91,8 +108,11 @@ class ReplyReader:
         """The next whole reply; None: it has not arrived.  Raises :class:`MalformedReply`."""
         while (line := self.buffer.line(limit)) is not None:
             self._count += 1
+            said = line
             if self._filter is not None:
                 line = self._filter(line)
+            if self.listener is not None and self._kept < limit:
+                self.listener.heard(said, None if line is said else line)
             m = _REPLY.match(line)
             if m is None or self._count > MAX_LINES or self.buffer.deaf:
                 what = line if m is None else b"too long a reply: " + line
