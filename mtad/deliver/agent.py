@@ -38,7 +38,7 @@ from mtad.deliver.transaction import Transaction
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
-from mtad.net.interfaces import own_addresses
+from mtad.net.interfaces import OwnAddresses
 from mtad.net.listen import port_number
 from mtad.net.tls import ClientTLS, Policy
 from mtad.oauth.tokens import Accounts
@@ -91,7 +91,8 @@ class Agent:
         self._passwords = PasswordMaps(p)
         names = names_of(p, resolver, log)
         proxied = frozenset(p.words("proxy_interfaces"))
-        self._finder = HostFinder(p, names, lambda: proxied.union(own_addresses(p)), rng, lmtp=lmtp, log=log)
+        own = OwnAddresses(p)
+        self._finder = HostFinder(p, names, lambda: proxied.union(own()), rng, lmtp=lmtp, log=log)
         self._status_filter = StatusFilter(p, log)
         name = "smtp_connection_cache_destinations"
         self._cached = StringList(name, p[name], p.directory)

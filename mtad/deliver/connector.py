@@ -37,7 +37,7 @@ from mtad.deliver.starttls import Encryption, TlsStatus
 from mtad.deliver.variants import Variants
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
-from mtad.net.interfaces import own_addresses
+from mtad.net.interfaces import OwnAddresses
 from mtad.net.tls import ClientTLS, Policy
 from mtad.net.tls_channel import TLSChannel
 from mtad.oauth.grants import OAuthError
@@ -104,7 +104,7 @@ class Connector:
         self._greetings = Greetings(settings, log)
         note_offers = p.flag("smtp_tls_note_starttls_offer")
         self._encryption = Encryption(settings, tls, self._greetings, log, note_offers)
-        self._own_addresses = partial(own_addresses, p)
+        self._own_addresses = OwnAddresses(p)
         self._queue_directory = p["queue_directory"]
         self._client_settings = ClientSettings(
             helo_name=settings.helo_name,

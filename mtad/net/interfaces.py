@@ -15,7 +15,8 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -27,6 +28,11 @@ IPV6 = "ipv6"
 FAMILY = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
 
 _IFF_UP = 1
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+#: Seconds that :class:`OwnAddresses` believes what it has found.
+_BELIEVED = 60.0
 
 #: an address and its network's prefix length
 Interface = tuple[IPv4Address | IPv6Address, int]
@@ -55,9 +61,8 @@ def _raw_address(pointer: int, family: int) -> bytes:
 
 
 def _interfaces(family: int) -> Iterator[Interface]:
-    libc = ctypes.CDLL(None, use_errno=True)
     head = ctypes.POINTER(_IfAddrs)()
-    if libc.getifaddrs(ctypes.byref(head)) != 0:
+    if _LIBC.getifaddrs(ctypes.byref(head)) != 0:
         raise ConfigError(f"cannot list network interfaces: {os.strerror(ctypes.get_errno())}")
     try:
         entry = head
@@ -74,7 +79,7 @@ def _interfaces(family: int) -> Iterator[Interface]:
                 mask = int.from_bytes(_raw_address(item.netmask, family), "big")
                 yield address, mask.bit_count()
     finally:
-        libc.freeifaddrs(head)
+        _LIBC.freeifaddrs(head)
 
 
 def local_addresses(protocols: tuple[str, ...] = (IPV4, IPV6)) -> list[Interface]:
@@ -156,6 +161,30 @@ def interfaces(p: Parameters) -> list[Interface]:
 def own_addresses(p: Parameters) -> tuple[str, ...]:
     """The addresses of ``inet_interfaces``, as text."""
     return tuple(dict.fromkeys(str(address) for address, _ in interfaces(p)))
+
+
+class OwnAddresses:
+    """:func:`own_addresses` for those that ask often: looked up again after a minute, as a new smtp(8) would.
+
+    Raises ConfigError, or gives the last ones where there were any.
+    """
+
+    def __init__(self, p: Parameters, clock: Callable[[], float] = time.monotonic) -> None:
+        self._p = p
+        self._clock = clock
+        self._found: tuple[str, ...] | None = None
+        self._until = 0.0
+
+    def __call__(self) -> tuple[str, ...]:
+        now = self._clock()
+        if self._found is None or now >= self._until:
+            try:
+                self._found = own_addresses(self._p)
+            except ConfigError:
+                if self._found is None:
+                    raise
+            self._until = now + _BELIEVED
+        return self._found
 
 
 def _class_prefix(address: IPv4Address) -> int:

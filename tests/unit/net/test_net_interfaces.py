@@ -11,6 +11,7 @@ from mtad.config.parameters import Facts, Parameters
 from mtad.errors import ConfigError
 from mtad.net.interfaces import (
     Interface,
+    OwnAddresses,
     facts,
     interfaces,
     local_addresses,
@@ -63,6 +64,23 @@ def test_this_host() -> None:
 def test_foreign_interfaces(value: str) -> None:
     with pytest.raises(ConfigError, match="inet_interfaces"):
         own_addresses(parameters(inet_interfaces=value, inet_protocols="ipv4"))
+
+
+def test_own_addresses_are_believed_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, answers = [0.0], iter([ConfigError("none yet"), ("192.0.2.1",), ("192.0.2.2",), ConfigError("gone")])
+
+    def looked_up(p: Parameters) -> tuple[str, ...]:
+        answer = next(answers)
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("mtad.net.interfaces.own_addresses", looked_up)
+    own = OwnAddresses(parameters(), clock=lambda: now[0])
+    with pytest.raises(ConfigError):
+        own()
+    for now[0], wanted in ((1, "192.0.2.1"), (60, "192.0.2.1"), (61, "192.0.2.2"), (121, "192.0.2.2")):
+        assert own() == (wanted,)
 
 
 def test_protocols() -> None:
