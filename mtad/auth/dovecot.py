@@ -19,17 +19,9 @@ from typing import Any
 
 from twisted.cred.error import LoginFailed
 from twisted.cred.portal import Portal
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    UNIXClientEndpoint,
-)
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Exchange, Granted, Outcome
@@ -51,8 +43,11 @@ from mtad.auth.interfaces import ISubmitter
 from mtad.auth.names import printable_name
 from mtad.auth.realm import Login, SubmissionRealm
 from mtad.auth.setup import filtered, security_options
+from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
+from mtad.errors import ConfigError
 from mtad.maillog import MailLog, printable
+from mtad.net.connect import connect, port_number
 from mtad.sasl.mechanism import Property, Reason, ServerContext
 from mtad.wire.reply import Reply
 
@@ -139,13 +134,6 @@ class _Connection(TwistedProtocol):
             each.errback(why)
 
 
-class _Factory(Factory):
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> _Connection:
-        return _Connection()
-
-
 class Server:
     """Dovecot, at the other end of one connection that is made when it is needed."""
 
@@ -153,31 +141,25 @@ class Server:
         self.path = p["smtpd_sasl_path"]
         self._reactor = reactor
         self._log = log
-        self._endpoint = self._make_endpoint(p)
+        self._endpoint = self._read_endpoint(p)
         self._connection: _Connection | None = None
         self._connecting: list[Deferred[_Connection]] | None = None
         self.mechanisms: dict[bytes, Property] = {}
         self._complained = False
 
-    def _make_endpoint(self, p: Parameters) -> Any:
+    def _read_endpoint(self, p: Parameters) -> Endpoint:
         kind, colon, name = self.path.partition(":")
         if colon and kind == "inet":
-            host, colon, port = name.rpartition(":")
-            if not colon or not port.isdigit() or not 0 < int(port) < 65536:
-                raise p.error("smtpd_sasl_path", f"not inet:host:port: {self.path}")
-            host = host.strip("[]") or "localhost"
-            if self._reactor is None:
-                return None
-            for literal, endpoint in (
-                (isIPAddress, TCP4ClientEndpoint), (isIPv6Address, TCP6ClientEndpoint),
-            ):  # fmt: skip
-                if literal(host):
-                    return endpoint(self._reactor, host, int(port), CONNECT_TIMEOUT)
-            return HostnameEndpoint(self._reactor, host, int(port), CONNECT_TIMEOUT)
+            try:
+                endpoint = Endpoint.parse_inet(name)
+                port_number(endpoint.port or "")
+            except (ConfigError, OSError):
+                raise p.error("smtpd_sasl_path", f"not inet:host:port: {self.path}") from None
+            return endpoint
         path = os.path.join(p["queue_directory"], name if colon and kind == "unix" else self.path)
         if not os.path.basename(path):
             raise p.error("smtpd_sasl_path", f"not the path of a socket: {self.path}")
-        return UNIXClientEndpoint(self._reactor, path, CONNECT_TIMEOUT) if self._reactor else None
+        return Endpoint(path)
 
     async def connection(self) -> _Connection:
         """The connection, ready for requests; raises :class:`Unavailable`."""
@@ -202,9 +184,9 @@ class Server:
 
     async def _connect(self) -> _Connection:
         try:
-            connection: _Connection = await self._endpoint.connect(_Factory())
-        except Exception as error:  # whatever an endpoint finds
-            self._complain(f"connect to {self.path}: {printable(str(error))}")
+            connection = await connect(self._reactor, self._endpoint, _Connection(), CONNECT_TIMEOUT)
+        except OSError as error:
+            self._complain(f"connect to {self.path}: {error.strerror}")
             raise Unavailable(_CANT_CONNECT) from error
         ready = connection.ready.addTimeout(CONNECT_TIMEOUT, self._reactor)
         try:

@@ -16,20 +16,19 @@ Postfix counterpart: ``saslauthd_verify_password`` of ``libsasl``.
 from __future__ import annotations
 
 import errno
-import os
-import socket
 from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError
-from twisted.internet.interfaces import IAddress, IReactorSocket, IReactorTime
+from twisted.internet.interfaces import IReactorSocket, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from mtad.auth.checkers import Verdict
 from mtad.auth.names import split_last
+from mtad.config.endpoint import Endpoint
 from mtad.maillog import MailLog
+from mtad.net.connect import connect
 
 #: Requests under way at once; below the backlog of a saslauthd that accepts none.
 CONCURRENCY = 16
@@ -40,12 +39,11 @@ QUEUE_LIMIT = 500
 #: Seconds for a request.  PAM modules delay a failure by some seconds, and five processes share the work.
 TIMEOUT = 30.0
 
-#: Seconds until a full listen queue is tried again.
-RETRY = 0.05
-
 #: Longest request and longest answer, as in libsasl.
 REQUEST_LIMIT = 8192 - 30
 ANSWER_LIMIT = 1023
+
+_CANT_CONNECT = "cannot connect to saslauthd server"
 
 
 class Reactor(IReactorTime, IReactorSocket):
@@ -129,16 +127,6 @@ class _Request(TwistedProtocol):
             self.transport.loseConnection()
 
 
-class _Factory(ServerFactory):
-    noisy = False
-
-    def __init__(self, request: _Request) -> None:
-        self._request = request
-
-    def buildProtocol(self, addr: IAddress | None) -> _Request:
-        return self._request
-
-
 class Saslauthd:
     """``Verifier`` that asks the first of ``paths`` that there is."""
 
@@ -191,42 +179,21 @@ class Saslauthd:
             self._turns.release()
 
     async def _ask_once(self, request: bytes) -> bool:
-        connection = await self._connect()
-        with connection:
-            asked = _Request(request)
-            self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, _Factory(asked))
-        return await asked.answer
+        return await (await self._connect(request)).answer
 
-    async def _connect(self) -> socket.socket:
-        """A connected socket.
-
-        By hand: a UNIX socket connects at once or not at all, but where the listen queue is full
-        the reactor's own client would try again without pause.
-        """
-        while True:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.setblocking(False)
-            code = self._try(connection)
-            if code == 0:
-                return connection
-            connection.close()
-            if code != errno.EAGAIN:
-                raise SaslauthdError(f"cannot connect to saslauthd server: {os.strerror(code)}")
-            await deferLater(self._reactor, RETRY)
-
-    def _try(self, connection: socket.socket) -> int:
-        """Connect to the first path that exists; gives the error number, 0 for none."""
-        absent = 0
+    async def _connect(self, request: bytes) -> _Request:
+        """A request on its way to the first path that exists."""
+        absent = ""
         for path in self._paths:
             try:
-                code = connection.connect_ex(path)
-            except OSError:  # longer than a socket's name can be
-                code = errno.ENAMETOOLONG
-            if code in (errno.ENOENT, errno.ENAMETOOLONG):
-                absent = absent or code
+                asked = await connect(self._reactor, Endpoint(path), _Request(request), TIMEOUT)
+            except OSError as problem:
+                if problem.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                    raise SaslauthdError(f"{_CANT_CONNECT}: {problem.strerror}") from problem
+                absent = absent or problem.strerror or ""
                 continue
-            if code == 0 and path != self._path:
+            if path != self._path:
                 self._path = path
                 self._log.info(f"passwords are checked by saslauthd at {path}")
-            return code
-        return absent
+            return asked
+        raise SaslauthdError(f"{_CANT_CONNECT}: {absent}")

@@ -17,11 +17,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer
-from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
+from mtad.net.connect import connect
 
 #: Seconds for a mail to be written.
 _TIMEOUT = 600
@@ -46,10 +48,10 @@ class _Request(Protocol):
 
     transport: Any
 
-    def __init__(self, head: bytes, pieces: Iterator[bytes], done: Deferred[bytes]) -> None:
+    def __init__(self, head: bytes, pieces: Iterator[bytes]) -> None:
+        self.done: Deferred[bytes] = Deferred()
         self._head = head
         self._pieces = pieces
-        self._done = done
         self._answer = b""
         self._over = False
 
@@ -82,23 +84,9 @@ class _Request(Protocol):
         if not self._over:
             self._over = True
             if isinstance(result, Failure):
-                self._done.errback(result)
+                self.done.errback(result)
             else:
-                self._done.callback(result)
-
-
-class _Factory(ClientFactory):
-    noisy = False
-
-    def __init__(self, request: _Request, done: Deferred[bytes]) -> None:
-        self._request = request
-        self._done = done
-
-    def buildProtocol(self, addr: object) -> _Request:
-        return self._request
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        self._done.callback(b"")
+                self.done.callback(result)
 
 
 def mailman_socket(p: Parameters) -> str:
@@ -123,13 +111,14 @@ class Mailboxes:
         """Whether mail for that user could be written, as far as can be told."""
         return await self._request({**whose, "name": "probe", "size": 0, "probe": True}, ())
 
-    async def _request(self, request: Mapping[str, object], pieces: Iterable[bytes]) -> NotWritten | None:
-        head = json.dumps(request).encode() + b"\n"
-        done: Deferred[bytes] = Deferred()
-        link = _Request(head, iter(pieces), done)
-        self._reactor.connectUNIX(self._path, _Factory(link, done), timeout=30)
-        done.addTimeout(_TIMEOUT, self._reactor, lambda _result, _timeout: b"")
-        answer = await done
+    async def _request(self, what: Mapping[str, object], pieces: Iterable[bytes]) -> NotWritten | None:
+        head = json.dumps(what).encode() + b"\n"
+        request = _Request(head, iter(pieces))
+        try:
+            await connect(self._reactor, Endpoint(self._path), request, 30)
+        except OSError:
+            return _UNAVAILABLE
+        answer = await request.done.addTimeout(_TIMEOUT, self._reactor, lambda _result, _timeout: b"")
         try:
             found = json.loads(answer)
             if found.get("ok") is True:

@@ -11,12 +11,14 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
 from mtad.maillog import MailLog
+from mtad.net.connect import connect
 from mtad.tables import DomainList
 from mtad.wire.reply import Reply
 
@@ -28,10 +30,10 @@ _NOT_NOW = Reply(458, b"Unable to queue messages")
 class _Question(Protocol):
     transport: Any
 
-    def __init__(self, line: bytes, done: Deferred[bytes]) -> None:
+    def __init__(self, line: bytes) -> None:
         self._line = line
-        self._done = done
         self._answer = b""
+        self.done: Deferred[bytes] = Deferred()
 
     def connectionMade(self) -> None:
         self.transport.write(self._line)
@@ -42,23 +44,8 @@ class _Question(Protocol):
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self._done.called:
-            self._done.callback(self._answer)
-
-
-class _Factory(ClientFactory):
-    noisy = False
-
-    def __init__(self, question: _Question, done: Deferred[bytes]) -> None:
-        self._question = question
-        self._done = done
-
-    def buildProtocol(self, addr: object) -> _Question:
-        return self._question
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        if not self._done.called:
-            self._done.callback(b"")
+        if not self.done.called:
+            self.done.callback(self._answer)
 
 
 class Etrn:
@@ -83,14 +70,13 @@ class Etrn:
     async def queue(self, domain: bytes) -> Reply:
         """Have what waits for ``domain`` tried."""
         request = {"command": "flush-site", "site": domain.decode("utf-8", "replace").lower()}
-        done: Deferred[bytes] = Deferred()
-        question = _Question(json.dumps(request).encode() + b"\n", done)
-        self._reactor.connectUNIX(self._path, _Factory(question, done), timeout=_PATIENCE)
-        done.addTimeout(_PATIENCE, self._reactor, lambda _result, _timeout: b"")
+        question = _Question(json.dumps(request).encode() + b"\n")
         try:
-            if json.loads(await done).get("ok") is True:
+            await connect(self._reactor, Endpoint(self._path), question, _PATIENCE)
+            answer = question.done.addTimeout(_PATIENCE, self._reactor, lambda _result, _timeout: b"")
+            if json.loads(await answer).get("ok") is True:
                 return Reply(250, b"Queuing started")
-        except (ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError):
             pass
         self._log.warning("unable to talk to fast flush service")
         return _NOT_NOW

@@ -6,29 +6,24 @@ itself while it is answered, connections are kept for the next one as long as ``
 ours); more requests wait their turn.  After a failure no connection is used again.  Each step, connecting and
 the answer, must be done within ``timeout``.
 
-A name in ``inet:name:port`` is looked up by the system's resolver, in a thread.
-
-Postfix counterpart: ``auto_clnt(3)``, ``inet_connect(3)``, ``unix_connect(3)``.
+Postfix counterpart: ``auto_clnt(3)``.
 """
 
 from __future__ import annotations
 
-import codecs
 import errno
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError, TimeoutError
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from mtad.config.endpoint import Endpoint
+from mtad.errors import ConfigError
+from mtad.net.connect import connect
 from mtad.policy.policy_service import ExchangeFailed, PolicyOptions
 
 #: Connections to one service.
@@ -36,9 +31,6 @@ CONNECTIONS = 100
 
 #: Longest answer.
 ANSWER_LIMIT = 65536
-
-#: Seconds until a full listen queue is tried again.
-_RETRY = 0.05
 
 #: What becomes of a request on a connection that the server has just closed: it goes by a new one.
 _GONE = (0, errno.ECONNRESET)
@@ -139,7 +131,6 @@ class PolicyConnections:
         self.reactor = reactor
         self.options = options
         self._directory = queue_directory
-        codecs.lookup("idna")  # for names of hosts: now, while we may read all modules
         self._turns = DeferredSemaphore(CONNECTIONS)
         self._idle: list[_Connection] = []
 
@@ -181,66 +172,16 @@ class PolicyConnections:
         for connection in list(self._idle):
             connection.drop()
 
-    # -- connecting
-
     async def _connect(self) -> _Connection:
-        if self.options.transport == "inet":
-            return await self._connect_inet()
-        return await self._connect_unix()
-
-    async def _connect_inet(self) -> _Connection:
+        options = self.options
         try:
-            host, port = _split(self.options.endpoint)
+            if options.transport == "inet":
+                endpoint = Endpoint.parse_inet(options.endpoint)
+            else:
+                endpoint = Endpoint(os.path.join(self._directory, options.endpoint))
+            return await connect(self.reactor, endpoint, _Connection(self), options.timeout)
+        except ConfigError as problem:
+            raise ExchangeFailed(connecting=True, reason=problem.reason) from problem
         except OSError as problem:
-            raise ExchangeFailed(connecting=True, reason="unknown service") from problem
-        kind: Any = HostnameEndpoint
-        if isIPAddress(host) or isIPv6Address(host):
-            kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-        endpoint = kind(self.reactor, host or "localhost", port, self.options.timeout)
-        try:
-            connection = await endpoint.connect(_Factory(_Connection(self)))
-        except TimeoutError as problem:
-            raise ExchangeFailed(errno.ETIMEDOUT, connecting=True) from problem
-        except DNSLookupError as problem:
-            raise ExchangeFailed(connecting=True, reason="host not found") from problem
-        except ConnectError as problem:
-            raise ExchangeFailed(problem.osError or errno.EIO, connecting=True) from problem
-        assert isinstance(connection, _Connection)
-        return connection
-
-    async def _connect_unix(self) -> _Connection:
-        """By hand: where the listen queue is full, the reactor's own client would try without pause."""
-        path = os.path.join(self._directory, self.options.endpoint)
-        deadline = self.reactor.seconds() + self.options.timeout
-        while True:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.setblocking(False)
-                try:
-                    code = client.connect_ex(path)
-                except OSError:  # longer than a socket's name can be
-                    code = errno.ENAMETOOLONG
-                if code == 0:
-                    connection = _Connection(self)
-                    self.reactor.adoptStreamConnection(client.fileno(), socket.AF_UNIX, _Factory(connection))
-                    return connection
-            if code != errno.EAGAIN or self.reactor.seconds() >= deadline:
-                raise ExchangeFailed(code, connecting=True)
-            await deferLater(self.reactor, _RETRY)
-
-
-class _Factory(Factory):
-    noisy = False
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    def buildProtocol(self, addr: IAddress | None) -> _Connection:
-        return self._connection
-
-
-def _split(endpoint: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[address]:port``."""
-    host, _, port = endpoint.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    return host, int(port) if port.isdigit() else socket.getservbyname(port, "tcp")
+            code = problem.errno or errno.EIO
+            raise ExchangeFailed(code, connecting=True, reason=problem.strerror or "") from problem

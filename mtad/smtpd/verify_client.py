@@ -15,11 +15,12 @@ from collections import deque
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ClientFactory
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from mtad.config.endpoint import Endpoint
 from mtad.errors import TableError
+from mtad.net.connect import connect
 
 #: Seconds to wait for an answer, which is given at once.
 _PATIENCE = 30
@@ -50,22 +51,6 @@ class _Link(LineOnlyReceiver):
             self.waiting.popleft().callback(b"")
 
 
-class _Factory(ClientFactory):
-    noisy = False
-
-    def __init__(self, link: _Link, done: Deferred[None]) -> None:
-        self._link = link
-        self._done = done
-
-    def buildProtocol(self, addr: object) -> _Link:
-        self._link.connectionMade = lambda: self._done.callback(None)  # type: ignore[method-assign]
-        return self._link
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        self._link.gone = True
-        self._done.callback(None)
-
-
 class VerifyClient:
     """See the module.  ``path`` is the socket's."""
 
@@ -78,8 +63,9 @@ class VerifyClient:
         """What is known of ``address``: 0 good, 1 bad for now, 2 bad, 3 not known yet; and the words."""
         line = base64.b64encode(address)
         for _ in range(2):  # a server that has just been replaced hangs up
-            link = await self._connected()
-            if link is None:
+            try:
+                link = await self._connected()
+            except OSError:
                 break
             question = link.ask(line)
             question.addTimeout(_PATIENCE, self._reactor, lambda _result, _timeout: b"")
@@ -91,16 +77,10 @@ class VerifyClient:
             link.transport.loseConnection()
         raise TableError("the verify service does not answer")
 
-    async def _connected(self) -> _Link | None:
-        if self._link is not None and not self._link.gone:
-            return self._link
-        link, done = _Link(), Deferred[None]()
-        self._reactor.connectUNIX(self._path, _Factory(link, done), timeout=_PATIENCE)
-        await done
-        if link.gone:
-            return None
-        self._link = link
-        return link
+    async def _connected(self) -> _Link:
+        if self._link is None or self._link.gone:
+            self._link = await connect(self._reactor, Endpoint(self._path), _Link(), _PATIENCE)
+        return self._link
 
     def close(self) -> None:
         """Hang up."""

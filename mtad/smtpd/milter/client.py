@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtad.maillog import MailLog, printable
+from mtad.net.connect import connect
 from mtad.smtpd.milter import wire
 from mtad.smtpd.milter.edits import ADD, DELETE, SENDER, Draft, TooBig
-from mtad.smtpd.milter.link import Link, LinkError, connect
+from mtad.smtpd.milter.link import Link, LinkError
 from mtad.smtpd.milter.specs import Filter
 from mtad.smtpd.milter.wire import BadPacket, Event
 from mtad.wire.reply import Reply
@@ -201,9 +202,11 @@ class Milter:
     async def _connect(self) -> None:
         spec = self.spec
         try:
-            self._link = await connect(self._reactor, spec.address, spec.connect_timeout)
-        except LinkError as problem:
-            self._log.warning(f"connect to Milter service {spec.name}: {problem}")
+            self._link = await connect(
+                self._reactor, spec.endpoint, Link(self._reactor), spec.connect_timeout
+            )
+        except OSError as problem:
+            self._log.warning(f"connect to Milter service {spec.name}: {problem.strerror}")
             self._fail()
             return
         link = self._link

@@ -1,7 +1,7 @@
 """One connection to a milter: packets out, packets in, with time limits.
 
-:func:`connect` makes it; :meth:`Link.read` waits for the next packet and :meth:`Link.drained` for a filter
-that does not take what it is sent.  What goes wrong is a :class:`LinkError` with the system's words.
+:meth:`Link.read` waits for the next packet and :meth:`Link.drained` for a filter that does not take
+what it is sent.  What goes wrong is a :class:`LinkError` with the system's words.
 
 Postfix counterpart: the ``VSTREAM`` of ``milter8.c``.
 """
@@ -13,10 +13,8 @@ from collections import deque
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
-from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IAddress, IPushProducer
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -139,32 +137,3 @@ class Link(Protocol):
         waiting = self._waiting
         if waiting is not None and not waiting.called:
             waiting.callback(None)
-
-
-class _Factory(Factory):
-    noisy = False
-
-    def __init__(self, clock: Any) -> None:
-        self._clock = clock
-
-    def buildProtocol(self, addr: IAddress | None) -> Link:
-        return Link(self._clock)
-
-
-async def connect(reactor: Any, address: str | tuple[str, int], seconds: float) -> Link:
-    """A connection to the socket at a path, or to (host, port).  Raises LinkError."""
-    endpoint: Any
-    if isinstance(address, str):
-        endpoint = UNIXClientEndpoint(reactor, address, int(seconds))
-    else:
-        endpoint = HostnameEndpoint(reactor, address[0].encode("ascii", "replace"), address[1], int(seconds))
-    try:
-        link: Link = await endpoint.connect(_Factory(reactor))
-    except ConnectError as problem:
-        code = problem.osError or (110 if type(problem).__name__ == "TimeoutError" else 0)
-        raise LinkError(os.strerror(code) if code else str(problem)) from None
-    except OSError as problem:
-        raise LinkError(problem.strerror or str(problem)) from None
-    except Exception as problem:  # a name that can't be resolved: HostnameEndpoint has its own errors
-        raise LinkError(str(problem) or type(problem).__name__) from None
-    return link

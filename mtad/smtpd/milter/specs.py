@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mtad.config import types
+from mtad.config.endpoint import Endpoint
 from mtad.config.lines import tokens, unbraced
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
+from mtad.net.connect import port_number
 from mtad.smtpd.milter.wire import UNANSWERED_HEADER, VERSIONS
 
 DEFAULT_ACTIONS = ("accept", "quarantine", "reject", "shutdown", "tempfail")
@@ -42,7 +44,7 @@ class Filter:
     """One filter.  Times in seconds; ``events`` are the protocol's bits for what we know."""
 
     name: str  # as main.cf has it
-    address: str | tuple[str, int]  # a socket's path, or host and port
+    endpoint: Endpoint
     connect_timeout: int
     command_timeout: int
     content_timeout: int
@@ -79,12 +81,12 @@ class Filters:
 
     def unusable(self, text: str) -> Filter:
         """What stands for a list that is wrong: a filter that can't be reached."""
-        return replace(self.defaults, name=text[:100], address="")
+        return replace(self.defaults, name=text[:100], endpoint=Endpoint(""))
 
     def _filter(self, name: str, settings: Sequence[str]) -> Filter:
         if not name:
             raise self._error("empty milter definition", "inet:host:port or unix:/path")
-        one = replace(self.defaults, name=name, address=self._address(name))
+        one = replace(self.defaults, name=name, endpoint=self._endpoint(name))
         for setting in settings:
             matched = _ASSIGNMENT.match(setting.strip("{}"))
             if not matched:
@@ -111,20 +113,22 @@ class Filters:
                 raise self._error(f"unknown attribute: {attribute}", f"one of {allowed}")
         return one
 
-    def _address(self, name: str) -> str | tuple[str, int]:
-        kind, colon, endpoint = name.partition(":")
-        if not colon or not endpoint or not kind:
+    def _endpoint(self, name: str) -> Endpoint:
+        kind, colon, place = name.partition(":")
+        if not colon or not place or not kind:
             raise self._error(
                 f'Milter service needs transport:endpoint instead of "{name}"', "inet:host:port or unix:/path"
             )
         if kind in ("unix", "local"):
-            return endpoint if endpoint.startswith("/") else f"{self.queue_directory}/{endpoint}"
+            return Endpoint(place if place.startswith("/") else f"{self.queue_directory}/{place}")
         if kind != "inet":
             raise self._error(f"invalid transport name: {kind} in Milter service: {name}", "inet or unix")
-        host, colon, port = endpoint.rpartition(":")
-        if not port.isdigit() or not 0 < int(port) < 65536:
-            raise self._error(f"bad port in Milter service: {name}", "write it as: inet:host:port")
-        return host.strip("[]") or "localhost", int(port)
+        endpoint = Endpoint.parse_inet(place)
+        try:
+            port_number(endpoint.port or "")
+        except OSError:
+            raise self._error(f"bad port in Milter service: {name}", "write it as: inet:host:port") from None
+        return endpoint
 
     def protocol(self, text: str) -> tuple[int, int]:
         """``milter_protocol``: the version, and the events that go with it."""
@@ -151,7 +155,7 @@ def read_filters(p: Parameters, parameter: str) -> Filters | None:
     text = p[parameter]
     if not text.strip() and not (parameter == "smtpd_milters" and p["smtpd_milter_maps"].strip()):
         return None
-    blank = Filter("", "", 1, 1, 1, 6, 0, "")
+    blank = Filter("", Endpoint(""), 1, 1, 1, 6, 0, "")
     filters = Filters(
         defaults=blank,
         macros={stage: tuple(p[f"milter_{stage}_macros"].replace(",", " ").split()) for stage in STAGES},
@@ -167,7 +171,7 @@ def read_filters(p: Parameters, parameter: str) -> Filters | None:
     except ConfigError as problem:
         raise p.error("milter_protocol", problem.reason, problem.remedy) from problem
     defaults = Filter(
-        "", "", p.seconds("milter_connect_timeout"), p.seconds("milter_command_timeout"),
+        "", Endpoint(""), p.seconds("milter_connect_timeout"), p.seconds("milter_command_timeout"),
         p.seconds("milter_content_timeout"), version, events, p["milter_default_action"].lower(),
     )  # fmt: skip
     filters = replace(filters, defaults=defaults)

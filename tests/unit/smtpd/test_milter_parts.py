@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.smtpd.milter import wire
@@ -110,19 +111,21 @@ def test_filters_of_main_cf() -> None:
     found = filters(
         smtpd_milters="inet:localhost:8891, { unix:opendkim/sock, connect_timeout=3s,"
         " { command_timeout = 2m }, content_timeout=10, default_action=ACCEPT, protocol=4 }"
-        " local:/run/x inet:[::1]:99",
+        " local:/run/x inet:[::1]:99 inet::smtp",
         queue_directory="/var/spool/postfix",
         milter_default_action="tempfail",
         milter_macro_defaults="auth_type=none, {mail_host}=here, { x = a b }",
         milter_data_macros="i, {j}",
     )
-    first, second, third, fourth = found.configured
-    assert (first.address, first.default_action, first.version) == (("localhost", 8891), "tempfail", 6)
-    assert second.address == "/var/spool/postfix/opendkim/sock"
+    first, second, third, fourth, fifth = found.configured
+    assert (first.endpoint, first.default_action) == (Endpoint("localhost", "8891"), "tempfail")
+    assert first.version == 6
+    assert second.endpoint == Endpoint("/var/spool/postfix/opendkim/sock")
     assert (second.connect_timeout, second.command_timeout, second.content_timeout) == (3, 120, 10)
     assert (second.version, second.events, second.default_action) == (4, wire.VERSIONS[4], "accept")
-    assert third.address == "/run/x"
-    assert fourth.address == ("::1", 99)
+    assert third.endpoint == Endpoint("/run/x")
+    assert fourth.endpoint == Endpoint("::1", "99")
+    assert fifth.endpoint == Endpoint("localhost", "smtp")
     assert found.macro_defaults == {"{auth_type}": b"none", "{mail_host}": b"here", "{x}": b"a b"}
     assert found.macros["data"] == ("i", "{j}")
     assert found.macros["mail"][1] == "{auth_type}"
@@ -132,6 +135,8 @@ def test_filters_of_main_cf() -> None:
     ("value", "words"),
     [
         ("inet:localhost", "bad port"),
+        ("inet:localhost:", "no port"),
+        ("inet:localhost:70000", "bad port"),
         ("localhost:99", "invalid transport name"),
         ("/run/sock", "needs transport:endpoint"),
         ("{ inet:h:1, default_action=maybe }", "unrecognized default action"),
