@@ -72,7 +72,7 @@ class SessionFailure(MtadError):
 
 def failure_by(connection: Connection, reply: ServerReply, text: str, soft: bool) -> SessionFailure:
     """A failure by what the server said; ``soft`` makes a permanent one temporary."""
-    temporary = soft or reply.code // 100 != 5
+    temporary = reply.code // 100 == 4 or (soft and reply.code // 100 == 5)
     dsn = reply.dsn.decode()
     return SessionFailure(
         f"4{dsn[1:]}" if temporary else dsn,

@@ -308,11 +308,11 @@ class Transaction:
         """The server refused these recipients."""
         self._connection.judge(reply)
         host = self._connection.host
-        status = "bounced" if reply.code // 100 == 5 else "deferred"
+        status = "deferred" if reply.code // 100 == 4 else "bounced"
         dsn = reply.dsn.decode()
-        if status == "deferred" and not dsn.startswith("4"):
-            dsn = f"4{dsn[1:]}"
         reason = reply.said(host.pair, command)
+        if dsn.startswith("2"):
+            dsn, reason = "5.5.0", f"Protocol error: {reason}"
         diagnostic = f"smtp; {reply}"
         for index in indexes:
             one = self._open.pop(index)

@@ -376,7 +376,7 @@ def test_delivered_recipients_are_recorded_before_the_others_are_done() -> None:
         relayhost="", transport_maps="inline:{a.test=smtp:[192.0.2.1]:2525, b.test=smtp:[192.0.2.2]:2525}"
     )
     world.server("192.0.2.1")
-    world.server("192.0.2.2", rcpt=b"")
+    world.server("192.0.2.2", rcpt=b"", data=b"")
     world.submit("Q1", b"x@a.test", b"x@b.test")
     world.run()
     ((name, outcomes, when),) = world.store.finished
