@@ -17,9 +17,9 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.assign import OWN, Assigner, jobs
 from mtad.deliver.internal import Internal
 from mtad.deliver.job import Active, Job, Result
+from mtad.deliver.limits import Limits
 from mtad.deliver.probe import Prober
 from mtad.deliver.route import Router
-from mtad.deliver.throttle import Limits
 from mtad.deliver.transports import Around, Deliverer, make_transports
 from mtad.deliver.verify import Verifier
 from mtad.maillog import MailLog
@@ -53,7 +53,7 @@ class Deliveries:
             p, store, reactor, log, resolver, rng or random.Random(), clock, new_id, router.resolve
         )
         self._transports: dict[str, Deliverer] = make_transports(around, services)
-        self._limits = {transport: Limits.of(p, transport) for transport in self._transports}
+        self._limits = {name: Limits.of(p, name, own.warning) for name in self._transports}
         self._transports[OWN] = Internal(p, "sent", own, clock)
         self._suspension = Internal(p, "deferred", log.named(f"{name}/error"), clock)
         probes = Router(p, classes, own.warning, verify=True)

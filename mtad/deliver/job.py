@@ -48,6 +48,7 @@ class Active:
     message: Message
     begun: float
     flushed: bool = False  # the operator asked for this attempt
+    since: float = 0.0  # when we took it in hand, on a clock that never goes back
     priority: int = 0
     held: int = 0  # bytes of content that count against the budget
     jobs: int = 0  # deliveries not over yet

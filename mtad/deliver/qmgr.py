@@ -25,7 +25,9 @@ from twisted.python.failure import Failure
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import Bouncer
+from mtad.deliver.budget import Budget
 from mtad.deliver.calls import Calls
+from mtad.deliver.clog import Clog
 from mtad.deliver.deliveries import Deliveries
 from mtad.deliver.dispatch import Dispatcher
 from mtad.deliver.job import Active, Job, Result
@@ -45,8 +47,6 @@ _BATCH = 100
 #: Before the first of the due messages; seconds after which the search for more begins there again.
 _START = (float("-inf"), 0)
 _PASS = 1.0
-#: Content of active messages that is kept in memory; beyond that it is read again when it is sent.
-_CONTENT_BUDGET = 32 * 1024 * 1024
 #: Recipients of a message that are read at a time behind its first ones.
 _PORTION = 1000
 
@@ -82,15 +82,16 @@ class QueueManager:
         bouncer = Bouncer(p, store, log, new_id, self._clock)
         self._settler = Settler(p, store, bouncer, self._log, self._clock, calls.sleep)
         self._ways = ways = Deliveries(p, store, reactor, log, resolver, new_id, services, rng, self._clock)
-        self._dispatcher = Dispatcher(self, ways.limits_of, self._clock, reactor.callLater)
+        clog = Clog(p, self._log, lambda: len(self._active))
+        self._dispatcher = Dispatcher(
+            self, ways.limits_of, self._clock, reactor.callLater, self._log.info, clog
+        )
         self.verifier = ways.verifier
-        self._limit = p.number("qmgr_message_active_limit")
+        self._budget = Budget(p, self._log.warning)
         self._run_delay = p.seconds("queue_run_delay")
-        self._recipient_limit = p.number("qmgr_message_recipient_limit")
-        self._recipients = 0  # in hand
+        self._latest = 0.0  # when the last message was taken
         self._confirm = p.flag("confirm_delay_cleared")
         self._active: dict[int, Active] = {}
-        self._held = 0
         self._after = 0  # seq of the last message taken from "incoming"
         self._incoming = True  # there may be more
         self._due = True
@@ -121,7 +122,8 @@ class QueueManager:
 
     def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
         """Try all deferred messages now, or those named; how many there are."""
-        self._dispatcher.revive()
+        if queue_ids is None:
+            self._dispatcher.revive()
         done: Deferred[int] = Deferred()
 
         def flushed(count: int) -> None:
@@ -190,8 +192,7 @@ class QueueManager:
         """A message is in hand no more."""
         seq = active.message.seq
         del self._active[seq]
-        self._held -= active.held
-        self._recipients -= active.open
+        self._budget.drop(active)
         if self._stopping is not None and self._let_go is not None:
             self._let_go(seq)
 
@@ -244,17 +245,15 @@ class QueueManager:
 
     def _roomy(self) -> bool:
         """Whether it is worth the while to take more: not for each single message that has ended."""
-        return self._room() >= min(_BATCH, max(1, self._limit // 100))
+        return self._room() >= min(_BATCH, max(1, self._budget.messages // 100))
 
     def _room(self) -> int:
         """How many more messages we may take in hand."""
-        if self._recipients >= self._recipient_limit:
-            return 0
-        return self._limit - len(self._active)
+        return self._budget.room(len(self._active))
 
     def behind(self, first: int, last: int) -> bool:
         """Whether there is no room, and more than we may have in hand wait of those between these ``seq``."""
-        return self._room() <= 0 and last - max(first, self._after) > self._limit
+        return self._room() <= 0 and last - max(first, self._after) > self._budget.messages
 
     def _fetched(self, _: None) -> None:
         self._fetching = False
@@ -304,11 +303,13 @@ class QueueManager:
             if "release" in attributes and (release := float(attributes["release"])) > now:
                 await self._store.finish(message, [], release)
                 continue
-            active = Active(message, now, message.state == DEFERRED and not message.next_attempt)
+            self._latest = max(self._latest, now)
+            flushed = message.state == DEFERRED and not message.next_attempt
+            active = Active(message, now, flushed, since=self._latest)
             if "mt_priority" in attributes:
                 active.priority = int(attributes["mt_priority"])
             self._active[message.seq] = active
-            self._hold(active)
+            self._budget.take(active)
             self._log.info(
                 f"{message.queue_id}: from=<{printable(external(message.sender))}>, size={message.size}, "
                 f"nrcpt={message.recipient_count or len(message.recipients)} (queue active)"
@@ -318,22 +319,11 @@ class QueueManager:
             await self._distribute(active, message.recipients)
         return last
 
-    def _hold(self, active: Active) -> None:
-        """Keep the content while there is room for it."""
-        message = active.message
-        if message.content is not None:
-            if self._held + len(message.content) > _CONTENT_BUDGET:
-                message.content = None
-            else:
-                active.held = len(message.content)
-                self._held += active.held
-
     # -- to the transports
 
     async def _distribute(self, active: Active, recipients: list[Recipient]) -> None:
         """Find the routes, and queue the deliveries."""
-        active.open += len(recipients)
-        self._recipients += len(recipients)
+        self._budget.open(active, len(recipients))
         made = await self._ways.of(active, recipients)
         active.reading = False
         if self._stopping is not None:
@@ -342,14 +332,14 @@ class QueueManager:
             return
         active.jobs += sum(len(jobs) for _, jobs in made) + 1  # keeps it in hand until all are queued
         for queue, jobs in made:
-            self._begin(jobs, queue, active.priority)
+            self._begin(active, jobs, queue)
         self._over(active, [])
 
-    def _begin(self, made: list[Job], queue: str, priority: int) -> None:
+    def _begin(self, active: Active, made: list[Job], queue: str) -> None:
         """Make deliveries of one message when their turn comes, or at once where they take no time."""
         transport = made[0].route.transport
         if not self._ways.immediate(transport):
-            self._dispatcher.add((transport, queue), made, priority)
+            self._dispatcher.add((transport, queue), active, made)
             return
         for job in made:
             drive(self.deliver(job), partial(self.finished, job), partial(self.broken, job))
@@ -395,7 +385,7 @@ class QueueManager:
         elif self._stopping is not None:
             self._drop(active)
         else:
-            self._begin([onward], route.nexthop.lower(), active.priority)
+            self._begin(active, [onward], route.nexthop.lower())
 
     def suspended(self, job: Job, dsn: str, reason: str) -> None:
         """A delivery was not tried."""
@@ -417,8 +407,7 @@ class QueueManager:
         if "trace_flags" in active.message.attributes:
             active.told += outcomes
         active.jobs -= 1
-        active.open -= len(outcomes)
-        self._recipients -= len(outcomes)
+        self._budget.open(active, -len(outcomes))
         if active.unread > 0 and not active.reading and active.open <= _PORTION // 2:
             active.reading = True
             self._calls.later(partial(self._read_on, active))

@@ -2,82 +2,47 @@
 
 A :class:`Throttle` starts at ``initial_destination_concurrency``, grows with success up to the limit, shrinks
 with failure, and when a whole cohort (as many deliveries as the window is wide) has failed, the destination
-is dead until its time is over.  Nothing is raised.
+is dead until its time is over or a delivery that was still under way reaches it.  Success is counted at the
+end of a cycle of feedback, failure at its beginning; each cycle begins anew when the other has moved the
+window.  With ``destination_concurrency_feedback_debug`` all that is logged.  Nothing is raised.
 
-Postfix counterpart: ``qmgr_queue_throttle``, ``qmgr_feedback``; SCHEDULER_README.
+Postfix counterpart: ``qmgr_queue_throttle``, ``qmgr_queue_unthrottle``; SCHEDULER_README.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from mtad.config.parameters import Parameters
+from mtad.deliver.limits import Limits
 
-
-def _feedback(p: Parameters, name: str) -> tuple[float, str]:
-    """A value like ``1``, ``0.5/concurrency`` or ``1/sqrt_concurrency``."""
-    text = p[name]
-    number, _, per = text.replace(" ", "").partition("/")
-    try:
-        value = float(number)
-    except ValueError:
-        raise p.error(name, f'bad value "{text}"', "use a number, or number/concurrency") from None
-    if not 0 <= value <= 1 or per not in ("", "concurrency", "sqrt_concurrency"):
-        raise p.error(name, f'bad value "{text}"', "use a number from 0 to 1, or number/concurrency")
-    return value, per
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What ``main.cf`` says of a transport's destinations."""
-
-    concurrency: int  # 0: no limit
-    initial: int
-    recipients: int  # per delivery
-    cohorts: float
-    positive: tuple[float, str]
-    negative: tuple[float, str]
-    dead_time: int
-    rate_delay: int  # seconds after a delivery to one destination, 0: none
-    transport_delay: int  # seconds between any two deliveries
-
-    @classmethod
-    def of(cls, p: Parameters, transport: str) -> Limits:
-        """The limits of the transport of this name; ConfigError for a bad value."""
-        feedback = f"{transport}_destination_concurrency_"
-        recipients = p.number(f"{transport}_destination_recipient_limit")
-        delay = p.seconds(f"{transport}_destination_rate_delay")
-        return cls(
-            concurrency=1 if delay else p.number(f"{transport}_destination_concurrency_limit"),
-            initial=p.number(f"{transport}_initial_destination_concurrency"),
-            recipients=recipients or 1_000_000,
-            cohorts=p.number(f"{feedback}failed_cohort_limit"),
-            positive=_feedback(p, f"{feedback}positive_feedback"),
-            negative=_feedback(p, f"{feedback}negative_feedback"),
-            dead_time=p.seconds("minimal_backoff_time"),
-            rate_delay=delay,
-            transport_delay=p.seconds(f"{transport}_transport_rate_delay"),
-        )
+#: Takes a line of the log.
+Say = Callable[[str], None]
 
 
 class Throttle:
-    """The window of one destination."""
+    """The window of one destination.  ``busy``, the deliveries under way, is kept by the owner, who counts
+    the one that ends until :meth:`succeeded` or :meth:`failed` was called for it."""
 
-    __slots__ = ("_failed_cohorts", "_failure", "_success", "busy", "dead_until", "limits", "window")
+    __slots__ = (
+        "_failed_cohorts",
+        "_failure",
+        "_name",
+        "_say",
+        "_success",
+        "busy",
+        "dead_until",
+        "limits",
+        "window",
+    )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, name: str = "", say: Say | None = None) -> None:
         self.limits = limits
-        self.window = self._first_window()
+        self.window = limits.initial
         self.busy = 0
         self.dead_until = 0.0  # 0: alive
-        self._success = 0.0
-        self._failure = 0.0
-        self._failed_cohorts = 0.0
-
-    def _first_window(self) -> int:
-        limit = self.limits.concurrency
-        return min(self.limits.initial, limit) if limit else self.limits.initial
+        self._success = self._failure = self._failed_cohorts = 0.0
+        self._name = name
+        self._say = say
 
     def has_room(self) -> bool:
         """Whether one more delivery may begin."""
@@ -85,44 +50,58 @@ class Throttle:
 
     def succeeded(self) -> None:
         """The destination was reached."""
+        if self.dead_until:
+            self.revive()
+            return
         limits = self.limits
         self._failed_cohorts = 0.0
-        if (limits.concurrency and self.window >= limits.concurrency) or (
-            self.window >= self.busy + limits.initial
-        ):
-            return
-        self._success += _per(limits.positive, self.window)
-        while self._success >= 1 and not (limits.concurrency and self.window >= limits.concurrency):
-            self._success -= 1
-            self.window += 1
-            self._failure = 0.0
+        widest = limits.concurrency
+        if (not widest or self.window < widest) and self.window < self.busy + limits.initial:
+            feedback = limits.positive.at(self.window)
+            self._log_feedback("unthrottle", feedback)
+            self._success += feedback
+            while self._success + feedback / 2 >= 1:
+                self.window += 1
+                self._success -= 1
+                self._failure = 0.0
+        self._log_window("unthrottle")
 
     def failed(self, now: float) -> bool:
         """The destination was not reached.  True when it is dead by that."""
-        limits = self.limits
         if self.dead_until:
-            return True
-        if limits.cohorts:
-            self._failed_cohorts += 1 / self.window
-            if self._failed_cohorts >= limits.cohorts - 1e-9:
-                self.dead_until = now + limits.dead_time
-                return True
-        self._failure += _per(limits.negative, self.window)
-        while self._failure >= 1 and self.window > 1:
-            self._failure -= 1
-            self.window -= 1
-            self._success = 0.0
-        return False
+            return False
+        limits = self.limits
+        self._failed_cohorts += 1 / self.window
+        if 0 < limits.cohorts <= self._failed_cohorts:
+            self.window = 0
+            self.dead_until = now + limits.dead_time
+        else:
+            feedback = limits.negative.at(self.window)
+            self._log_feedback("throttle", feedback)
+            self._failure -= feedback
+            while self._failure - feedback / 2 < 0:
+                self.window -= 1
+                self._success = 0.0
+                self._failure += 1
+            self.window = max(self.window, 1)
+        self._log_window("throttle")
+        return bool(self.dead_until)
 
     def revive(self) -> None:
-        """Begin anew, as if it had never failed."""
+        """The destination is dead no more."""
         self.dead_until = 0.0
-        self.window = self._first_window()
+        self.window = self.busy or self.limits.initial
         self._success = self._failure = self._failed_cohorts = 0.0
+        self._log_window("unthrottle")
 
+    def _log_feedback(self, what: str, feedback: float) -> None:
+        if self._say is not None:
+            self._say(f"qmgr_queue_{what}: feedback {feedback:g}")
 
-def _per(feedback: tuple[float, str], window: int) -> float:
-    value, per = feedback
-    if not per:
-        return value
-    return value / (window if per == "concurrency" else math.sqrt(window))
+    def _log_window(self, what: str) -> None:
+        if self._say is not None:
+            self._say(
+                f"qmgr_queue_{what}: queue {self._name}: "
+                f"limit {self.limits.concurrency} window {self.window} success {self._success:g} "
+                f"failure {self._failure:g} fail_cohorts {self._failed_cohorts:g}"
+            )

@@ -41,7 +41,7 @@ def test_a_list_of_50000_does_not_hold_up_one_mail() -> None:
 
 
 def test_no_more_recipients_in_memory_than_allowed() -> None:
-    world = World(qmgr_message_recipient_limit="1500")
+    world = World(qmgr_message_recipient_limit="1500", qmgr_message_active_limit="1000")
     world.server(rcpt=lambda line: b"")
     for number in range(4):
         world.submit(f"Q{number}", *many(1000, f"d{number}.test"))
@@ -89,7 +89,49 @@ def test_a_transport_rate_delay_spaces_all_its_deliveries() -> None:
     for _ in range(3):
         world.advance(5.1)
         counts.append(sum(len(server.messages) for server in servers))
-    assert counts == [1, 2, 3, 4]
+    assert counts == [0, 1, 2, 3]
+
+
+def test_a_transport_with_a_rate_delay_makes_one_delivery_at_a_time() -> None:
+    world = World(
+        smtp_transport_rate_delay="5s",
+        transport_maps="inline:{ a.test=:[192.0.2.1]:2525, b.test=:[192.0.2.2]:2525 }",
+    )
+    slow, other = world.server(message=b""), world.server("192.0.2.2")
+    for name in ("x", "y"):
+        world.submit(f"Q{name}", b"%b@a.test" % name.encode(), b"%b@b.test" % name.encode())
+    world.run()
+    world.advance(5)
+    assert len(slow.messages) == 1
+    world.advance(60)
+    assert (len(slow.messages), len(other.messages)) == (1, 0)
+    slow.answers.clear()
+    world.wires[0].say(b"250 Ok\r\n")  # from now on
+    world.settle()
+    counts = []
+    for _ in range(3):
+        world.advance(4.9)
+        counts.append((len(slow.messages), len(other.messages)))
+        world.advance(0.1)
+    assert counts == [(1, 0), (1, 1), (2, 1)]  # by message, and destinations in turn
+    assert (len(slow.messages), len(other.messages)) == (2, 2)
+    world.qmgr.stop()
+    assert not [call for call in world.reactor.getDelayedCalls() if call.getTime() > NOW + 200]
+
+
+def test_a_destination_with_a_rate_delay_is_not_dead_for_longer() -> None:
+    world = World(smtp_destination_rate_delay="10s", minimal_backoff_time="1h")
+    for number in range(3):
+        world.submit(f"Q{number}", b"a@dest.test")
+    world.run()
+    assert sum("delivery temporarily suspended: connect to" in line for line in world.lines) == 2
+    world.submit("NEXT", b"a@dest.test")
+    server = world.server()
+    world.run()
+    world.advance(9.9)
+    assert not server.messages
+    world.advance(0.2)
+    assert len(server.messages) == 1 and "status=sent" in world.log("NEXT")[1]
 
 
 def test_deferred_transports_wait_for_a_flush() -> None:
