@@ -68,14 +68,14 @@ class Assigner:
         """The parts, in a fixed order.  ``flushed``: ``defer_transports`` has no say."""
         attributes = message.attributes
         usual = not (message.expired or "filter" in attributes or "probe" in attributes)
-        parts: dict[tuple[str, str, str], Part] = {}
+        parts: dict[tuple[str, str], Part] = {}
         for recipient in recipients:
             route = self._router.known(recipient.address) if usual else None
             if route is None:
                 route = await self._route(message, recipient)
             route = self._final(route, recipient, flushed)
             queue = self._queue(route, recipient)
-            key = (route.transport, route.nexthop, queue)
+            key = (route.transport, queue)  # next hops that differ in case share a queue: the first counts
             part = parts.get(key)
             if part is None:
                 part = parts[key] = Part(route, queue, [])

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
 from mtad.maillog import MailLog
-from mtad.rewrite.address import Rewriter, split
+from mtad.rewrite.address import Rewriter
 from mtad.tables.aliases import alias_targets
 from mtad.tables.maps import Maps, split_extension
 
@@ -153,8 +153,7 @@ class Aliases:
 
     def _complete(self, address: bytes) -> bytes:
         escaped = address[:1] == b"\\"
-        local, domain = self._rewriter.rewrite_parts(*split(address[escaped:]))
-        return (b"\\" if escaped else b"") + (local if domain is None else local + b"@" + domain)
+        return (b"\\" if escaped else b"") + self._rewriter.rewrite_internal(address[escaped:])
 
     def _included(self, path: str) -> list[str]:
         """The lines of an included file."""

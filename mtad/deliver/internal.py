@@ -7,6 +7,7 @@ Postfix counterpart: ``error(8)``, ``discard(8)``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from mtad.config.parameters import Parameters
@@ -15,6 +16,7 @@ from mtad.deliver.report import log_outcomes
 from mtad.maillog import MailLog
 from mtad.queue.message import Outcome
 
+_STATUS = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})(?:\s+|\Z)", re.ASCII)
 _DIGIT = {"sent": "2", "deferred": "4", "bounced": "5"}
 
 
@@ -62,8 +64,5 @@ class Internal:
 
 def split_dsn(text: str, default: str) -> tuple[str, str]:
     """``5.1.1 text`` as (``5.1.1``, ``text``); the default where there is no status."""
-    head, _, rest = text.partition(" ")
-    parts = head.split(".")
-    if len(parts) == 3 and parts[0] in ("2", "4", "5") and all(part.isdigit() for part in parts[1:]):
-        return head, rest.strip()
-    return default, text
+    found = _STATUS.match(text)
+    return (found[1], text[found.end() :]) if found else (default, text.lstrip())

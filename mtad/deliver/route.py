@@ -18,7 +18,7 @@ from mtad.errors import TableError
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import DEFAULT, LOCAL, RELAY, VIRTUAL_ALIAS, VIRTUAL_MAILBOX, AddressClasses
 from mtad.rewrite.hostnames import valid_domain
-from mtad.rewrite.resolve import Resolver
+from mtad.rewrite.resolve import Resolver, usual_domain
 from mtad.tables.maps import Find, Maps
 from mtad.tables.table import no_warning
 
@@ -69,10 +69,11 @@ class Router:
             return Maps(p[name], p.directory, title=name, warn=warn)
 
         self._classes = classes
+        self._myorigin = p["myorigin"].encode()
         self._resolver = Resolver(Rewriter(p), classes)
         self._warn = warn
         self._names = {kind: prefix + name for kind, name in _TRANSPORT.items()}
-        self._relayhost = ", ".join(p.words(f"{prefix}relayhost"))
+        self._relayhost = p[f"{prefix}relayhost"]
         self._delimiter = p["recipient_delimiter"]
         self._utf8 = p.flag("smtputf8_enable")
         self._dash = p.flag("allow_min_user")
@@ -102,17 +103,15 @@ class Router:
         """The route where it takes no table to tell, else None."""
         if not self._fixed:
             return None
-        local, at, domain = address.rpartition(b"@")
-        if not at or not local or b"@" in local or b"%" in local or b"!" in local:
-            return None
-        if local[:1] == b"-" and not self._dash:
+        domain = usual_domain(address)
+        if not domain or (address[:1] == b"-" and not self._dash):
             return None
         return self._known.get(domain) or self._learn(domain)
 
     def _learn(self, domain: bytes) -> Route | None:
         """The route for a domain that was not asked for before."""
         kind = self._classes.known(domain)
-        if kind is None or domain[-1:] == b"." or not valid_domain(domain, self._utf8):
+        if kind is None or not valid_domain(domain, self._utf8):
             return None
         transport = self._transports[kind]
         nexthop = transport.nexthop
@@ -120,7 +119,7 @@ class Router:
             nexthop = self._relayhost
         if not transport.transport:
             return None
-        route = Route(transport.transport, nexthop or _text(domain).lower(), local=kind == LOCAL)
+        route = Route(transport.transport, nexthop or _text(domain), local=kind == LOCAL)
         if len(self._known) >= _CACHE_LIMIT:
             self._known.clear()
         self._known[domain] = route
@@ -132,10 +131,10 @@ class Router:
         if found is not None:
             return found
         resolution = await self._resolver.resolve_completed(address)
-        if resolution.invalid:
+        if resolution.invalid and not resolution.option:
             return Route(ERROR, _BAD_SYNTAX)
         text, domain, kind = resolution.text, resolution.domain, resolution.kind
-        route = await self._by_class(sender, kind, _text(domain).lower())
+        route = await self._by_class(sender, kind, _text(domain))
         if not route.transport:
             name = self._names.get(kind, "transport")
             raise TableError(f"parameter {name}: null transport is not allowed")
@@ -143,6 +142,8 @@ class Router:
             route = await self._override(text, domain, route)
         if self._relocated:
             route = await self._has_moved(text, route)
+        if resolution.option:  # tables that fail go before
+            return Route(ERROR, _BAD_SYNTAX)
         changed = text if text != address else b""
         return Route(route.transport, route.nexthop, changed, kind == LOCAL)
 
@@ -161,8 +162,14 @@ class Router:
     async def _by_sender(self, maps: Maps, sender: bytes, null_key: bytes) -> str:
         if not maps:
             return ""
-        value = await maps.find_address(sender or null_key, self._delimiter)
-        return "" if value is None or value.upper() == b"DUNNO" else _text(value).strip()
+        value = await self._find(maps, sender or null_key)
+        return "" if value is None or value.upper() == b"DUNNO" else _text(value)
+
+    async def _find(self, maps: Maps, address: bytes) -> bytes | None:
+        """What a table says about an address; a key without domain is one of ours."""
+        return await maps.find_address(
+            address, self._delimiter, self._classes.is_local_domain, self._myorigin
+        )
 
     async def _override(self, address: bytes, domain: bytes, route: Route) -> Route:
         """What ``transport_maps`` says.  An empty field changes nothing, but a transport without next
@@ -173,18 +180,18 @@ class Router:
             value = await self._transport_maps.lookup(b"*")
         if value is None:
             return route
-        found = split_transport(_text(value).strip())
+        found = split_transport(_text(value))
         if not found.transport:
             return Route(route.transport, found.nexthop or route.nexthop)
-        usual = _UNDELIVERABLE if found.transport in (ERROR, RETRY) else _text(domain).lower()
+        usual = _UNDELIVERABLE if found.transport in (ERROR, RETRY) else _text(domain)
         return Route(found.transport, found.nexthop or usual)
 
     async def _has_moved(self, address: bytes, route: Route) -> Route:
         """What ``relocated_maps`` says."""
-        value = await self._relocated.find_address(address, self._delimiter)
+        value = await self._find(self._relocated, address)
         if value is None:
             return route
-        text = _text(value).strip()
+        text = _text(value)
         if self._moved:
             return Route(ERROR, f"5.1.6 User has moved to {text}")
         status, _, rest = text.partition(" ")
@@ -197,7 +204,7 @@ class Router:
 def split_transport(text: str) -> Route:
     """``transport:nexthop``."""
     transport, _, nexthop = text.partition(":")
-    return Route(transport.strip(), nexthop.strip())
+    return Route(transport, nexthop)
 
 
 def content_filter(value: str, default_nexthop: str, address: bytes, myhostname: str) -> Route:

@@ -30,7 +30,7 @@ from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog, printable
 from mtad.net.drive import drive
 from mtad.queue.message import Outcome
-from mtad.rewrite.address import Rewriter, split
+from mtad.rewrite.address import Rewriter
 
 #: What is known of an address.
 OK, DEFER, BOUNCE, TODO = 0, 1, 2, 3
@@ -52,8 +52,7 @@ def verify_sender(p: Parameters) -> bytes:
     sender = p["address_verify_sender"].encode()
     if sender in (b"", b"<>"):
         return b""
-    local, domain = Rewriter(p).rewrite_parts(*split(sender))
-    return local if domain is None else local + b"@" + domain
+    return Rewriter(p).rewrite_internal(sender)
 
 
 def verify_socket(p: Parameters) -> str:

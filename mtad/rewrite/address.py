@@ -5,9 +5,7 @@ envelope addresses, and the headers of clients that ``local_header_rewrite_clien
 *remote* one (``remote_header_rewrite_domain`` takes the place of ``$myorigin`` and ``$mydomain``; while it is
 empty, headers of remote clients are left alone).  It raises nothing and looks nothing up.
 
-An envelope address is taken apart into local part and domain (None: no ``@``); operators (``!``, ``%``)
-count only in a local part that needs no quotes.  An address of a header may have odder forms, so
-:meth:`Rewriter.rewrite_external` goes by its tokens.
+What is complete already, as nearly all are, is seen at a glance; all else goes by its tokens.
 
 Postfix counterpart: ``rewrite_tree()`` in ``trivial-rewrite(8)``.
 """
@@ -24,18 +22,10 @@ from mtad.wire.tokens import ADDRESS, LITERAL, QUOTED, Token, external, quote, s
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
 
-Parts = tuple[bytes, bytes | None]
-
 #: What is complete in any case: no quotes, and a dot in the domain.
 _COMPLETE = re.compile(
     rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]@[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+"
 )
-
-
-def split(text: bytes) -> Parts:
-    """Local part and domain of an address in internal form."""
-    local, at, domain = text.rpartition(b"@")
-    return (local, domain) if at else (domain, None)
 
 
 class Rewriter:
@@ -56,15 +46,11 @@ class Rewriter:
 
     def rewrite(self, address: Address, remote: bool = False) -> Address:
         """``address`` in complete form; the null address and one that is complete come back as they are."""
-        text = address.text
-        if not text:
-            return address
-        before = split(text)
-        after = self.rewrite_parts(*before, remote)
-        return address if after == before else from_text(_join(*after))
+        after = self.rewrite_internal(address.text, remote)
+        return address if after == address.text else from_text(after)
 
     def rewrite_internal(self, text: bytes, remote: bool = False) -> bytes:
-        """The same on an internal form, by its tokens."""
+        """The same on an internal form."""
         if not text or (_COMPLETE.fullmatch(text) and b".." not in text and text[:1] != b"."):
             return text
         return unquote(self.rewrite_external(quote(text), remote))
@@ -75,10 +61,11 @@ class Rewriter:
             return text
         address = Token(ADDRESS, parts=scan(text))
         address.loose = True
-        self._rewrite_tokens(address, remote)
+        self.rewrite_tokens(address, remote)
         return external(address)
 
-    def _rewrite_tokens(self, address: Token, remote: bool) -> None:
+    def rewrite_tokens(self, address: Token, remote: bool = False) -> None:
+        """The same on the tokens of an address, which are changed."""
         parts = address.parts
         origin, mydomain = self._remote if remote else self._local
         kinds = [token.kind for token in parts]
@@ -96,57 +83,18 @@ class Rewriter:
                 parts[:] = [*parts[bang + 1 :], Token("@"), *parts[:bang]]
                 address.loose = bang > 0  # Postfix takes an address without a site for one that was parsed
             elif self.percent_hack and "%" in kinds:
-                parts[_last(kinds, "%")] = Token("@")
+                parts[last(kinds, "%")] = Token("@")
             elif self._at_myorigin and origin:
                 parts += [Token("@"), *scan(origin)]
         kinds = [token.kind for token in parts]
         if self._dot_mydomain and mydomain and "@" in kinds[:-1]:
-            domain = kinds[_last(kinds, "@") :]
+            domain = kinds[last(kinds, "@") :]
             if len(domain) > 1 and LITERAL not in domain and "." not in domain:
                 parts += [Token("."), *scan(mydomain)]
         if len(parts) > 1 and parts[-1].kind == "." and parts[-2].kind not in (".", "@"):
             del parts[-1]
 
-    def rewrite_parts(self, local: bytes, domain: bytes | None, remote: bool = False) -> Parts:
-        """The same on an address in parts."""
-        origin, mydomain = self._remote if remote else self._local
-        if not local and domain is None:
-            return local, domain
-        if local[:1] == b"@":
-            _, colon, rest = local.partition(b":")  # source route (RFC 5321 section 4.1.1.3)
-            if colon and rest:
-                local = rest
-        if domain is None:
-            local, domain = self.operators(local)
-            if domain is None and self._at_myorigin and origin:
-                domain = origin
-        if domain:
-            if self._dot_mydomain and mydomain and b"." not in domain and b"[" not in domain:
-                domain = domain + b"." + mydomain
-            if domain[-1:] == b"." and len(domain) > 1 and domain[-2:-1] != b".":
-                domain = domain[:-1]
-        return local, domain
 
-    def operators(self, local: bytes) -> Parts:
-        """``site!user`` as ``user@site``, ``user%site`` as ``user@site``, if that is wanted here."""
-        if self.swap_bangpath and b"!" in local:
-            if not needs_quotes(local):
-                site, _, user = local.partition(b"!")
-                return user, site
-        elif self.percent_hack and b"%" in local and not needs_quotes(local):
-            user, _, site = local.rpartition(b"%")
-            return user, site
-        return local, None
-
-
-def needs_quotes(local: bytes) -> bool:
-    """Whether this local part is written as a quoted string (RFC 5322 section 3.2.4)."""
-    return quote(local + b"@") != local + b"@"
-
-
-def _last(kinds: list[str], kind: str) -> int:
+def last(kinds: list[str], kind: str) -> int:
+    """The last place of a kind that is there."""
     return len(kinds) - 1 - kinds[::-1].index(kind)
-
-
-def _join(local: bytes, domain: bytes | None) -> bytes:
-    return local if domain is None else local + b"@" + domain

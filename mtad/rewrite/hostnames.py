@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import re
 
-import idna
-import idna.uts46data  # at once: once privileges are gone, modules may be out of reach
-
+from mtad.idn import to_ascii
 from mtad.tables.network import parse_address
 from mtad.wire.address import valid_hostname
 
@@ -25,8 +23,8 @@ def valid_domain(name: bytes, utf8: bool) -> bool:
     if name.isascii() or not utf8:
         return valid_hostname(name)
     try:
-        return valid_hostname(idna.encode(name.decode(), uts46=True))
-    except (UnicodeError, idna.IDNAError):
+        return valid_hostname(to_ascii(name.decode()).encode())
+    except UnicodeError:
         return False
 
 

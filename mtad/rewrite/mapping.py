@@ -70,7 +70,7 @@ class Mapper:
             return None
         value, extension = found
         if value[:1] == b"@":  # the user there
-            user = address.rpartition(b"@")[0] or address
+            user = address.rpartition(b"@")[0] if b"@" in address else address
             value = quote(user[: len(user) - len(extension)] + value)
         results = self.crunch(value, extension if propagate else b"")
         if not results:

@@ -10,19 +10,32 @@ Postfix counterpart: ``resolve_addr()`` in ``trivial-rewrite(8)``, ``smtpd_resol
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from mtad.errors import TableError
-from mtad.rewrite.address import Rewriter, needs_quotes, split
+from mtad.rewrite.address import Rewriter, last
 from mtad.rewrite.classes import DEFAULT, LOCAL, AddressClasses
 from mtad.rewrite.hostnames import literal_address, valid_address, valid_domain
 from mtad.tables.table import fold, is_utf8
+from mtad.wire.tokens import ADDRESS, QUOTED, Token, internal, quote, scan
 
 if TYPE_CHECKING:
     from mtad.wire.events import Address
 
 #: Addresses that are remembered, where no table has a say: each is asked for several times in a transaction.
 _RECENT_LIMIT = 100
+#: Nothing to strip: a local part without quotes and operators, and a domain without a dot at its end.
+_USUAL = re.compile(
+    rb"[A-Za-z0-9#$&'*+/=?^_`{}~-]+(?:\.[A-Za-z0-9#$&'*+/=?^_`{}~-]+)*"
+    rb"@([A-Za-z0-9_.\x80-\xff-]*[A-Za-z0-9_\x80-\xff-]|\[[0-9A-Za-z:.]*\])"
+)
+
+
+def usual_domain(text: bytes) -> bytes:
+    """The domain of an address that there is nothing to strip from, else nothing."""
+    usual = _USUAL.fullmatch(text)
+    return b"" if usual is None else usual[1]
 
 
 class Resolution(NamedTuple):
@@ -30,7 +43,8 @@ class Resolution(NamedTuple):
 
     ``text`` is its final internal form, always with a domain; ``key`` the same case-folded, for tables.
     ``routed``: the local part holds an ``@``, ``!`` or ``%`` that another host might act on.
-    ``invalid``: no address that can be delivered.
+    ``invalid``: no address that can be delivered; ``option``: only since it begins with ``-``, and might be
+    taken for an option of a command.
     """
 
     text: bytes
@@ -39,6 +53,7 @@ class Resolution(NamedTuple):
     kind: str
     routed: bool
     invalid: bool
+    option: bool = False
 
 
 class Resolver:
@@ -62,8 +77,7 @@ class Resolver:
         known = self._recent.get(address.text)
         if known is not None:
             return known
-        text = address.text
-        found = await self._resolved(*(self._rewriter.rewrite_parts(*split(text)) if text else (b"", None)))
+        found = await self.resolve_completed(self._rewriter.rewrite_internal(address.text))
         if self._classes.fixed:
             if len(self._recent) >= _RECENT_LIMIT:
                 self._recent.clear()
@@ -72,19 +86,25 @@ class Resolver:
 
     async def resolve_completed(self, text: bytes) -> Resolution:
         """:meth:`resolve` for an address that is completed: ``user@host`` gets no more domain."""
-        return await self._resolved(*(split(text) if text else (b"", None)))
-
-    async def _resolved(self, local: bytes, domain: bytes | None) -> Resolution:
-        local, domain, kind = await self._strip(local, domain, len(local) + 100)
-        valid = self._valid(local, domain)
-        if not valid and self._numeric_domain and valid_address(domain):
-            valid, domain = True, b"[" + domain + b"]"
-            kind = self._classes.known(domain) or await self._classes.classify_domain(domain)
-        text = local + b"@" + domain
-        if not valid or (not self._dash and text[:1] == b"-"):
-            return Resolution(text, fold(text), domain, DEFAULT, False, True)
-        routed = b"@" in local or b"%" in local or b"!" in local
-        return Resolution(text, fold(text), domain, kind, routed, False)
+        domain = usual_domain(text)
+        usual = bool(domain)
+        if usual:
+            local = await self._is_local(domain)
+        else:
+            text, local = await self._strip(text)
+            domain = text.rpartition(b"@")[2]
+        if not self._valid(text, domain):
+            if not (self._numeric_domain and valid_address(domain)):
+                return Resolution(text, fold(text), domain, DEFAULT, False, True)
+            text, domain = text[: -len(domain)] + b"[" + domain + b"]", b"[" + domain + b"]"
+            local = local or await self._is_local(domain)
+        kind = LOCAL if local else self._classes.known(domain) or await self._classes.classify_domain(domain)
+        if kind == LOCAL and not local:  # such as u@"x@local", which is not here
+            kind = DEFAULT
+        user = text[: -len(domain) - 1]
+        routed = not usual and (b"@" in user or b"%" in user or b"!" in user)
+        option = not self._dash and text[:1] == b"-"
+        return Resolution(text, fold(text), domain, kind, routed, option, option)
 
     async def acceptable(self, address: Address, smtputf8: bool) -> bool:
         """Whether an envelope address may be taken at all: syntax only, no matter whose it is.
@@ -99,55 +119,70 @@ class Resolver:
             return True
         return not found.invalid and (smtputf8 or found.domain.isascii())
 
-    async def _strip(self, local: bytes, domain: bytes | None, limit: int) -> tuple[bytes, bytes, str]:
-        """Strip our own domains: what is left of the address, and the class of its domain."""
-        saved: bytes | None = None
-        for _ in range(limit):
-            if domain is not None:
-                domain = _without_dot(domain)
-                if domain:
-                    kind = self._classes.known(domain) or await self._classes.classify_domain(domain)
-                    if kind != LOCAL:
-                        return local, domain, kind
-                    saved = domain
-                elif not self._null_domain:
-                    saved = domain
-            inner = self._inner(local)
-            if inner is not None:
-                local, domain = inner
-            elif not local and self._empty:
-                local, domain = split(self._empty)
-            elif saved is not None:
-                return local, saved, LOCAL
+    async def _strip(self, text: bytes) -> tuple[bytes, bool]:
+        """Strip our own domains: what is left of the address, and whether it is here."""
+        address = Token(ADDRESS, parts=scan(quote(text)))
+        address.loose = True
+        saved: list[Token] = []
+        for _ in range(len(text) + 100):
+            parts = address.parts
+            kinds = [token.kind for token in parts]
+            if kinds[-1:] == ["."] and "@" in kinds and kinds[-2] not in (".", "@"):
+                del parts[-1], kinds[-1]
+            if self._null_domain and kinds[-1:] == ["@"]:
+                del parts[-1], kinds[-1]
+            if "@" in kinds:
+                at = last(kinds, "@")
+                domain = Token(ADDRESS, parts=parts[at + 1 :])
+                domain.loose = address.loose
+                if domain.parts and not await self._is_local(internal(domain)):
+                    return internal(address), False
+                saved = parts[at:]
+                del parts[at:]
+            if self._operators(address):
+                self._rewriter.rewrite_tokens(address)
+            elif not parts or (len(parts) == 1 and parts[0].kind == QUOTED and not parts[0].text):
+                address.parts = scan(self._empty)
+                address.loose = True
+            elif saved:
+                parts += saved
+                return internal(address), True
             else:
-                domain = self._myhostname
-        raise TableError(f"resolve_addr: <{local!r}>: giving up after {limit} iterations")
+                parts += [Token("@"), *scan(self._myhostname)]
+        raise TableError(f"resolve_addr: <{text!r}>: giving up after {len(text) + 100} iterations")
 
-    def _inner(self, local: bytes) -> tuple[bytes, bytes | None] | None:
-        """The address that is the local part of one of ours, if it is one."""
-        rewriter = self._rewriter
-        if b"@" not in local and b"%" not in local and b"!" not in local:
-            return None
-        user, site = rewriter.operators(local)
-        if site is None and self._dequoted and needs_quotes(local):
-            if b"@" in local:
-                user, site = split(local)
-            elif rewriter.percent_hack and b"%" in local:
-                user, _, site = local.rpartition(b"%")
-            elif rewriter.swap_bangpath and b"!" in local:
-                site, _, user = local.partition(b"!")
-        return None if site is None else rewriter.rewrite_parts(user, site)
+    def _operators(self, address: Token) -> bool:
+        """Whether what is left is an address of its own; one in quotes is taken out of them."""
+        rewriter, parts = self._rewriter, address.parts
+        kinds = [token.kind for token in parts]
+        if (
+            "@" in kinds
+            or ("!" in kinds and rewriter.swap_bangpath)
+            or ("%" in kinds and rewriter.percent_hack)
+        ):
+            return True
+        if not self._dequoted or kinds != [QUOTED]:
+            return False
+        inner = parts[0].text
+        if b"@" in inner:
+            inner = quote(inner)
+        elif rewriter.percent_hack and b"%" in inner:
+            user, _, site = inner.rpartition(b"%")
+            inner = quote(user + b"@" + site)
+        elif not (rewriter.swap_bangpath and b"!" in inner):
+            return False
+        address.parts = scan(inner)
+        address.loose = True
+        return True
 
-    def _valid(self, local: bytes, domain: bytes) -> bool:
-        """Whether these parts can be delivered to."""
+    async def _is_local(self, domain: bytes) -> bool:
+        answer = self._classes.is_local_domain(domain)
+        return answer if isinstance(answer, bool) else await answer
+
+    def _valid(self, text: bytes, domain: bytes) -> bool:
+        """Whether an address with this domain can be delivered to."""
         if domain[:1] == b"[":
             return literal_address(domain) is not None
-        if self._utf8 and not (local.isascii() and domain.isascii()) and not is_utf8(local + domain):
+        if self._utf8 and not text.isascii() and not is_utf8(text):
             return False
         return valid_domain(domain, self._utf8)
-
-
-def _without_dot(domain: bytes) -> bytes:
-    if domain[-1:] == b"." and len(domain) > 1 and domain[-2:-1] != b".":
-        return domain[:-1]
-    return domain
