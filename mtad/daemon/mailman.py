@@ -6,8 +6,6 @@ writes the bytes that follow into a maildir below the user's home directory, und
 so that a mail that comes twice is there once.  Which maildir is the configuration's to say, not the caller's.
 It writes for no user id 0.  Nothing that it is sent is run or looked at.
 
-It has no reactor; it ends when it is told to, or when the master is gone.
-
 Postfix counterpart: the maildir deliveries of ``local(8)`` and ``virtual(8)``.
 """
 
@@ -18,16 +16,16 @@ import json
 import os
 import pwd
 import re
-import select
 import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mtad.config.parameters import Parameters
+from mtad.daemon.forking import ForkingServer
 
 #: Children at a time.
 _LIMIT = 50
@@ -66,60 +64,33 @@ class Rules:
         )
 
 
-class Mailman:
-    """Serves ``listener`` until told otherwise.  ``say`` tells the master how we are: ``R`` serving, ``B``
-    alive, every ``beat`` seconds (0: never), ``D`` done."""
+class Mailman(ForkingServer):
+    """Serves ``listener``."""
 
     def __init__(
         self, rules: Rules, listener: socket.socket, say: Callable[[bytes], None], beat: float
     ) -> None:
-        self._say = say
-        self._beat = beat or None
+        super().__init__(say, beat)
         self._rules = rules
         self._listener = listener
+        self._serving = False
         self._children: set[int] = set()
-        self._ending = False
 
-    def run(self, life: int) -> None:
-        """Serve as long as the pipe ``life`` is open and nobody ends us by a signal."""
-        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        serving = False
-        while not self._ending:
-            waited = [life, read_end]
-            if serving and len(self._children) < _LIMIT:
-                waited.append(self._listener.fileno())
-            ready, _, _ = select.select(waited, [], [], self._beat)
-            if self._beat:
-                self._say(b"B")
-            if life in ready:
-                if not os.read(life, 64):
-                    break
-                serving = True
-                self._say(b"R")
-            if read_end in ready:
-                os.read(read_end, 4096)
-            self._reap()
-            if self._listener.fileno() in ready:
-                self._accept()
-        self._say(b"D")
+    def _listen(self) -> None:
+        self._serving = True
 
-    def _end(self, *_: object) -> None:
-        self._ending = True
+    def _open(self) -> Sequence[int]:
+        return (self._listener.fileno(),) if self._serving and len(self._children) < _LIMIT else ()
 
-    def _reap(self) -> None:
-        while self._children:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            self._children.discard(pid)
+    def _ended(self, pid: int, status: int) -> None:
+        self._children.discard(pid)
 
-    def _accept(self) -> None:
+    def _leave(self) -> None:
+        """Children go on alone."""
+
+    def _accept(self, ready: Sequence[int]) -> None:
+        if self._listener.fileno() not in ready:
+            return
         try:
             connection, _ = self._listener.accept()
         except OSError:

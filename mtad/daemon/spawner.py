@@ -6,9 +6,8 @@ connection as its input and output, as the user that the entry names, who is nei
 ``mail_owner``, with the environment of ``export_environment`` alone, and is killed after
 ``policy_time_limit``. At most as many run at a time as the entry allows.
 
-It keeps root's rights, which it needs to become those users, and looks at nothing that it is sent. It has
-no reactor; it ends when it is told to, or when the master is gone; commands end with their connections. An
-entry that can't be run is logged, and its socket is not there.
+It keeps root's rights, which it needs to become those users, and looks at nothing that it is sent. Commands
+end with their connections. An entry that can't be run is logged, and its socket is not there.
 
 Postfix counterpart: ``spawn(8)``.
 """
@@ -19,7 +18,6 @@ import contextlib
 import grp
 import os
 import pwd
-import select
 import signal
 import socket
 import time
@@ -30,6 +28,7 @@ from mtad.config.lines import unbraced
 from mtad.config.lint import WARNING, Finding
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
+from mtad.daemon.forking import ForkingServer
 from mtad.daemon.paths import Owner
 from mtad.maillog import MailLog
 
@@ -119,9 +118,8 @@ def _user(text: str) -> tuple[int, int]:
         raise ValueError(f"unknown group name: {group}") from None
 
 
-class Spawner:
-    """Serves all of them until told otherwise.  ``say`` tells the master how we are: ``R`` serving, ``B``
-    alive, every ``beat`` seconds (0: never), ``D`` done."""
+class Spawner(ForkingServer):
+    """Serves all of them."""
 
     def __init__(
         self,
@@ -132,9 +130,8 @@ class Spawner:
         say: Callable[[bytes], None],
         beat: float,
     ) -> None:
+        super().__init__(say, beat)
         self._log = log
-        self._say = say
-        self._beat = beat or None
         self._owner = owner
         self._directory = p["queue_directory"]
         self._environment = _environment(p)
@@ -146,36 +143,12 @@ class Spawner:
                 log.fatal(f"service {service.name}: {problem}")
         self._listeners: dict[int, tuple[socket.socket, Command]] = {}
         self._running: dict[int, tuple[Command, float]] = {}  # by process, with the time of its end
-        self._ending = False
 
-    def run(self, life: int) -> None:
-        """Serve as long as the pipe ``life`` is open and nobody ends us by a signal."""
-        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        while not self._ending:
-            waited = [life, read_end, *(fd for fd, (_, each) in self._listeners.items() if self._may(each))]
-            ready, _, _ = select.select(waited, [], [], self._patience())
-            if self._beat:
-                self._say(b"B")
-            if life in ready:
-                if not os.read(life, 64):
-                    break
-                self._listen()
-                self._say(b"R")
-            if read_end in ready:
-                os.read(read_end, 4096)
-            self._reap()
-            self._accept(ready)
+    def _open(self) -> Sequence[int]:
+        return [fd for fd, (_, each) in self._listeners.items() if self._may(each)]
+
+    def _leave(self) -> None:
         self._accept(list(self._listeners))  # who has connected to the socket that was ours
-        self._say(b"D")
-
-    def _end(self, *_: object) -> None:
-        self._ending = True
 
     def _patience(self) -> float | None:
         ends = [end - time.monotonic() for _, end in self._running.values()]
@@ -265,13 +238,11 @@ class Spawner:
             if end <= now:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
-        while self._running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            ended = self._running.pop(pid, None)
-            if ended is None or not status:
-                continue
+        super()._reap()
+
+    def _ended(self, pid: int, status: int) -> None:
+        ended = self._running.pop(pid, None)
+        if ended is not None and status:
             code = os.waitstatus_to_exitcode(status)
             how = f"exit status {code}" if code > 0 else f"killed by signal {-code}"
             self._log.warning(f"command {ended[0].argv[0]} {how}")
