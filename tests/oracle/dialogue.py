@@ -114,7 +114,8 @@ class Dialogue:
 
     ``rules``: what the upstream says otherwise than usual.  ``login``: what the log of later releases
     has of the login at the end of reject lines.  ``tls``: what it says of the delivery's TLS.  ``final``:
-    nothing stays in the queue.  ``slow``: it takes its time and sends no mail on, so both are asked at once.
+    nothing stays in the queue.  ``messages``: so many come of it, where notices come that neither replies
+    nor the log name.  ``slow``: it takes its time and sends no mail on, so both are asked at once.
     ``early``: do not wait for the greeting.  ``wrapper``: TLS first.
     ``source``: the client's address (see :mod:`oracle.names` for others than those of loopback).
     """
@@ -125,6 +126,7 @@ class Dialogue:
     login: str = ""
     tls: str = "none"
     final: bool = False
+    messages: int = 0
     slow: bool = False
     early: bool = False
     service: str = "submission"
@@ -315,9 +317,9 @@ def _ids(lines: Iterable[Line]) -> list[str]:
     return list(ids)
 
 
-def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool) -> bool:
+def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool, messages: int = 0) -> bool:
     """Is the session over, and has each message come to rest?  ``old``: what was opened may end silently;
-    ``final``: none stays in the queue."""
+    ``final``: none stays in the queue; ``messages``: how many there are at least."""
     texts = [line.text for line in lines]
     if not any(text.startswith("disconnect from ") for text in texts):
         return False
@@ -329,6 +331,10 @@ def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool) -> b
     }
     if old and any(re.match(rf"{_ID}: (?:milter-)?discard: ", text) for text in texts):
         return True
+    known = {m[1] for text in texts if messages and (m := re.match(rf"({_ID}): message-id=", text))}
+    if len(known) < messages:
+        return False
+    queued |= known
     silent = any(re.match(rf"{_ID}: (?:milter-)?hold: ", text) for text in texts)
     return all(
         _at_rest(each, [text for text in texts if text.startswith(f"{each}: ")], silent, final)
@@ -668,7 +674,9 @@ class House:
             log = side.log()[before:]
             lines = _lines(log)
             heard = self.upstream.sessions[sessions:]
-            if _quiet(lines, replies, old, dialogue.final) and all(each.over for each in heard):
+            if _quiet(lines, replies, old, dialogue.final, dialogue.messages) and all(
+                each.over for each in heard
+            ):
                 late = time.monotonic() > deadline - PATIENCE + LATECOMERS
                 if late or sum(": message-id=" in line.text for line in lines) >= told:
                     break
