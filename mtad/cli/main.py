@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name in TOOLS:
         if directory:
-            rest = ["-C" if name in ("sendmail", "mailq") else "-c", directory, *rest]
+            rest = ["-C" if name in ("sendmail", "mailq", "newaliases") else "-c", directory, *rest]
         return _tool(name, rest)
     if name in COMMANDS:
         from mtad.cli import lifecycle

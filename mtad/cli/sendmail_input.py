@@ -2,8 +2,8 @@
 
 Lines may end in LF or CRLF (``sendmail_fix_line_endings``); a lone dot ends the message unless ``-i`` was
 given; leading ``From `` lines are dropped; with ``-t`` the recipients are taken from the header section,
-those of ``Resent-`` headers alone where there are any.  Raises Fatal for a message larger than
-``message_size_limit``.
+those of ``Resent-`` headers alone where there are any.  Raises Fatal for a header that is longer than
+``header_size_limit``, which may have recipients that can't be found.
 
 Postfix counterpart: ``enqueue()`` and ``output_header()`` in ``sendmail.c``.
 """
@@ -31,9 +31,8 @@ class Input:
     """See the module.  ``recipients`` are complete once :meth:`records` has come to its end."""
 
     def __init__(self, p: Parameters, *, dot_ends: bool, extract: bool) -> None:
-        self._limit = p.number("message_size_limit")
         self._line_limit = p.number("line_length_limit")
-        self._tokens = p.number("header_address_token_limit")
+        self._header_limit = p.number("header_size_limit")
         strip = p["sendmail_fix_line_endings"]
         self._strip: bool | None = {"always": True, "never": False}.get(strip)
         self._dot_ends = dot_ends
@@ -48,7 +47,7 @@ class Input:
     def records(self, source: BinaryIO) -> Iterator[bytes]:
         """The content's records, many at a time."""
         parts: list[bytes] = []
-        size = total = 0
+        size = 0
         ended = True  # the last record was the end of a line
         skip_from = True
         while line := source.readline(self._line_limit):
@@ -60,21 +59,16 @@ class Input:
             skip_from = False
             if self._dot_ends and ended and line == b".":
                 break
-            if self._header is not None:
-                self._look(line, ended)
+            if self._header is not None and self._look(line, ended):
+                parts.append(pack(rec.LINE, b""))
             ended = kind == rec.LINE
             parts.append(pack(kind, line))
             size += len(line) + 3
             if size > _BATCH:
-                total += size
-                if self._limit and total > self._limit:
-                    raise Fatal("message file too big")
                 yield b"".join(parts)
                 parts.clear()
                 size = 0
         self._end_header()
-        if self._limit and total + size > self._limit:
-            raise Fatal("message file too big")
         yield b"".join(parts)
 
     def _stripped(self, line: bytes) -> bytes:
@@ -82,18 +76,20 @@ class Input:
             self._strip = line.endswith(b"\r")
         return line.rstrip(b"\r") if self._strip else line
 
-    def _look(self, line: bytes, begins: bool) -> None:
-        """A piece of the header section, or what ends it."""
+    def _look(self, line: bytes, begins: bool) -> bool:
+        """A piece of the header section, or what ends it; True: an empty line is missing before this one."""
         header = self._header
         if header is None:
-            return
-        if not begins:
-            header += line
-        elif line[:1] in (b" ", b"\t") and header:
-            header += b"\n" + line
-        else:
-            self._end_header()
-            self._header = bytearray(line) if _HEADER.match(line) else None
+            return False
+        follows = line[:1] in (b" ", b"\t") and bool(header)
+        if not begins or follows:
+            if len(header) >= self._header_limit:
+                raise Fatal("unable to extract recipients: message header length exceeds safety limit")
+            header += b"\n" + line if begins else line
+            return False
+        self._end_header()
+        self._header = bytearray(line) if _HEADER.match(line) else None
+        return self._header is None and bool(line)
 
     def _end_header(self) -> None:
         """A header is complete: take its addresses."""
@@ -107,5 +103,5 @@ class Input:
         if name in _RESENT and self._resent is None:
             self._resent = []
         target = self._found if name in _RECIPIENTS or self._resent is None else self._resent
-        parsed = tokens.parse(bytes(header[match.end() :]), self._tokens)
+        parsed = tokens.parse(bytes(header[match.end() :]))
         target += [tokens.internal(address) for address in tokens.addresses(parsed)]

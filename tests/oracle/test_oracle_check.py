@@ -45,7 +45,7 @@ def test_no_false_alarms(tmp_path: Path, submission: bool) -> None:
     (tmp_path / "sasl").mkdir()
     (tmp_path / "sasl/smtpd.conf").write_text("pwcheck_method: saslauthd\nmech_list: PLAIN LOGIN\n")
     shutil.copy(STOCK / "master.cf.dist", tmp_path / "master.cf")
-    assert newaliases.main(["-c", str(tmp_path)]) == 0
+    assert newaliases.main(["-C", str(tmp_path)]) == 0
     if submission:
         master = tmp_path / "master.cf"
         master.write_text(switched_on(master.read_text()))

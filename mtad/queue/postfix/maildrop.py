@@ -9,6 +9,7 @@ user may:
 - through Postfix's set-gid postdrop(1), where that is installed.
 
 A file is whole once its owner may execute it; until then nobody takes it, and it goes away with its writer.
+A file of more than ``message_size_limit`` bytes comes to nothing, as its writer is told at the end.
 Raises :class:`~mtad.errors.QueueError`.
 
 Postfix counterpart: ``mail_stream(3)``, ``postdrop(1)``.
@@ -48,8 +49,11 @@ class Drop(Protocol):
 class FileDrop:
     """A file of our own."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, limit: int = 0) -> None:
+        """``limit``: the most bytes that the file may have; 0: any number."""
         now = time.time()
+        self._limit = limit
+        self._size = 0
         try:
             fd, temporary = _create(directory)
             self._path = temporary
@@ -65,13 +69,23 @@ class FileDrop:
         self.write(pack(TIME, b"%d %d" % (now, now % 1 * 1_000_000)))
 
     def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._too_big:
+            return
         try:
             self._file.write(data)
         except OSError as error:
             self.abandon()
             raise queue_error(error) from error
 
+    @property
+    def _too_big(self) -> bool:
+        return 0 < self._limit < self._size
+
     def commit(self) -> None:
+        if self._too_big:
+            self.abandon()
+            raise QueueError("message file too big")
         try:
             self._file.flush()
             fd = self._file.fileno()
@@ -128,11 +142,11 @@ class PostdropDrop:
         self._process.communicate()
 
 
-def open_drop(p: Parameters) -> Drop:
-    """Begin a message."""
+def open_drop(p: Parameters, limit: int = 0) -> Drop:
+    """Begin a message; ``limit``: see :class:`FileDrop`."""
     directory = os.path.join(p["queue_directory"], MAILDROP)
     if os.access(directory, os.W_OK | os.X_OK):
-        return FileDrop(directory)
+        return FileDrop(directory, limit)
     postdrop = os.path.join(p["command_directory"], "postdrop")
     try:
         if os.stat(postdrop).st_mode & stat.S_ISGID:
