@@ -20,7 +20,7 @@ from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.queue.aliased import unpacked
 from mtad.queue.message import INCOMING, Message, Outcome
-from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
+from mtad.queue.schedule import expired, lifetime, next_attempt, queue_run, warning_due
 from mtad.queue.store import QueueStore
 
 #: Seconds after which a store that failed is asked again.
@@ -66,6 +66,7 @@ class Settler:
         self._clock = clock
         self._sleep = sleep
         self._backoff = (p.seconds("minimal_backoff_time"), p.seconds("maximal_backoff_time"))
+        self._runs = (clock(), p.seconds("queue_run_delay"))
         self._lifetime = p.seconds("maximal_queue_lifetime")
         self._bounce_lifetime = p.seconds("bounce_queue_lifetime")
         self._warn_after = p.seconds("delay_warning_time")
@@ -102,7 +103,9 @@ class Settler:
         elif deferred and mode == "R" and now >= deadline:
             self._give_up(message, deferred, "5.4.7 delivery time expired")
             deferred = []
-        when = next_attempt(now, message.arrival, *self._backoff) if deferred else now
+        when = now
+        if deferred:
+            when = queue_run(next_attempt(now, message.arrival, *self._backoff), now, *self._runs)
         if deferred and now < deadline < when:
             when = deadline
         warn = bool(deferred) and warning_due(now, message.arrival, self._warn_after, message.warned)

@@ -160,6 +160,25 @@ def test_mail_to_be_released_later_waits_even_when_flushed() -> None:
     assert len(server.messages) == 1
 
 
+def test_deferred_mail_is_tried_at_each_queue_run_after_its_time() -> None:
+    world = World(
+        queue_run_delay="100s",
+        minimal_backoff_time="30s",
+        maximal_backoff_time="250s",
+        default_destination_concurrency_failed_cohort_limit="0",
+    )
+    world.submit("Q1", b"a@dest.test")
+    world.run()
+    tried = []
+    for second in range(1, 1300):
+        before = len(world.log("Q1"))
+        world.advance(1)
+        if len(world.log("Q1")) > before:
+            tried.append(second)
+    # the time since it came doubles; from 250 seconds on that is the time between two attempts
+    assert tried == [100, 200, 400, 700, 1000]
+
+
 @pytest.mark.parametrize(("mode", "notice"), [("R", "sender non-delivery"), ("N", "sender delay")])
 def test_mail_to_be_delivered_by_a_time(mode: str, notice: str) -> None:
     world = World()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtad.queue.schedule import expired, lifetime, next_attempt, warning_due
+from mtad.queue.schedule import expired, lifetime, next_attempt, queue_run, warning_due
 
 
 @pytest.mark.parametrize(("age", "delay"), [(0, 300), (299, 300), (1000, 1000), (4000, 4000), (90000, 4000)])
@@ -12,6 +12,20 @@ def test_time_between_attempts_follows_the_age(age: int, delay: int) -> None:
 
 def test_clock_that_went_back() -> None:
     assert next_attempt(5.0, 900.0, 300, 4000) == 305.0
+
+
+@pytest.mark.parametrize(
+    ("due", "now", "tried"),
+    [
+        (1300.0, 1000.0, 1300.0),
+        (1300.9, 1000.9, 1300.0),  # a second early is good enough
+        (1301.1, 1001.1, 1600.0),
+        (1001.0, 1000.0, 1300.0),  # not at once
+        (500.5, 200.5, 700.0),  # the clock went back
+    ],
+)
+def test_what_is_due_is_tried_at_the_next_run(due: float, now: float, tried: float) -> None:
+    assert queue_run(due, now, 1000.0, 300) == tried
 
 
 @pytest.mark.parametrize(
@@ -30,6 +44,7 @@ def test_expired() -> None:
 
 def test_warning() -> None:
     assert warning_due(100.0, 0.0, 100, False)
-    assert not warning_due(99.0, 0.0, 100, False)
+    assert warning_due(99.0, 0.0, 100, False)
+    assert not warning_due(98.9, 0.0, 100, False)
     assert not warning_due(100.0, 0.0, 100, True)
     assert not warning_due(1e9, 0.0, 0, False)
