@@ -95,8 +95,11 @@ def _examine(
     for service in services:
         if is_listener(service):
             trial.add(service)
-    found = [*trial.findings, *audit(p, [plan.p for plan in trial.plans])]
-    found += lint(p, services, warnings)
+    linted = lint(p, services, warnings)
+    wrong = {_place(finding) for finding in linted if finding.severity == ERROR and finding.parameter}
+    found = [finding for finding in trial.findings if _place(finding) not in wrong]
+    found += audit(p, [plan.p for plan in trial.plans])
+    found += linted
     found += transports.findings(p, services)
     found += _logged(sink, found)
     findings = ordered(_distinct(found))
@@ -120,6 +123,10 @@ def _error(problem: ConfigError, p: Parameters | None = None) -> Finding:
     return Finding(ERROR, path, line, problem.parameter, text)
 
 
+def _place(finding: Finding) -> tuple[str, int, str]:
+    return finding.path, finding.line, finding.parameter
+
+
 def _core(text: str) -> str:
     """A finding's text without what to do about it."""
     return text.partition("; mail that needs ")[0].partition(" (")[0]
@@ -130,9 +137,9 @@ def _distinct(found: list[Finding]) -> list[Finding]:
     and without a remedy."""
     errors = [finding for finding in found if finding.severity == ERROR]
     placed = {_core(finding.text) for finding in errors if finding.line}
-    longest: dict[tuple[str, int, str, str], Finding] = {}
+    longest: dict[tuple[tuple[str, int, str], str], Finding] = {}
     for finding in errors:
-        key = (finding.path, finding.line, finding.parameter, _core(finding.text))
+        key = (_place(finding), _core(finding.text))
         other = longest.get(key)
         if other is None or len(finding.text) > len(other.text):
             longest[key] = finding

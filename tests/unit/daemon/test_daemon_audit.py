@@ -231,17 +231,20 @@ def test_smtpd_conf(host: Path) -> None:
     ]
 
 
-def test_all_errors_are_told_and_first(host: Path) -> None:
+@pytest.mark.parametrize("other", ["", "smtpd_tls_security_level = mayy\n"])
+def test_all_errors_are_told_once_and_first(host: Path, other: str) -> None:
     found = check(
         host,
-        "smtpd_timeout = 5x\nsmtp_helo_timeout = 5x\nalways_bcc = ${x\nmynetworks = 1.2.3.4/33\nfoo = bar\n",
+        "smtpd_timeout = 5x\nsmtp_helo_timeout = 5x\nalways_bcc = ${x\nmynetworks = 1.2.3.4/33\nfoo = bar\n"
+        + other,
     )
-    assert {finding.parameter for finding in found if finding.severity == ERROR} == {
-        "smtpd_timeout",
-        "smtp_helo_timeout",
-        "mynetworks",
+    assert sorted(finding.parameter for finding in found if finding.severity == ERROR) == [
         "always_bcc",
-    }
+        "mynetworks",
+        "smtp_helo_timeout",
+        "smtpd_timeout",
+        *(["smtpd_tls_security_level"] if other else []),
+    ]
     severities = [finding.severity for finding in found]
     assert severities == sorted(severities, key=[ERROR, WARNING, NOTE].index)
 
