@@ -159,10 +159,6 @@ class Evaluator:
         """
         return await self._setup.resolver.acceptable(address, smtputf8)
 
-    async def destination(self, address: Address) -> bytes:
-        """The recipient as it will be delivered to: completed, without our own domains around it."""
-        return (await self._setup.resolver.resolve(address)).text
-
     async def local_headers(self, request: Request) -> bool | Verdict:
         """Whether this client's headers are completed as our own (``local_header_rewrite_clients``)."""
         check = Check(self._setup, request)

@@ -19,7 +19,8 @@ from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line
 from mtad.policy.request import Request
 from mtad.queue.aliased import packed
-from mtad.queue.message import DEFERRED, HOLD, INCOMING, Message, Recipient
+from mtad.queue.message import DEFERRED, INCOMING, Message
+from mtad.smtpd.actions import act
 from mtad.smtpd.counters import Counters
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
@@ -30,7 +31,6 @@ from mtad.smtpd.state import FILE_TOO_BIG, Error, MessageState, Origin
 from mtad.smtpd.transaction import Transaction
 from mtad.smtpd.wishes import attributes as attributes_of
 from mtad.wire import events as ev
-from mtad.wire.address import from_text
 from mtad.wire.command import xtext_encode
 from mtad.wire.reply import Reply
 
@@ -98,7 +98,7 @@ class Content:
         self._error: bool | None = None  # what the engine says its refusal is
 
     async def _data(self, event: ev.Data) -> Reply:
-        return await self._body_begins() or DATA_GO
+        return await self._body_begins(mbox=True) or DATA_GO
 
     async def _bdat(self, event: ev.Bdat) -> Reply | None:
         """None: the chunk may come."""
@@ -110,7 +110,7 @@ class Content:
         finally:
             self.request.command = ""
 
-    async def _body_begins(self) -> Reply | None:
+    async def _body_begins(self, mbox: bool = False) -> Reply | None:
         request, service, transaction = self.request, self.service, self.transaction
         assert transaction is not None
         self._name_only_recipient()
@@ -130,7 +130,8 @@ class Content:
         state = await self._envelope(transaction)
         state.wishes["rewrite_context"] = "local" if local else "remote"
         limit = service.settings.message_size_limit
-        transaction.intake = intake = Intake(rules, state, birth, size_limit=limit, spool=service.open_spool)
+        spool = service.open_spool
+        transaction.intake = intake = Intake(rules, state, birth, size_limit=limit, spool=spool, mbox=mbox)
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
         self.converter = BinaryConverter() if transaction.mail.body == b"BINARYMIME" else None
         prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
@@ -145,7 +146,7 @@ class Content:
         state = MessageState(
             transaction.queue_id, service.cleanup_log, origin, overrides=service.settings.overrides
         )
-        state.detect_utf8 = rules.autodetects("smtpd")
+        state.detect_utf8 = service.settings.detect_utf8
         state.smtputf8 = transaction.mail.smtputf8
         state.eight_bit = transaction.mail.body == b"8BITMIME"
         wishes = transaction.mail.wishes
@@ -209,7 +210,8 @@ class Content:
         transaction = self.transaction
         refusal = self._bare_newline(event.bare_newline)
         if refusal is None and transaction is not None and transaction.intake is not None:
-            refusal = FILE_TOO_BIG if self._note_too_big(transaction.intake) else transaction.intake.refusal
+            # what is wrong with the content is told when it is complete
+            refusal = FILE_TOO_BIG if self._note_too_big(transaction.intake) else transaction.intake.failure
         if refusal is not None:
             self._end_transaction()
             return refusal
@@ -261,7 +263,7 @@ class Content:
         await self._add_copies(transaction)
         if intake.refusal is not None:
             return intake.refusal
-        message = await self._message(transaction, intake)
+        message = self._message(transaction, intake)
         message.content, message.spool, message.size = content, intake.spool, intake.size
         intake.spool = None  # the queue reads it even when the client goes away meanwhile
         refusal = await self._hand_over(transaction, intake.state, message)
@@ -285,14 +287,10 @@ class Content:
             notify = frozenset((b"NEVER",))  # as in Postfix, not for the first
         await envelope.finish()
 
-    async def _message(self, transaction: Transaction, intake: Intake) -> Message:
+    def _message(self, transaction: Transaction, intake: Intake) -> Message:
         """The message as the queue is to have it, without its content."""
         mail, state, envelope = transaction.mail, intake.state, transaction.envelope
         assert envelope is not None
-        known = set(transaction.addresses)
-        for recipient in envelope.recipients:
-            if recipient.address not in known:
-                recipient.address = await self.service.evaluator.destination(from_text(recipient.address))
         attributes = self._attributes()
         attributes |= state.wishes
         if state.message_id:
@@ -329,9 +327,17 @@ class Content:
                 if message.spool is not None:
                     message.spool.close()
                 return refusal
-        self._act(message, state)
+        actions = request.actions
+        act(
+            message,
+            state,
+            service.cleanup.rewriter,
+            filter=actions.filter or service.settings.content_filter,
+            redirect=actions.redirect,
+            hold=actions.hold,
+        )
         try:
-            if request.actions.discard or state.discarded:
+            if actions.discard or state.discarded:
                 service.cleanup_log.info(f"{transaction.queue_id}: removed (discarded)")
             else:
                 if service.pressure:  # before we take it: a client may lose patience
@@ -346,21 +352,6 @@ class Content:
             if message.spool is not None:
                 message.spool.close()
         return None
-
-    def _act(self, message: Message, state: MessageState) -> None:
-        """Do to the message what access(5) results and header and body checks asked for."""
-        actions = self.request.actions
-        redirect = state.redirect or actions.redirect
-        wanted = state.filter.decode("utf-8", "replace") or actions.filter
-        wanted = wanted or self.service.settings.content_filter
-        if redirect and message.recipients:  # one recipient is served in place of all
-            first = min(message.recipients, key=lambda one: one.address.rpartition(b"@")[::-1])
-            address = self.service.cleanup.rewriter.rewrite_internal(redirect)
-            message.recipients = [Recipient(address, first.original, first.notify, first.orcpt)]
-        elif wanted:
-            message.attributes["filter"] = wanted
-        if actions.hold or state.held:
-            message.state = HOLD
 
     def _attributes(self) -> dict[str, str]:
         request = self.request

@@ -36,7 +36,6 @@ _COMPLETE = re.compile(_ONE + rb"(?:," + _ONE + rb")*")
 _ADDRESSES = SENDER | RECIPIENT
 _EIGHT_BIT = (b"8bit", b"binary")
 _SPACE = b" \t\n\v\f\r"
-_MESSAGE_ID = re.compile(rb"<[^<>]*>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class HeaderCleaner:
         place = HEADER_SENDER if about & SENDER else HEADER_RECIPIENT
         if self._rules.rewrites[place] and self._state.mapping:
             return False
-        return _COMPLETE.fullmatch(text, len(name) + 1) is not None
+        return len(text) <= self._rules.token_limit and _COMPLETE.fullmatch(text, len(name) + 1) is not None
 
     async def header(self, header: Header) -> bytes:
         """What is kept of a header."""
@@ -155,9 +154,7 @@ class HeaderCleaner:
         if name == b"message-id":
             value = text[len(name) + 1 :].lstrip(_SPACE)
             state.log.info(f"{state.queue_id}: message-id={printable(value)}")
-            found = _MESSAGE_ID.match(value)
-            if found is not None and not state.message_id:
-                state.message_id = found[0]
+            state.message_id = state.message_id or _within_brackets(value)
         elif name == b"resent-message-id":
             value = text[len(name) + 1 :].lstrip(_SPACE)
             state.log.info(f"{state.queue_id}: resent-message-id={printable(value)}")
@@ -170,7 +167,7 @@ class HeaderCleaner:
     def _wish(self, name: bytes, text: bytes) -> None:
         """What a header says about TLS on the way (RFC 8689 section 5; Postfix's own)."""
         rules, state = self._rules, self._state
-        value = text[len(name) + 1 :].strip(_SPACE).lower()
+        value = text[len(name) + 1 :].lstrip(_SPACE).lower()
         if name == b"require-tls-esmtp":
             if rules.requiretls_header and value == b"yes":
                 state.wishes["requiretls"] = "yes"
@@ -188,7 +185,7 @@ class HeaderCleaner:
         place = HEADER_SENDER if about & SENDER else HEADER_RECIPIENT
         mapped = state.mapping and rules.rewrites[place]
         value = text[len(name) + 1 :]
-        if not mapped and _COMPLETE.fullmatch(value):
+        if not mapped and len(text) <= rules.token_limit and _COMPLETE.fullmatch(value):
             return text, False
         tokens = parse(value, rules.token_limit)
         changed = False
@@ -279,6 +276,16 @@ class HeaderCleaner:
         if rules.obsolete_from:
             return self._resent + b"From: %b\n(%b)" % (address, name)
         return self._resent + b"From: %b\n<%b>" % (name, address)
+
+
+def _within_brackets(text: bytes) -> bytes:
+    """``text`` up to the ``>`` that belongs to the ``<`` at its beginning."""
+    level = 0
+    for found in re.finditer(rb"[<>]", text if text[:1] == b"<" else b""):
+        level += 1 if found[0] == b"<" else -1
+        if not level:
+            return text[: found.end()]
+    return b""
 
 
 def _table(header: Header) -> str:

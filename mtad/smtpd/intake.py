@@ -33,13 +33,14 @@ _MBOX = re.compile(rb">*From ")
 class Intake:
     """One message.  ``feed`` its chunks, then ``finish``; or ``discard`` it.
 
-    ``refusal`` is set as soon as the message cannot be taken; the rest is then read and dropped.
+    ``refusal`` is set as soon as the message cannot be taken; the rest is read and dropped.  ``failure``:
+    the spool has failed.
     """
 
     __slots__ = (
-        "_begun", "_checking", "_cleaner", "_failure", "_first", "_flat", "_gone", "_mime", "_offset",
-        "_open_line", "_open_spool", "_parts", "_plain", "_rules", "_size_limit", "size", "spool", "state",
-        "taken", "too_big",
+        "_begun", "_checking", "_cleaner", "_first", "_flat", "_gone", "_headers_over", "_mbox", "_mime",
+        "_offset", "_open_line", "_open_spool", "_parts", "_plain", "_rules", "_size_limit", "failure",
+        "size", "spool", "state", "taken", "too_big",
     )  # fmt: skip
 
     def __init__(
@@ -50,8 +51,9 @@ class Intake:
         *,
         size_limit: int,
         spool: Callable[[], BinaryIO],
+        mbox: bool = False,
     ) -> None:
-        """``size_limit``: for what the client sends, 0: none."""
+        """``size_limit``: for what the client sends, 0: none.  ``mbox``: mbox's envelope may be on top."""
         self._rules = rules
         self.state = state
         self._size_limit = size_limit
@@ -61,12 +63,14 @@ class Intake:
         self._mime = MimeState(rules.filtered if state.filtering else rules.unfiltered)
         self._plain = not (state.filtering and (rules.rejected is not None or rules.stripped))
         self._flat = False  # what comes is kept as it is
+        self._headers_over = False
         self._begun = False
+        self._mbox = mbox
         self._first = b""  # the beginning of the content, while it is not known what it is
         self._open_line = b""  # where characters are looked for: the line that the last chunk left open
         self._offset = 0  # of the body that is checked
         self._parts: list[bytes] = []
-        self._failure: Reply | None = None
+        self.failure: Reply | None = None
         self._gone = False
         self.taken = 0  # bytes from the client
         self.too_big = False
@@ -76,7 +80,7 @@ class Intake:
     @property
     def refusal(self) -> Reply | None:
         """What the client is to be told, if the message can't be taken."""
-        return self._failure or self.state.refusal
+        return self.failure or self.state.refusal
 
     async def begin(self, top: bytes, received: bytes) -> None:
         """What we put on top: ``top``, then our own header ``received``."""
@@ -138,29 +142,36 @@ class Intake:
         if not self._begun:
             data = self._beginning(data, final)
         if not self._plain and data and self.state.filtering:
-            data = await self._allowed(data)
+            if self._rules.checks.headers:
+                data = await self._headers_allowed(data)
+            if self.state.filtering:
+                data = await self._allowed(data)
         if self._flat:
             self._keep(data)
         elif data or final:
             await self._events(data, final)
 
     def _beginning(self, data: bytes, final: bool) -> bytes:
-        """The first lines, which may be an envelope of mbox, or the body already."""
+        """The first line, which may be an envelope of mbox, or the body already."""
         data = self._first + data
-        out = b""
-        while True:
-            newline = data.find(b"\n")
-            if newline < 0 and not final and len(data) < self._rules.limits.line_length:
-                self._first = data
-                return out
-            if not _MBOX.match(data):
-                break
-            out += b"X-Mailbox-Line: " + data[: newline + 1]
-            data = data[newline + 1 :]
+        if b"\n" not in data and not final and len(data) < self._rules.limits.line_length:
+            self._first = data
+            return b""
         self._begun, self._first = True, b""
-        if data[:1] in (b" ", b"\t"):
-            out += b"\r\n"
-        return out + data
+        if self._mbox and _MBOX.match(data):
+            return b"X-Mailbox-Line: " + data
+        return b"\r\n" + data if data[:1] in (b" ", b"\t") else data
+
+    async def _headers_allowed(self, data: bytes) -> bytes:
+        """Take the headers line by line, as each may be the last that is looked at.  Gives what is left."""
+        at = 0
+        while self.state.filtering and not self._headers_over:
+            end = data.find(b"\n", at) + 1
+            if end == 0:
+                break
+            await self._events(await self._allowed(data[at:end]))
+            at = end
+        return data[at:]
 
     async def _allowed(self, data: bytes) -> bytes:
         """Refuse characters, and leave some out."""
@@ -206,6 +217,7 @@ class Intake:
             elif kind is Body:
                 await self._body(event)  # type: ignore[arg-type]
             elif kind is HeadersEnd:
+                self._headers_over = True
                 self._keep(self._cleaner.missing(mime.faults))
             else:
                 self._report(event)  # type: ignore[arg-type]
@@ -260,7 +272,7 @@ class Intake:
         except (OSError, MtadError) as problem:
             failure = queue_error(problem) if isinstance(problem, OSError) else problem
             self.state.odd(str(failure))
-            self._failure = Reply(failure.code, failure.text.encode(), failure.dsn.encode())
+            self.failure = Reply(failure.code, failure.text.encode(), failure.dsn.encode())
             self.discard()
             return
         self._parts = []

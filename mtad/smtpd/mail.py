@@ -96,7 +96,6 @@ class MailCommands(Content):
                 refusal = await self.milters.rcpt(event, refusal) or refusal
             if refusal is not None:
                 return refusal
-            address = await service.evaluator.destination(event.recipient)
         except TableError as problem:
             self.log.warning(str(problem))
             return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
@@ -105,7 +104,6 @@ class MailCommands(Content):
         if not transaction.queue_id:
             self._open()
         transaction.recipients.append(event)
-        transaction.addresses.append(address)
         request.recipient_count = len(transaction.recipients)
         return RCPT_OK
 

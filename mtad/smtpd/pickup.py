@@ -28,7 +28,7 @@ from mtad.errors import MtadError, QueueError
 from mtad.maillog import MailLog, printable
 from mtad.mime.date import mail_date
 from mtad.queue.ids import QueueIds
-from mtad.queue.message import HOLD, Message, Outcome, Recipient
+from mtad.queue.message import Message, Outcome
 from mtad.queue.postfix.envelope import Envelope as FileEnvelope
 from mtad.queue.postfix.envelope import QueueFile
 from mtad.queue.postfix.files import open_plain, ready
@@ -38,16 +38,15 @@ from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.actions import act
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
 from mtad.smtpd.intake import Intake
 from mtad.smtpd.milter.local import local_milters, milter_checks
 from mtad.smtpd.milter.message import Screening
-from mtad.smtpd.rules import CleanupRules, service_parameters
-from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin
-from mtad.wire.events import Address
+from mtad.smtpd.rules import CleanupRules, detects_utf8, service_parameters
+from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin, logged
 from mtad.wire.reply import Reply
-from mtad.wire.tokens import quote
 
 #: Bytes that a file may have beside twice the content that a message may have.
 _ENVELOPE = 16 * 1024 * 1024
@@ -113,6 +112,7 @@ class Pickup:
         self._rules = CleanupRules(cleanup, rewriter, AddressClasses(p), self._cleanup_log)
         self._overrides = frozenset(own.words("receive_override_options"))
         self._filter = own["content_filter"]
+        self._detect_utf8 = detects_utf8(own, "sendmail")
         self._size_limit = p.number("message_size_limit")
         self._delimiters = p["verp_delimiter_filter"].encode()
         how = Screening(
@@ -121,14 +121,10 @@ class Pickup:
             lambda: open_spool(spool_directory),
             self._size_limit,
             cleanup.number("header_size_limit"),
-            self._destination,
         )
         own_filters = "no_milters" not in self._overrides
         self._milters = local_milters(cleanup, reactor, how) if own_filters else None
         self._by = f"{p['myhostname']} ({p['mail_name']}, from userid "
-
-    async def _destination(self, address: Address) -> bytes:
-        return self._rules.rewriter.rewrite(address).text
 
     async def take(self, path: str) -> bool:
         """Make a message of the file, and remove it; False where it is not whole, or somebody else's."""
@@ -170,7 +166,7 @@ class Pickup:
                 raise Unfit(f"{path}: uid={uid}: no envelope sender")
             if reason := self._may_not_submit(uid, written.sender):
                 raise Unfit(f"{path}: {reason}")
-            self._log.info(f"{queue_id}: uid={uid} from=<{printable(quote(written.sender))}>")
+            self._log.info(f"{queue_id}: uid={uid} from=<{logged(written.sender)}>")
             state = self._state(queue_id, written)
             envelope = Envelope(self._rules, state)
             await envelope.set_sender(written.sender)
@@ -192,7 +188,7 @@ class Pickup:
 
     def _state(self, queue_id: str, written: FileEnvelope) -> MessageState:
         state = MessageState(queue_id, self._cleanup_log, Origin("local"), overrides=self._overrides)
-        state.detect_utf8 = self._rules.autodetects("sendmail")
+        state.detect_utf8 = self._detect_utf8
         state.smtputf8 = bool(written.options & 1)
         state.eight_bit = written.body == b"8BITMIME"
         if "requiretls" in written.attributes:
@@ -254,7 +250,7 @@ class Pickup:
         if refusal is None and state.going_on and self._milters is not None and not screened:
             refusal = await self._milters.screen(message, envelope, state)
             intake.spool = message.spool  # closed with the rest
-        self._act(message, state)
+        act(message, state, self._rules.rewriter, filter=self._filter)
         if refusal is not None and refusal.code < 500:
             raise NotNow(f"{queue_id}: {printable(refusal.text)}")
         if refusal is not None:
@@ -283,7 +279,7 @@ class Pickup:
             message.arrival, message.sender, message.recipients, attributes, message.body, message.ret,
             message.envid, int(message.smtputf8),
         )  # fmt: skip
-        shown = printable(quote(message.sender))
+        shown = logged(message.sender)
         self._log.info(f"{queue_id}: uid={os.getuid()} from=<{shown}> orig_id={message.queue_id}")
         state = self._state(queue_id, written)
         envelope = Envelope(self._rules, state)
@@ -306,18 +302,6 @@ class Pickup:
         """What was made of a message of the queue."""
         outcomes = [Outcome(one, "sent", "2.0.0", "requeued") for one in old.recipients]
         await self._store.finish(old, outcomes, time.time(), messages)
-
-    def _act(self, message: Message, state: MessageState) -> None:
-        """Do to the message what header and body checks asked for."""
-        wanted = state.filter.decode("utf-8", "replace") or self._filter
-        if state.redirect and message.recipients:
-            first = message.recipients[0]
-            address = self._rules.rewriter.rewrite_internal(state.redirect)
-            message.recipients = [Recipient(address, first.original, first.notify, first.orcpt)]
-        elif wanted:
-            message.attributes["filter"] = wanted
-        if state.held:
-            message.state = HOLD
 
 
 def _lock(file: BinaryIO) -> bool:

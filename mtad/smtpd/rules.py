@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mtad.errors import ConfigError, MtadError
 from mtad.mime.checks import Checks, is_header
 from mtad.mime.events import MimeLimits, MimeOptions, Wants
-from mtad.mime.names import HEADERS, RESENT
+from mtad.mime.names import HEADERS, MIME, RESENT
 from mtad.rewrite.mapping import Limits, Mapper, Masquerade
 from mtad.tables import StringList
 from mtad.tables.maps import Maps
@@ -51,6 +51,13 @@ def service_parameters(main: Parameters, services: Sequence[Service], name: str)
     return main
 
 
+def detects_utf8(own: Parameters, source: str) -> bool:
+    """Whether mail from ``source`` (``smtpd``, ``sendmail``), a service with the parameters ``own``, needs
+    SMTPUTF8 where it looks so."""
+    found = own.words("smtputf8_autodetect_classes")
+    return source in found or "all" in found
+
+
 class CleanupRules:
     """See the module."""
 
@@ -79,7 +86,8 @@ class CleanupRules:
         self.long_queue_ids = p.flag("enable_long_queue_ids")
         self.undisclosed = p["undisclosed_recipients_header"].encode()
         self.undisclosed_fits = is_header(self.undisclosed)
-        self.drop = frozenset(name.lower().encode() for name in p.words("message_drop_headers"))
+        drop = frozenset(name.lower().encode() for name in p.words("message_drop_headers"))
+        self.drop = frozenset(name for name in drop if not HEADERS.get(name, 0) & MIME)  # these stay
         self.special = self.drop | _SPECIAL  # headers that are never the usual ones
         self.token_limit = p.number("header_address_token_limit")
         self.obsolete_from = p["header_from_format"] == "obsolete"
@@ -129,7 +137,6 @@ class CleanupRules:
             return Maps(p[name], p.directory, title=name, warn=log.warning)
 
         self.smtputf8 = p.flag("smtputf8_enable")
-        self._detected = frozenset(p.words("smtputf8_autodetect_classes"))
         self.empty_recipient = p["empty_address_recipient"].encode()
         self.duplicate_limit = p.number("duplicate_filter_limit")
         self.original_recipient = p.flag("enable_original_recipient")
@@ -168,10 +175,6 @@ class CleanupRules:
         if self.canonical and place in p.words("canonical_classes"):
             found.append(self.canonical)
         return found
-
-    def autodetects(self, source: str) -> bool:
-        """Whether mail from ``source`` (``smtpd``, ``sendmail``) needs SMTPUTF8 where it looks so."""
-        return source in self._detected or "all" in self._detected
 
     def _maps(self) -> list[Maps]:
         return [

@@ -14,6 +14,7 @@ from mtad.net.interfaces import IPV4, IPV6, protocols
 from mtad.net.tls_server import ServerTLS
 from mtad.smtpd.clients import keywords
 from mtad.smtpd.commands import command_list
+from mtad.smtpd.rules import detects_utf8
 from mtad.wire.settings import ServerSettings
 
 _BARE_NEWLINE = {"yes": "normalize", "normalize": "normalize", "no": "no", "reject": "reject", "note": "note"}
@@ -45,6 +46,7 @@ class SmtpdSettings:
     hide_client_session: bool
     message_size_limit: int  # 0: none
     overrides: frozenset[str]  # receive_override_options
+    detect_utf8: bool
     content_filter: str
     per_request_deadline: bool
     min_data_rate: int
@@ -77,6 +79,7 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         hide_client_session=p.flag("smtpd_hide_client_session"),
         message_size_limit=p.number("message_size_limit"),
         overrides=frozenset(p.words("receive_override_options")),
+        detect_utf8=detects_utf8(p, "smtpd"),
         content_filter=p["content_filter"].strip(),
         per_request_deadline=p.flag("smtpd_per_request_deadline"),
         min_data_rate=p.number("smtpd_min_data_rate"),

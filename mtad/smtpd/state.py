@@ -142,9 +142,9 @@ class MessageState:
         origin = self.origin
         text = text.partition(b"\0")[0]
         line = f"{self.queue_id}: {action}: {where} {_shown(text[:200])} from {origin.client};"
-        line += f" from=<{_shown(quote(self.sender))}>"
+        line += f" from=<{logged(self.sender)}>"
         if self.recipient is not None:
-            line += f" to=<{_shown(quote(self.recipient))}>"
+            line += f" to=<{logged(self.recipient)}>"
         if origin.protocol:
             line += f" proto={origin.protocol}"
         if origin.helo:
@@ -219,11 +219,16 @@ class MessageState:
 
     def mime_report(self, words: str, text: bytes) -> None:
         """Log something improper about the content."""
-        recipient = "unknown" if self.recipient is None else _shown(quote(self.recipient))
+        recipient = "unknown" if self.recipient is None else logged(self.recipient)
         self.log.info(
             f"{self.queue_id}: reject: mime-error {words}: {_shown(text)} from {self.origin.client};"
-            f" from=<{_shown(quote(self.sender))}> to=<{recipient}>"
+            f" from=<{logged(self.sender)}> to=<{recipient}>"
         )
+
+
+def logged(address: bytes) -> str:
+    """An address (internal form) as log lines have it."""
+    return printable(quote(address)) if address else ""
 
 
 def _shown(data: bytes) -> str:

@@ -15,7 +15,6 @@ class Transaction:
     """``queue_id`` is empty until the first valid recipient (``smtpd_delay_open_until_valid_rcpt``)."""
 
     __slots__ = (
-        "addresses",
         "arrival",
         "created",
         "envelope",
@@ -33,7 +32,6 @@ class Transaction:
         self.created = arrival
         self.queue_id = ""
         self.recipients: list[Rcpt] = []
-        self.addresses: list[bytes] = []  # of the recipients, as they will be delivered to
         self.overshoot = 0
         self.settled = False  # the queue has the message, or it is not wanted
         self.envelope: Envelope | None = None

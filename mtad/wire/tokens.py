@@ -227,7 +227,7 @@ def header_text(tokens: Sequence[Token], warn: Callable[[str], None]) -> bytes:
     line: list[Token] = []
     for token in tokens:
         if token.kind == ",":
-            lines.append(_line(line, warn) + b",")
+            lines.append(_line(line, warn, b" " if line and line[-1].kind == GROUP else b"") + b",")
             line = []
         else:
             line.append(token)
@@ -235,8 +235,9 @@ def header_text(tokens: Sequence[Token], warn: Callable[[str], None]) -> bytes:
     return b"\n".join(lines)
 
 
-def _line(tokens: list[Token], warn: Callable[[str], None]) -> bytes:
-    text = _external(tokens, True)
+def _line(tokens: list[Token], warn: Callable[[str], None], blank: bytes = b"") -> bytes:
+    """``blank``: what keeps the last token apart from the next line's comma."""
+    text = _external(tokens, True) + blank
     bare: bytes | None = None
     for number, token in enumerate(tokens):
         if token.kind == ADDRESS:

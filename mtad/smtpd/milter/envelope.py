@@ -8,19 +8,14 @@ Postfix counterpart: ``cleanup_chg_from()``, ``cleanup_add_rcpt_par()``, ``clean
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from mtad.maillog import MailLog, printable
 from mtad.queue.message import Message
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.milter.edits import DELETE, SENDER
-from mtad.wire.address import from_text
 from mtad.wire.command import xtext_decode
-from mtad.wire.events import Address
 from mtad.wire.tokens import addresses, internal, parse
-
-#: What a recipient's address is in the end.
-Destination = Callable[[Address], Awaitable[bytes]]
 
 _NOTIFY = frozenset((b"SUCCESS", b"FAILURE", b"DELAY"))
 _NEVER = frozenset((b"NEVER",))
@@ -31,7 +26,6 @@ async def change_envelope(
     changes: Sequence[tuple[str, bytes, bytes]],
     message: Message,
     envelope: Envelope,
-    destination: Destination,
     log: MailLog,
 ) -> None:
     """Carry out ``changes`` (of :attr:`~mtad.smtpd.milter.edits.Draft.envelope`) in their order.
@@ -52,10 +46,7 @@ async def change_envelope(
                 log.warning(f"{message.queue_id}: ignoring attempt from Milter to add null recipient")
                 continue
             notify, orcpt = _recipient_arguments(arguments, message, log)
-            before = len(message.recipients)
             await envelope.copy(recipient, notify, orcpt)
-            for one in message.recipients[before:]:
-                one.address = await destination(from_text(one.address))
 
 
 def _address(text: bytes, what: str, message: Message, log: MailLog) -> bytes:

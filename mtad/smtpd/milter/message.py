@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from mtad.maillog import MailLog, printable
+from mtad.maillog import MailLog
 from mtad.mime.checks import Checks, name_of
 from mtad.mime.events import PRIMARY, Header
 from mtad.queue.spool import queue_error
 from mtad.smtpd.milter.client import DISCARD, HOLD, QUIET, SHUTDOWN, Response
 from mtad.smtpd.milter.edits import Draft
-from mtad.smtpd.milter.envelope import Destination, change_envelope
+from mtad.smtpd.milter.envelope import change_envelope
+from mtad.smtpd.state import logged
 from mtad.wire.reply import Reply
-from mtad.wire.tokens import quote
 
 if TYPE_CHECKING:
     from mtad.queue.message import Message
@@ -44,7 +44,6 @@ class Screening:
     open_spool: Callable[[], BinaryIO]
     size_limit: int
     header_limit: int
-    destination: Destination
 
 
 async def screen(
@@ -77,7 +76,7 @@ async def screen(
     finally:
         draft.close()
     if state.going_on and draft.envelope:
-        await change_envelope(draft.envelope, message, envelope, how.destination, how.log)
+        await change_envelope(draft.envelope, message, envelope, how.log)
         message.sender = state.sender
     if not state.going_on:
         return state.refusal
@@ -110,9 +109,9 @@ def verdict(
     else:
         what, text = "milter-reject", (response.text or str(reply))[4:]
     line = f"{message.queue_id}: {what}: {where} from {origin.client}: {text};"
-    line += f" from=<{printable(quote(message.sender))}>"
+    line += f" from=<{logged(message.sender)}>"
     if message.recipients:
-        line += f" to=<{printable(quote(message.recipients[-1].address))}>"
+        line += f" to=<{logged(message.recipients[-1].address)}>"
     if origin.protocol:
         line += f" proto={origin.protocol}"
     if origin.helo:

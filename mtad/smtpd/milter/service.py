@@ -76,7 +76,6 @@ class MilterService:
             service.open_spool,
             service.settings.message_size_limit,
             service.cleanup.limits.header_size,
-            service.evaluator.destination,
         )
 
     def _listed(self, text: str) -> tuple[Filter, ...]:

@@ -14,7 +14,7 @@ from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
 from mtad.smtpd.intake import Intake
-from mtad.smtpd.rules import CleanupRules
+from mtad.smtpd.rules import CleanupRules, detects_utf8
 from mtad.smtpd.state import MessageState, Origin
 
 BASE = {
@@ -51,10 +51,10 @@ class Taken:
         rules = CleanupRules(p, Rewriter(p), AddressClasses(p, own=()), log)
         overrides = frozenset(p.words("receive_override_options"))
         self.state = MessageState("4ABC", log, Origin("c[1.2.3.4]", "ESMTP", "h"), overrides=overrides)
-        self.state.detect_utf8 = rules.autodetects("smtpd")
+        self.state.detect_utf8 = detects_utf8(p, "smtpd")
         self.envelope = Envelope(rules, self.state)
         birth = Birth(0.0, 0.0, context, full_name)
-        self.intake = Intake(rules, self.state, birth, size_limit=size_limit, spool=spool)
+        self.intake = Intake(rules, self.state, birth, size_limit=size_limit, spool=spool, mbox=True)
         self.content: bytes | None = None
         asyncio.run(self._take(pieces, sender, recipients, notify, prepend, received))
 

@@ -48,7 +48,7 @@ def utc() -> object:
         (b"A: 1\r\nno header\r\nB: 2\r\n\r\n", b"A: 1\r\n+\r\nno header\r\nB: 2\r\n\r\n"),
         (b"From me Mon Jan\r\nA: 1\r\n\r\n", b"X-Mailbox-Line: From me Mon Jan\r\nA: 1\r\n+\r\n"),
         (b">From me\r\nFrom you\r\nA: 1\r\n\r\n",
-         b"X-Mailbox-Line: >From me\r\nX-Mailbox-Line: From you\r\nA: 1\r\n+\r\n"),
+         b"X-Mailbox-Line: >From me\r\n+\r\nFrom you\r\nA: 1\r\n\r\n"),
         (b"A: 1\r\n\r\nFrom x\r\n", b"A: 1\r\n+\r\nFrom x\r\n"),
         (b"A\t : 1\r\n\r\n", b"A: 1\r\n+\r\n"),
     ],
