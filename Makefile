@@ -2,7 +2,7 @@
 # make test  linters, types, layers and all tests
 # make crash stop the program at every single write (some ten minutes)
 # make bench Debian's Postfix and mtad, side by side
-# make fuzz  random sessions, said to Postfix and to mtad: SEEDS="1000 9000"
+# make fuzz  random sessions and random routing rules, put to Postfix and to mtad: SEEDS="1000 9000"
 # make man   the manual page of the parameters, docs/mtad-parameters.5
 
 PYTHON ?= python3
@@ -34,6 +34,7 @@ crash: $(VENV)/.installed-test
 
 fuzz: $(VENV)/.installed-test
 	cd tests && ../$(BIN)/python -m oracle.fuzz $(SEEDS)
+	cd tests && ../$(BIN)/python -m oracle.fuzz_resolve $(SEEDS)
 
 man: $(VENV)/.installed
 	@mkdir -p docs

@@ -1,7 +1,7 @@
 """Domain names beyond ASCII, as they stand in the DNS.
 
-:func:`to_ascii` maps a name and turns its U-labels into A-labels; it raises UnicodeError for a name that has no
-ASCII form.  :func:`ascii_or_same` gives the name back instead.  What a host name may hold is not checked.
+:func:`encode` maps a name and turns its U-labels into A-labels, and raises UnicodeError where that has no
+ASCII form; :func:`to_ascii` gives the name back instead.  What a host name may hold is not checked.
 
 RFC 5890, Unicode Technical Standard 46 (non-transitional: ``ß`` stays).  Postfix counterpart:
 ``midna_domain(3)``.
@@ -9,16 +9,18 @@ RFC 5890, Unicode Technical Standard 46 (non-transitional: ``ß`` stays).  Postf
 
 from __future__ import annotations
 
-import encodings.punycode  # noqa: F401  at once: once privileges are gone, modules may be out of reach
+# at once, and the codec that sockets want: once privileges are gone, modules may be out of reach
+import encodings.idna
+import encodings.punycode  # noqa: F401
 import unicodedata
 
 import idna
-import idna.uts46data  # the same
+import idna.uts46data
 
 _LONGEST_LABEL = 63
 
 
-def to_ascii(name: str) -> str:
+def encode(name: str) -> str:
     """The name in ASCII; one that is ASCII already comes back as it is."""
     if name.isascii():
         return name
@@ -26,12 +28,12 @@ def to_ascii(name: str) -> str:
     return ".".join(_label(label) if label else "" for label in mapped.split("."))
 
 
-def ascii_or_same(name: str) -> str:
+def to_ascii(name: str) -> str:
     """A domain name, or ``.domain``, in ASCII; unchanged where it has no such form."""
     if name.isascii():
         return name
     try:
-        return to_ascii(name)
+        return encode(name)
     except UnicodeError:
         return name
 

@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IReactorTCP, IReactorTime, IReactorUDP
 
 from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
+from mtad.idn import to_ascii as to_ascii
 from mtad.net.dns_message import (
     NOERROR,
     NOTIMP,
@@ -156,17 +157,6 @@ def valid_hostname(name: str) -> bool:
 def reverse_name(address: str) -> str:
     """The name whose PTR record names the host of an address."""
     return ip_address(address).reverse_pointer
-
-
-def to_ascii(name: str) -> str:
-    """A domain name, or ``.domain``, in ASCII form (RFC 5890); unchanged where it has none."""
-    if name.isascii():
-        return name
-    dot = "." if name.startswith(".") else ""
-    try:
-        return dot + name.removeprefix(".").encode("idna").decode("ascii")
-    except UnicodeError:
-        return name
 
 
 #: kept in the cache: records, or why there are none

@@ -81,7 +81,7 @@ class Rewriter:
             if self.swap_bangpath and "!" in kinds:
                 bang = kinds.index("!")
                 parts[:] = [*parts[bang + 1 :], Token("@"), *parts[:bang]]
-                address.loose = bang > 0  # Postfix takes an address without a site for one that was parsed
+                address.loose &= bang > 0  # Postfix takes an address without a site for one that was parsed
             elif self.percent_hack and "%" in kinds:
                 parts[last(kinds, "%")] = Token("@")
             elif self._at_myorigin and origin:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from mtad.idn import to_ascii
+from mtad import idn
 from mtad.tables.network import parse_address
 from mtad.wire.address import valid_hostname
 
@@ -23,7 +23,7 @@ def valid_domain(name: bytes, utf8: bool) -> bool:
     if name.isascii() or not utf8:
         return valid_hostname(name)
     try:
-        return valid_hostname(to_ascii(name.decode()).encode())
+        return valid_hostname(idn.encode(name.decode()).encode())
     except UnicodeError:
         return False
 

@@ -94,7 +94,7 @@ class Resolver:
             text, local = await self._strip(text)
             domain = text.rpartition(b"@")[2]
         if not self._valid(text, domain):
-            if not (self._numeric_domain and valid_address(domain)):
+            if not (self._numeric_domain and self._valid_text(text) and valid_address(domain)):
                 return Resolution(text, fold(text), domain, DEFAULT, False, True)
             text, domain = text[: -len(domain)] + b"[" + domain + b"]", b"[" + domain + b"]"
             local = local or await self._is_local(domain)
@@ -183,6 +183,7 @@ class Resolver:
         """Whether an address with this domain can be delivered to."""
         if domain[:1] == b"[":
             return literal_address(domain) is not None
-        if self._utf8 and not text.isascii() and not is_utf8(text):
-            return False
-        return valid_domain(domain, self._utf8)
+        return self._valid_text(text) and valid_domain(domain, self._utf8)
+
+    def _valid_text(self, text: bytes) -> bool:
+        return not self._utf8 or text.isascii() or is_utf8(text)

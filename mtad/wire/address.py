@@ -13,13 +13,11 @@ Postfix counterpart: ``extract_addr`` in ``smtpd.c``, ``tok822_parse.c``, ``quot
 
 from __future__ import annotations
 
-# by name, for the "idna" codec: once privileges are gone, modules may be out of reach
-import encodings.idna
-import encodings.punycode  # noqa: F401
 import ipaddress
 import re
 from functools import lru_cache
 
+from mtad import idn
 from mtad.wire.events import NULL_ADDRESS, Address
 from mtad.wire.tokens import ADDRESS, internal, parse
 from mtad.wire.tokens import quote as quote
@@ -63,7 +61,7 @@ def _valid_domain(domain: bytes, smtputf8: bool) -> bool:
     if not smtputf8:
         return False
     try:
-        return valid_hostname(domain.decode("utf-8").encode("idna"))
+        return valid_hostname(idn.encode(domain.decode()).encode())
     except UnicodeError:
         return False
 

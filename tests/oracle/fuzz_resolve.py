@@ -27,6 +27,7 @@ from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
 from mtad.rewrite.resolve import Resolver
 from mtad.tables.table import no_warning
+from mtad.wire.tokens import quote
 
 #: Configurations in one instance of Postfix: each has a process as soon as it is asked.
 TOGETHER = 40
@@ -254,6 +255,7 @@ def _maps(r: random.Random, keys: Sequence[str], value: Callable[[], str]) -> st
 def questions(seed: int, count: int = QUESTIONS) -> list[Question]:
     """What to ask of the configuration of a seed."""
     r = random.Random(~seed)
+    utf8 = rules(seed)["smtputf8_enable"] == "yes"
     made = []
     for _ in range(count):
         rule = r.choice(("resolve",) * 8 + ("verify", "local", "local", "remote"))
@@ -267,10 +269,12 @@ def questions(seed: int, count: int = QUESTIONS) -> list[Question]:
         if r.random() < 0.2:
             text = text.swapcase()
         address = text.encode()
-        if r.random() < 0.02:
-            address += b"\xff"
+        if utf8 and r.random() < 0.02:  # else tables take what is none, which ours don't
+            address = b"\xff" + address
         if rule in ("local", "remote") and not address.strip():
             continue  # which ends Postfix' process
+        if rule in ("local", "remote") and r.random() < 0.5:
+            address = quote(address)
         made.append(Question(rule, r.choice(SENDERS).encode(), address))
     return made
 
