@@ -30,7 +30,7 @@ from mtad.tables.table import no_warning
 from mtad.wire.tokens import quote
 
 #: Configurations in one instance of Postfix: each has a process as soon as it is asked.
-TOGETHER = 40
+TOGETHER = 100
 QUESTIONS = 60
 
 BASE = {

@@ -9,7 +9,7 @@ import pytest
 from oracle import fuzz_resolve
 from oracle.postfix import AVAILABLE, WHY_NOT
 
-SEEDS = range(32)
+SEEDS = range(60)
 
 
 @pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
