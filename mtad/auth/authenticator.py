@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.cred.credentials import ICredentials
 from twisted.cred.error import LoginFailed
@@ -30,7 +30,6 @@ from mtad.auth.interfaces import ISubmitter
 from mtad.auth.names import canonical, printable_name
 from mtad.auth.offload import HASHES, offload
 from mtad.auth.realm import Login
-from mtad.auth.saslauthd import Reactor
 from mtad.auth.setup import Announced, read_setup, server_type
 from mtad.auth.tokens import TokenVerifier
 from mtad.config.parameters import Parameters
@@ -119,8 +118,10 @@ class Authenticator:
         self._bindable = any(each.for_binding and each.name in announced[1] for each in mechanisms)
 
     @classmethod
-    def build(cls, p: Parameters, reactor: Reactor, log: MailLog) -> Authenticator:
-        """The authenticator that ``p`` and Cyrus' ``smtpd.conf`` ask for; raises ConfigError."""
+    def build(cls, p: Parameters, reactor: Any, log: MailLog) -> Authenticator:
+        """The authenticator that ``p`` and Cyrus' ``smtpd.conf`` ask for; raises ConfigError.
+
+        Without a ``reactor`` it can be looked at, but nobody can log in."""
         if server_type(p) == "dovecot":
             from mtad.auth.dovecot import DovecotAuthenticator  # built on this module
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError
-from twisted.internet.interfaces import IReactorSocket, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -44,10 +44,6 @@ REQUEST_LIMIT = 8192 - 30
 ANSWER_LIMIT = 1023
 
 _CANT_CONNECT = "cannot connect to saslauthd server"
-
-
-class Reactor(IReactorTime, IReactorSocket):
-    """What is asked of the reactor."""
 
 
 class SaslauthdError(Exception):
@@ -134,7 +130,7 @@ class Saslauthd:
 
     def __init__(
         self,
-        reactor: Reactor,
+        reactor: Any,
         log: MailLog,
         paths: Sequence[str],
         service: bytes,

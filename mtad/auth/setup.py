@@ -31,7 +31,7 @@ from mtad.auth.failures import FailureLimit
 from mtad.auth.ldapdb import Ldapdb
 from mtad.auth.oauth import read_tokens
 from mtad.auth.realm import SubmissionRealm
-from mtad.auth.saslauthd import Reactor, Saslauthd
+from mtad.auth.saslauthd import Saslauthd
 from mtad.auth.tokens import TokenVerifier
 from mtad.auth.verifiers import NOTES, ROUNDS, Noted, Transition
 from mtad.config.parameters import Parameters
@@ -79,7 +79,7 @@ class Setup:
     namer: Ldapdb | None  # canonical names, where they are not the usual ones
 
 
-def read_setup(p: Parameters, reactor: Reactor, log: MailLog) -> Setup:
+def read_setup(p: Parameters, reactor: Any, log: MailLog) -> Setup:
     """Read ``smtpd.conf`` and put the parts together; raises ConfigError."""
     path = find_sasl_conf(p)
     conf = read_sasl_conf(path) if path is not None else SaslConf()
@@ -214,7 +214,7 @@ def methods(conf: SaslConf) -> Sequence[str]:
 
 
 def _verifier(
-    name: str, p: Parameters, conf: SaslConf, reactor: Reactor, log: MailLog, store: Auxprop
+    name: str, p: Parameters, conf: SaslConf, reactor: Any, log: MailLog, store: Auxprop
 ) -> Verifier:
     verifier = _bare_verifier(name, p, conf, reactor, log, store)
     transition = (conf.get("auto_transition") or "no").lower()
@@ -226,7 +226,7 @@ def _verifier(
 
 
 def _bare_verifier(
-    name: str, p: Parameters, conf: SaslConf, reactor: Reactor, log: MailLog, store: Auxprop
+    name: str, p: Parameters, conf: SaslConf, reactor: Any, log: MailLog, store: Auxprop
 ) -> Verifier:
     if name == "auxprop":
         return AuxpropVerifier(store, log)

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from mtad.cli import postconf_services as view
 from mtad.cli.directory import POSTFIX_DIRECTORY
@@ -70,11 +71,11 @@ def _warn(lines: Sequence[str]) -> None:
         _write(sys.stderr, [f"{PROGRAM}: warning: {_CONTROL.sub('?', line)}" for line in lines])
 
 
-def _write(stream: object, lines: Iterator[str] | Sequence[str]) -> None:
+def _write(stream: TextIO, lines: Iterator[str] | Sequence[str]) -> None:
     """Print lines; bytes that were no UTF-8 in the file come out as they were."""
     text = "".join(f"{line}\n" for line in lines)
-    stream.buffer.write(text.encode("utf-8", "surrogateescape"))  # type: ignore[attr-defined]
-    stream.flush()  # type: ignore[attr-defined]
+    stream.buffer.write(text.encode("utf-8", "surrogateescape"))
+    stream.flush()
 
 
 def _run(request: Request) -> int:

@@ -196,7 +196,7 @@ class _Trial:
         try:
             authenticator = None
             if plan.p.flag("smtpd_sasl_auth_enable"):
-                authenticator = Authenticator.build(plan.p, None, self.log)  # type: ignore[arg-type]
+                authenticator = Authenticator.build(plan.p, None, self.log)
             self.findings += exposure.findings(plan, listening, evaluator, authenticator)
         finally:
             evaluator.close()

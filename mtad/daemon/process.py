@@ -166,8 +166,8 @@ class _Process:
     def run(self, sockets: Sockets, channels: Channels) -> int:
         from twisted.internet.main import installReactor
 
-        reactor: Any = MailReactor()  # type: ignore[no-untyped-call]
-        self._reactor = reactor
+        make: Any = MailReactor
+        reactor = self._reactor = make()
         installReactor(reactor)
         observers: Any = [self._report_failure]
         globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)

@@ -29,12 +29,11 @@ from twisted.python.failure import Failure
 from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog, printable
 from mtad.net.drive import drive
+from mtad.policy.verify import Known
 from mtad.queue.message import Outcome
 from mtad.rewrite.address import Rewriter
 
-#: What is known of an address.
-OK, DEFER, BOUNCE, TODO = 0, 1, 2, 3
-_STATUS = {"sent": OK, "deferred": DEFER, "bounced": BOUNCE}
+_STATUS = {"sent": Known.OK, "deferred": Known.DEFER, "bounced": Known.BOUNCE}
 #: Seconds after which a probe that gave no answer is lost.
 _PROBE_LIFE = 1000
 _IN_PROGRESS = "Address verification in progress"
@@ -81,14 +80,14 @@ class Verifier:
         self._db: sqlite3.Connection | None = None
         self._cleaned = 0.0
 
-    def query(self, address: bytes) -> tuple[int, str]:
+    def query(self, address: bytes) -> tuple[Known, str]:
         """What is known; a probe is begun where it is not enough."""
         try:
             return self._query(address)
         except sqlite3.Error as error:
             self._log.warning(f"{self._path}: {error}")
             self.close()
-            return DEFER, _UNAVAILABLE
+            return Known.DEFER, _UNAVAILABLE
 
     def close(self) -> None:
         """Let go of the cache."""
@@ -96,20 +95,20 @@ class Verifier:
             self._db.close()
             self._db = None
 
-    def _query(self, address: bytes) -> tuple[int, str]:
+    def _query(self, address: bytes) -> tuple[Known, str]:
         now = self._clock()
-        status, probed, updated, text = self._lookup(address) or (TODO, 0.0, 0.0, _IN_PROGRESS)
-        kind = status != OK
+        status, probed, updated, text = self._lookup(address) or (Known.TODO, 0.0, 0.0, _IN_PROGRESS)
+        kind = status is not Known.OK
         if now - probed > _PROBE_LIFE:
             if updated + self._expire[kind] < now:
                 if probed and not self._keeps_negative:
                     self._write("DELETE FROM address WHERE address = ?", (address,))
-                status, updated, text = TODO, 0.0, _IN_PROGRESS
+                status, updated, text = Known.TODO, 0.0, _IN_PROGRESS
             if updated + self._refresh[kind] < now:
                 self._begin(address, status, updated, text)
         return status, text
 
-    def _begin(self, address: bytes, status: int, updated: float, text: str) -> None:
+    def _begin(self, address: bytes, status: Known, updated: float, text: str) -> None:
         """Have the address probed."""
         if address in self._pending or len(self._pending) >= self._limit:
             return
@@ -121,11 +120,11 @@ class Verifier:
 
     def _probed(self, address: bytes, outcome: Outcome) -> None:
         self._pending.discard(address)
-        status = _STATUS.get(outcome.status, DEFER)
+        status = _STATUS.get(outcome.status, Known.DEFER)
         try:
             known = self._lookup(address)
             # a failed probe is no reason to forget a good address before its time
-            if status == OK or known is None or known[0] != OK:
+            if status is Known.OK or known is None or known[0] is not Known.OK:
                 self._put(address, status, 0.0, self._clock(), printable(outcome.reason))
         except sqlite3.Error as error:
             self._log.warning(f"{self._path}: {error}")
@@ -137,12 +136,12 @@ class Verifier:
 
     # -- the cache
 
-    def _lookup(self, address: bytes) -> tuple[int, float, float, str] | None:
+    def _lookup(self, address: bytes) -> tuple[Known, float, float, str] | None:
         sql = "SELECT status, probed, updated, reason FROM address WHERE address = ?"
-        found: tuple[int, float, float, str] | None = self._open().execute(sql, (address,)).fetchone()
-        return found
+        found = self._open().execute(sql, (address,)).fetchone()
+        return (Known(found[0]), *found[1:]) if found else None
 
-    def _put(self, address: bytes, status: int, probed: float, updated: float, text: str) -> None:
+    def _put(self, address: bytes, status: Known, probed: float, updated: float, text: str) -> None:
         row = (address, status, probed, updated, text[:1000])
         self._write("INSERT OR REPLACE INTO address VALUES (?, ?, ?, ?, ?)", row)
         now = self._clock()

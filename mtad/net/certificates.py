@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 
@@ -40,6 +39,16 @@ _CERTIFICATE = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _KEY = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"DSA PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
 
 
+#: What a certificate can be made for.
+PrivateKey = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | ed448.Ed448PrivateKey
+    | dsa.DSAPrivateKey
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A certificate or a key as it stands in a file."""
@@ -53,7 +62,7 @@ class Block:
 class Pair:
     """A private key, its certificate and the certificates that certify that one."""
 
-    key: PrivateKeyTypes = field(repr=False)
+    key: PrivateKey = field(repr=False)
     key_path: str
     chain: list[x509.Certificate]
     chain_pem: list[bytes]
@@ -92,9 +101,12 @@ def pem_objects(data: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def _load_key(block: Block, parameter: str) -> PrivateKeyTypes:
+def _load_key(block: Block, parameter: str) -> PrivateKey:
     try:
-        return serialization.load_pem_private_key(block.pem, None)
+        key = serialization.load_pem_private_key(block.pem, None)
+        if isinstance(key, PrivateKey):
+            return key
+        reason, remedy = f"the private key in {block.path} is of a kind that TLS has no use for", ""
     except TypeError:
         reason, remedy = f"the private key in {block.path} is encrypted", "store it without a passphrase"
     except (ValueError, UnsupportedAlgorithm):
@@ -111,7 +123,7 @@ def _load_certificate(block: Block, parameter: str) -> x509.Certificate:
         ) from error
 
 
-def _spki(key: PrivateKeyTypes | x509.Certificate) -> bytes:
+def _spki(key: PrivateKey | x509.Certificate) -> bytes:
     return key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -123,7 +135,7 @@ def match_pairs(blocks: Sequence[Block], parameter: str) -> list[Pair]:
     Certificates that fit no key belong to the chain of the last one before them that does.
     """
     where = ", ".join(dict.fromkeys(block.path for block in blocks))
-    keys: dict[bytes, tuple[PrivateKeyTypes, str]] = {}
+    keys: dict[bytes, tuple[PrivateKey, str]] = {}
     certificates: list[tuple[x509.Certificate, Block]] = []
     for block in blocks:
         if block.label in _CERTIFICATE:
@@ -162,7 +174,7 @@ def use_pair(context: SSL.Context, pair: Pair, parameter: str) -> None:
         file.flush()
         try:
             context.use_certificate_chain_file(file.name)
-            context.use_privatekey(pair.key)  # type: ignore[arg-type]
+            context.use_privatekey(pair.key)
             context.check_privatekey()
         except (SSL.Error, TypeError) as error:
             raise ConfigError(

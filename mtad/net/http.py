@@ -254,7 +254,8 @@ class _Counted(ProtocolWrapper):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason if self._left >= 0 else Failure(_TooLong()))  # type: ignore[no-untyped-call]
+        lost: Any = super().connectionLost
+        lost(reason if self._left >= 0 else Failure(_TooLong()))
 
 
 @implementer(IBodyProducer)

@@ -17,8 +17,8 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-_lib: Any = SSL._lib  # type: ignore[attr-defined]
-_ffi: Any = SSL._ffi  # type: ignore[attr-defined]
+_ssl: Any = SSL
+_lib, _ffi = _ssl._lib, _ssl._ffi
 
 #: ``X509_V_OK`` and the results with a log text of their own
 VERIFY_OK = 0
@@ -49,6 +49,12 @@ _SCHEME_DIGEST = {
     0x0809: "SHA256", 0x080A: "SHA384", 0x080B: "SHA512",
     0x081A: "SHA256", 0x081B: "SHA384", 0x081C: "SHA512",
 }  # fmt: skip
+
+
+def _callback(signature: str, error: int | None = None) -> Callable[[Callable[..., object]], Any]:
+    """Makes a C function of that type; it gives ``error`` where ours raises."""
+    make: Callable[[Callable[..., object]], Any] = _ffi.callback(signature, error=error)
+    return make
 
 
 class Connection(SSL.Connection):
@@ -128,7 +134,7 @@ def set_dh(context: SSL.Context, pem: bytes) -> bool:
     return bool(done)
 
 
-@_ffi.callback("int (*)(SSL *, int *, void *)", error=NAME_FATAL)  # type: ignore[untyped-decorator]
+@_callback("int (*)(SSL *, int *, void *)", error=NAME_FATAL)
 def _named(ssl: Any, _alert: Any, _: Any) -> int:
     connection: Any = SSL.Connection._reverse_mapping.get(ssl)
     name = None if connection is None else connection.get_servername()
@@ -151,7 +157,7 @@ def clear_errors() -> None:
         pass
 
 
-@_ffi.callback("int (*)(int, X509_STORE_CTX *)")  # type: ignore[untyped-decorator]
+@_callback("int (*)(int, X509_STORE_CTX *)")
 def _go_on(_ok: int, _store_context: Any) -> int:
     return 1
 
@@ -165,7 +171,7 @@ def ask_certificate(context: SSL.Context) -> None:
     _lib.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER | SSL.VERIFY_CLIENT_ONCE, _go_on)
 
 
-@_ffi.callback("void (*)(int, int, int, void *, size_t, SSL *, void *)")  # type: ignore[untyped-decorator]
+@_callback("void (*)(int, int, int, void *, size_t, SSL *, void *)")
 def _note_signature(sent: int, version: int, content: int, data: Any, length: int, ssl: Any, _: Any) -> None:
     if content != _HANDSHAKE or version != SSL.TLS1_3_VERSION or length < 8:
         return

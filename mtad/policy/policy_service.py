@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mtad.config import types
 from mtad.config.lines import split_assignment, tokens, unbraced
@@ -144,16 +144,17 @@ def parse_service(word: str, p: Parameters) -> PolicyOptions:
 def _override(options: PolicyOptions, text: str) -> PolicyOptions:
     """``options`` with one ``name=value`` of the service's own."""
     key, value = split_assignment(text)
-    of = types.parse_type(table()[_PREFIX + key].type) if _PREFIX + key in table() else None
-    if of is not None and key in _TIMES:
-        return replace(options, **{key: types.seconds(key, value, of)})  # type: ignore[arg-type]
-    if of is not None and key in _NUMBERS:
-        return replace(options, **{key: types.integer(key, value, of)})  # type: ignore[arg-type]
-    if key not in _TEXTS:
+    if key not in (*_TIMES, *_NUMBERS, *_TEXTS):
         raise ValueError(f'unknown option: "{key} = {value}"')
-    if not value:
+    changed: dict[str, Any] = {key: value}
+    of = types.parse_type(table()[_PREFIX + key].type)
+    if key in _TIMES:
+        changed[key] = types.seconds(key, value, of)
+    elif key in _NUMBERS:
+        changed[key] = types.integer(key, value, of)
+    elif not value:
         raise ValueError(f"bad string length 0 < 1: {key} =")
-    return replace(options, **{key: value})  # type: ignore[arg-type]
+    return replace(options, **changed)
 
 
 # -- what is asked

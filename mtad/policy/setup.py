@@ -23,6 +23,7 @@ from mtad.policy.expansion import Expander
 from mtad.policy.header_context import HeaderContext
 from mtad.policy.policy_service import NoWay, PolicyServices
 from mtad.policy.unlisted import ROUTING, UnlistedTables
+from mtad.policy.verify import Known
 from mtad.rewrite.resolve import Resolver
 from mtad.tables import AddressList, Maps, StringList
 
@@ -51,7 +52,7 @@ class Way(Protocol):
 WayTo = Callable[[bytes, bytes], Awaitable[Way]]
 
 #: What is known of an address: a status and the words for it.
-Verify = Callable[[bytes], Awaitable[tuple[int, str]]]
+Verify = Callable[[bytes], Awaitable[tuple[Known, str]]]
 
 _CODES = (
     "access_map_defer_code",
@@ -214,15 +215,15 @@ class Setup:
             (relay, recipient) if relay_first else (recipient, relay)
         )
 
-    async def verified(self, address: bytes) -> tuple[int, str]:
-        """What is known of ``address``, after some waiting for what is not known yet (status 3)."""
+    async def verified(self, address: bytes) -> tuple[Known, str]:
+        """What is known of ``address``, after some waiting for what is not known yet."""
         if self._verify is None:
             raise TableError("there is no verify service")
         count, delay = self._polls
         while True:
             found = await self._verify(address)
             count -= 1
-            if found[0] != 3 or count <= 0 or self.sleep is None:
+            if found[0] is not Known.TODO or count <= 0 or self.sleep is None:
                 return found
             await self.sleep(delay)
 

@@ -8,13 +8,22 @@ Postfix counterpart: ``reject_unverified_address()``, ADDRESS_VERIFICATION_READM
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from mtad.errors import MtadError
 from mtad.policy.check import DUNNO, RECIPIENT, SENDER, Check, Scope
 from mtad.wire.events import Address
 
-#: What the verify service says of an address.
-_OK, _DEFER, _BOUNCE, _TODO = range(4)
 _LONGEST = 250
+
+
+class Known(IntEnum):
+    """What the verify service says of an address; the numbers are those of Postfix' protocol."""
+
+    OK = 0
+    DEFER = 1
+    BOUNCE = 2
+    TODO = 3
 
 
 async def reject_unverified_sender(check: Check, scope: Scope) -> int:
@@ -39,9 +48,9 @@ async def _unverified(check: Check, address: Address, kind: str) -> int:
     except MtadError as error:
         setup.log.warning(f"verify service failure: {error}")
         return check.temporary(action, dsn, scope + b"address verification problem")
-    if status == _OK:
+    if status is Known.OK:
         return DUNNO
-    code = setup.codes[f"unverified_{what}_{'reject' if status == _BOUNCE else 'defer'}_code"]
+    code = setup.codes[f"unverified_{what}_{'reject' if status is Known.BOUNCE else 'defer'}_code"]
     text = setup.p[f"unverified_{what}_reject_reason"] or text
     said = text.encode("utf-8", "replace")
     if code < 300:

@@ -285,10 +285,10 @@ class SubmissionProtocol(Protocol):
                 )  # fmt: skip
                 continue
             answer = session.handle(event)
-            if type(answer) is Reply:
+            if isinstance(answer, Reply):
                 self._answer(answer)
             else:
-                drive(answer, self._answer, self._failed)  # type: ignore[arg-type]
+                drive(answer, self._answer, self._failed)
         self._pumping = False
         data = engine.data_to_send()
         if data and not self._closing:

@@ -73,8 +73,8 @@ class Session(LoginCommands, MailCommands):
         if verb is not None:
             self.verb = verb
             self.counters.given(verb)
-        elif kind is ev.Helo:
-            self.verb = b"EHLO" if event.extended else b"HELO"  # type: ignore[union-attr]
+        elif isinstance(event, ev.Helo):
+            self.verb = b"EHLO" if event.extended else b"HELO"
             self.counters.given(self.verb)
         if self.transcript is not None:
             self.transcript.said(event)

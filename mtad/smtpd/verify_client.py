@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from mtad.config.endpoint import Endpoint
 from mtad.errors import TableError
 from mtad.net.connect import connect
+from mtad.policy.verify import Known
 
 #: Seconds to wait for an answer, which is given at once.
 _PATIENCE = 30
@@ -59,8 +60,8 @@ class VerifyClient:
         self._reactor = reactor
         self._link: _Link | None = None
 
-    async def query(self, address: bytes) -> tuple[int, str]:
-        """What is known of ``address``: 0 good, 1 bad for now, 2 bad, 3 not known yet; and the words."""
+    async def query(self, address: bytes) -> tuple[Known, str]:
+        """What is known of ``address``, and the words."""
         line = base64.b64encode(address)
         for _ in range(2):  # a server that has just been replaced hangs up
             try:
@@ -72,7 +73,7 @@ class VerifyClient:
             answer = await question
             if answer:
                 status, text = json.loads(answer)
-                return int(status), str(text)
+                return Known(status), str(text)
             self._link = None
             link.transport.loseConnection()
         raise TableError("the verify service does not answer")

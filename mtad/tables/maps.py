@@ -21,7 +21,7 @@ from enum import IntFlag
 from mtad.errors import MtadError, TableError
 from mtad.tables.registry import open_or_defer
 from mtad.tables.source import split_list
-from mtad.tables.table import Options, Table, no_warning
+from mtad.tables.table import LocalTable, Options, Table, no_warning
 
 _DOT_STRING = re.compile(rb"[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+(?:\.[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+)*")
 _TO_QUOTE = re.compile(rb'([\r\n"\\])')
@@ -78,7 +78,8 @@ class Maps:
     @tables.setter
     def tables(self, tables: tuple[Table, ...]) -> None:
         self._tables = tables
-        self.at_once = all(getattr(table, "at_once", False) for table in tables)
+        self._direct = tuple(table for table in tables if isinstance(table, LocalTable) and table.at_once)
+        self.at_once = len(self._direct) == len(tables)
         #: whether keys that only tables with fixed keys are asked for are worth making
         self.only_patterns = self.at_once and not any(table.fixed_key for table in tables)
 
@@ -107,11 +108,11 @@ class Maps:
 
     def answer(self, key: bytes, fixed_only: bool) -> bytes | None:
         """:meth:`lookup` without the coroutine, where all tables answer at once."""
-        for table in self._tables if key else ():
+        for table in self._direct if key else ():
             if fixed_only and not table.fixed_key:
                 continue
             try:
-                value: bytes | None = table.answer(key)  # type: ignore[attr-defined]
+                value = table.answer(key)
             except MtadError as error:
                 _note(error, table, key)
                 raise

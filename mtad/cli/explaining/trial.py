@@ -27,6 +27,7 @@ from mtad.policy.policy_service import PolicyOptions
 from mtad.policy.request import Request
 from mtad.policy.trace import Step
 from mtad.policy.trace_text import outcome
+from mtad.policy.verify import Known
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.policy_client import PolicyConnections
@@ -144,12 +145,12 @@ class Trial:
             "logged": case.said,
         }
 
-    async def _verified(self, address: bytes) -> tuple[int, str]:
+    async def _verified(self, address: bytes) -> tuple[Known, str]:
         """No probe is sent: the address is taken for good."""
         note = f"a probe would find that {printable(address)} can be delivered to"
         if note not in self._notes:
             self._notes.append(note)
-        return 0, ""
+        return Known.OK, ""
 
     # -- the client
 
