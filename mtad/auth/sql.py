@@ -74,7 +74,6 @@ class SqlAuxprop:
         self._log = log
         self._lane = Lane("sql_select", CONCURRENCY)
         self._idle: IdlePool[Session] = IdlePool(lambda session: session.close())
-        self._odd: set[str] = set()
 
     async def fetch(self, user: bytes, properties: Iterable[str]) -> dict[str, bytes]:
         names = tuple(properties)

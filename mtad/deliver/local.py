@@ -39,7 +39,6 @@ _HEADER_LIMIT = 256 * 1024
 _NO_MAILDIR = NotWritten("4.3.5", "home_mailbox does not end in a slash: mtad writes only maildirs")
 #: Users whose mail is discarded where nobody has it.
 _NOBODY = (b"mailer-daemon", b"postmaster", b"double-bounce")
-Whose = Mapping[str, object]
 _NAME_BAD = re.compile(r"[^A-Za-z0-9.-]")
 
 

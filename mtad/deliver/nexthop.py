@@ -27,9 +27,6 @@ from mtad.tables import StringList
 _HOSTNAME = re.compile(r"(?!-)[^\s:\[\]/@<>,]{1,255}")
 _SMTP_PORT = 25
 
-#: preference, port, name
-Target = tuple[int, int, str]
-
 
 class HopError(MtadError):
     """A next hop that leads nowhere (now, or at all).  ``mine``: it leads to this host."""

@@ -39,11 +39,6 @@ class PeerName:
     reverse_status: PeerStatus = PeerStatus.UNKNOWN
     warning: str = ""
 
-    @property
-    def namaddr(self) -> str:
-        """``name[address]``, as replies and logs have it."""
-        return f"{self.name}[{self.address}]"
-
 
 def _failed(address: str, status: PeerStatus) -> PeerName:
     return PeerName(address, status=status, reverse_status=status)

@@ -23,7 +23,6 @@ from mtad.tables.table import fold, no_warning
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
-    from mtad.wire.events import Address
 
 LOCAL, VIRTUAL_ALIAS, VIRTUAL_MAILBOX = "local", "virtual_alias", "virtual_mailbox"
 RELAY, DEFAULT = "relay", "default"
@@ -83,7 +82,6 @@ class AddressClasses:
         )
         self._local = self._lists[0][1]
         self._fixed = all(domains.plain for _, domains in self._lists)
-        self._myhostname = p["myhostname"].encode()
         own = own_addresses(p) if own is None else own
         self._own = _numbers(own)
         self._proxied = _numbers(p.words("proxy_interfaces"))
@@ -147,10 +145,6 @@ class AddressClasses:
             if await domains.list.matches(name) or (kind is LOCAL and self._own_literal(name)):
                 return kind
         return DEFAULT
-
-    async def classify(self, address: Address) -> str:
-        """The class of an address; one without domain is on this host (``$myhostname``)."""
-        return await self.classify_domain(address.domain or self._myhostname)
 
     async def _ask_local(self, name: bytes) -> bool:
         return await self._local.list.matches(name) or self._own_literal(name)

@@ -56,7 +56,6 @@ class Reason(enum.Enum):
     BADSERV = ("server failed mutual authentication step", False)
     BADAUTH = ("authentication failure", False)
     ENCRYPT = ("encryption needed to use mechanism", False)
-    DISABLED = ("account disabled", False)
     EXPIRED = ("passphrase expired, has to be reset", False)
     TRYAGAIN = ("transient failure (e.g., weak key)", True)
     UNAVAIL = ("remote authentication server unavailable", True)

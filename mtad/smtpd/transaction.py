@@ -20,7 +20,6 @@ class Transaction:
         "envelope",
         "intake",
         "mail",
-        "overshoot",
         "queue_id",
         "recipients",
         "settled",
@@ -32,7 +31,6 @@ class Transaction:
         self.created = arrival
         self.queue_id = ""
         self.recipients: list[Rcpt] = []
-        self.overshoot = 0
         self.settled = False  # the queue has the message, or it is not wanted
         self.envelope: Envelope | None = None
         self.intake: Intake | None = None

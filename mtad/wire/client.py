@@ -95,7 +95,6 @@ class ClientSession:
         self._expected: deque[tuple[str, _Handler]] = deque([(self.stage, self._greeting)])
         self._ready = False  # no command or transaction is under way
         self._handshaking = False
-        self._greeted_esmtp = False
         self._deferred: bytes | None = None  # an initial response too long for the AUTH line
         self._challenged = False
         self._envelope = Envelope(b"", ())

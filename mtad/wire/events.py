@@ -165,14 +165,13 @@ class BdatEnd:
 class BodyEnd:
     """The message is complete; ``size`` bytes came out as chunks.
 
-    ``chunked``: by BDAT LAST of ``last_chunk`` bytes (the 250 then names the count).
+    ``chunked``: by BDAT LAST.
     ``bare_newline``: lines ended by a lone LF were seen; what that means is policy
     (``smtpd_forbid_bare_newline``).
     """
 
     size: int
     chunked: bool = False
-    last_chunk: int = 0
     bare_newline: bool = False
 
 

@@ -161,7 +161,7 @@ class Body:
         if self._chunk_last:
             self.where = b"END-OF-MESSAGE"
             self._answer = self._transaction_over
-            return ev.BodyEnd(chunks.size, True, self._chunk_size, chunks.bare_newline)
+            return ev.BodyEnd(chunks.size, True, chunks.bare_newline)
         self._answer = self._chunk_answered
         return ev.BdatEnd(self._chunk_size, chunks.bare_newline)
 

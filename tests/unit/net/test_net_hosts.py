@@ -55,8 +55,8 @@ def now(resolver: Resolver, address: str) -> PeerName:
 
 def test_hosts_file(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     found = now(resolver, "127.0.0.1")
-    assert (found.namaddr, found.reverse_name, found.status) == (
-        "localhost[127.0.0.1]",
+    assert (found.name, found.reverse_name, found.status) == (
+        "localhost",
         "localhost",
         PeerStatus.OK,
     )

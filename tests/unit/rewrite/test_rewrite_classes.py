@@ -8,7 +8,6 @@ import pytest
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
 from mtad.rewrite.classes import AddressClasses
-from mtad.wire.address import from_text
 
 BASE = {
     "compatibility_level": "3.6",
@@ -84,11 +83,6 @@ def test_tables_are_asked() -> None:
 def test_a_table_that_fails() -> None:
     with pytest.raises(TableError):
         asyncio.run(classes(virtual_alias_domains="fail:x").classify_domain(b"x.example"))
-
-
-def test_an_address_without_domain_is_here() -> None:
-    assert asyncio.run(classes().classify(from_text(b"root"))) == "local"
-    assert asyncio.run(classes().classify(from_text(b"a@box.example"))) == "virtual_mailbox"
 
 
 def test_own_addresses() -> None:
