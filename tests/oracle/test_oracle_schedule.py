@@ -1,0 +1,331 @@
+"""When and in which order the queue manager has mail delivered: by Postfix and by mtad."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import smtplib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from live.daemon import Mtad, wait_until
+from oracle.gated import Gated
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix, free_port
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+
+LONG, MIDDLE = [f"r{n:02}" for n in range(60)], [f"m{n:02}" for n in range(24)]
+#: What waits for one destination, in the order in which it came.
+PLANS = {
+    "small": [
+        ("list", LONG), ("one", ["a"]), ("ten", MIDDLE[:10]), ("two", ["a"]), ("middle", MIDDLE),
+        ("three", ["a"]), ("six", MIDDLE[:6]), *((f"x{n}", ["a"]) for n in range(6)),
+    ],
+    "lists": [
+        ("list", LONG), ("other", LONG[:50]), ("middle", MIDDLE), ("one", ["a"]), ("two", ["a"]),
+        ("third", LONG[:36]), *((f"x{n}", ["a", "b", "c"]) for n in range(5)),
+    ],
+    "short": [("four", LONG[:8]), ("one", ["a"]), ("ten", MIDDLE[:20]), ("two", ["a"])],
+}  # fmt: skip
+SERIAL = {"destination_concurrency_limit": "1", "destination_recipient_limit": "2"}
+#: Slots and what they cost; the place of the message "one" behind a list of thirty deliveries.
+SLOTS: dict[str, tuple[Mapping[str, str], int]] = {
+    "usual": ({}, 1),
+    "plain": ({"delivery_slot_cost": "0"}, 30),
+    "dear": ({"delivery_slot_cost": "8"}, 1),
+    "cheap": ({"delivery_slot_cost": "2", "delivery_slot_loan": "0"}, 2),
+    "unlent": ({"delivery_slot_loan": "0", "delivery_slot_discount": "0"}, 5),
+    "free": ({"delivery_slot_loan": "0", "delivery_slot_discount": "100"}, 1),
+    "large": ({"minimum_delivery_slots": "10"}, 30),
+}
+ORDERS = [(name, "small") for name in SLOTS]
+ORDERS += [(name, "lists") for name in ("usual", "dear", "cheap", "unlent")] + [("usual", "short")]
+
+#: Transports with the parameters that they have for themselves.
+TRANSPORTS: dict[str, Mapping[str, str]] = {
+    **{f"{name}-{plan}": {**SERIAL, **SLOTS[name][0]} for name, plan in ORDERS},
+    "window": {"initial_destination_concurrency": "2", "destination_concurrency_limit": "4"},
+    "slowly": {
+        "initial_destination_concurrency": "1",
+        "destination_concurrency_positive_feedback": "1/concurrency",
+    },
+    "each": {"destination_recipient_limit": "1", "destination_concurrency_limit": "1"},
+    "all": {"destination_recipient_limit": "0", "destination_concurrency_limit": "0"},
+    "dead": {"initial_destination_concurrency": "1", "destination_recipient_limit": "2"},
+    "cohorts": {
+        "initial_destination_concurrency": "1",
+        "destination_concurrency_failed_cohort_limit": "2",
+        "destination_concurrency_negative_feedback": "1/8",
+        "destination_recipient_limit": "2",
+    },
+    "never": {
+        "initial_destination_concurrency": "1",
+        "destination_recipient_limit": "2",
+        "destination_concurrency_failed_cohort_limit": "0",
+    },
+    "flushed": {"initial_destination_concurrency": "1"},
+    "paced": {"destination_rate_delay": "2s"},
+    "timed": {"transport_rate_delay": "2s"},
+    "put-off": {},
+    "again": {"destination_concurrency_failed_cohort_limit": "0"},
+}
+#: Nobody listens there.
+CLOSED = ("dead", "cohorts", "never", "flushed")
+MAIN_CF = {
+    "mynetworks": "127.0.0.0/8",
+    "recipient_delimiter": "+",
+    "destination_concurrency_feedback_debug": "yes",
+    "defer_transports": "put-off",
+    "minimal_backoff_time": "2s",
+    "maximal_backoff_time": "2s",
+    "queue_run_delay": "3s",
+}
+
+
+class House:
+    """Postfix or mtad, with a server for each transport."""
+
+    def __init__(self, kind: type[Postfix] | type[Mtad], stack: ExitStack) -> None:
+        self.sinks: dict[str, Gated] = {}
+        self.nexthops: dict[str, int] = {}  # ports
+        maps, master, values = [], [], dict(MAIN_CF)
+        for name, settings in TRANSPORTS.items():
+            refused = b"450 4.2.1 later\r\n" if name == "again" else b""
+            sink = self.sinks[name] = stack.enter_context(Gated(0, refused))
+            port = self.nexthops[name] = free_port() if name in CLOSED else sink.port
+            maps.append(f"{name}.test={name}:[127.0.0.1]:{port}")
+            master.append(f"{name} unix - - n - - smtp\n")
+            values |= {f"{name}_{key}": value for key, value in settings.items()}
+        values["transport_maps"] = f"inline:{{ {', '.join(maps)} }}"
+        self.server = stack.enter_context(kind(values, master_extra="".join(master)))
+        (self.port,) = self.server.ports.values()
+        self._seen = 0  # of the log
+        self.sent: dict[str, float] = {}  # when the first mail for a transport was sent
+
+    def send(self, transport: str, sender: str, *names: str) -> None:
+        """Have a message in hand."""
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+            recipients = [f"{name}@{transport}.test" for name in names]
+            client.sendmail(f"{sender}@{transport}.example", recipients, b"Subject: x\n\nx\n")
+        line = f"from=<{sender}@{transport}.example>".encode()
+        deadline = time.monotonic() + 20
+        while True:
+            with self.server.maillog.open("rb") as log:
+                log.seek(self._seen)
+                if line in log.read():
+                    self._seen = log.tell()
+                    break
+            assert time.monotonic() < deadline, f"no {line!r} in the log"
+            time.sleep(0.005)
+
+    def results(self, transport: str) -> dict[str, str]:
+        """What first came of each recipient, without times and ports."""
+        found: dict[str, str] = {}
+        for line in self.server.log().splitlines():
+            if match := re.search(rf"postfix/(\S+)\[\d+\]: \w+: to=<(\w+)@{transport}\.test>, (.*)", line):
+                text = re.sub(r"delays?=[\d./]+|127\.0\.0\.1\]:\d+|tls=\S+, ", "", match[3])
+                found.setdefault(match[2], f"{match[1]}: {text}")
+        return found
+
+    def feedback(self, transport: str, count: int) -> list[str]:
+        """What is logged of a destination's window, since it was mentioned first, until it has changed (or
+        not) so often."""
+        lines = re.findall(r"/qmgr\[\d+\]: (qmgr_queue_\w+: .*|\w+: \w+ feedback type .*)", self.server.log())
+        found = [line for line in lines if line.startswith(f"{transport}: ")]
+        name = f"queue [127.0.0.1]:{self.nexthops[transport]}:"
+        for before, line in itertools.pairwise(lines):
+            if name in line:
+                found += [before] if ": feedback " in before else []
+                found.append(line.replace(name, "queue DEST:"))
+                count -= 1
+            if not count:
+                break
+        return found
+
+
+@pytest.fixture(scope="module")
+def houses() -> Iterator[list[House]]:
+    with ExitStack() as stack:
+        both = [House(Postfix, stack), House(Mtad, stack)]
+        for house in both:  # what takes its time; the tests look at it in the end
+            for transport, count in (("paced", 3), ("timed", 3), ("again", 1)):
+                house.sinks[transport].allow(100)
+                house.sent[transport] = time.monotonic()
+                for number in range(count):
+                    house.send(transport, f"s{number}", "a")
+        yield both
+
+
+def compare(houses: list[House], ask: Callable[[House], Any]) -> Any:
+    """Ask both the same at the same time."""
+    with ThreadPoolExecutor(2) as pool:
+        theirs, ours = pool.map(ask, houses)
+    assert ours == theirs
+    return ours
+
+
+@pytest.fixture(scope="module")
+def orders(houses: list[House]) -> list[dict[str, list[tuple[str, int]]]]:
+    """The deliveries of all plans by all transports: the first takes its time, and all waits behind it."""
+
+    def ask(house: House) -> dict[str, list[tuple[str, int]]]:
+        names = [(f"{name}-{plan}", plan) for name, plan in ORDERS]
+        for transport, plan in names:
+            for sender, recipients in PLANS[plan]:
+                house.send(transport, sender, *recipients)
+        time.sleep(2)  # who came in the same second or in the next makes no difference then
+        found = {}
+        for transport, plan in names:
+            sink = house.sinks[transport]
+            sink.allow(1_000_000)
+            sink.wait_for(sum(len(recipients) for _, recipients in PLANS[plan]))
+            found[transport] = [(sender.partition("@")[0], n) for sender, n in sink.order()]
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(ask, houses))
+
+
+@pytest.mark.parametrize(("name", "plan"), ORDERS)
+def test_the_order_of_deliveries(
+    orders: list[dict[str, list[tuple[str, int]]]], name: str, plan: str
+) -> None:
+    theirs, ours = (found[f"{name}-{plan}"] for found in orders)
+    assert ours == theirs
+    if plan == "small":
+        assert ours.index(("one", 1)) == SLOTS[name][1]
+
+
+def test_how_many_at_a_time(houses: list[House]) -> None:
+    """What is under way after each success, and the numbers behind it."""
+
+    def ask(house: House) -> object:
+        sink, seen = house.sinks["window"], []
+        for number in range(7):
+            house.send("window", f"s{number}", "a")
+        for done in range(7):
+            seen.append(len(sink.settled(lambda done=done: len(sink.order()) - len(sink.waiting()) == done)))
+            sink.allow(1)
+        sink.wait_for(7)
+        return seen, house.feedback("window", 7)
+
+    seen, lines = compare(houses, ask)
+    assert seen == [2, 3, 4, 4, 3, 2, 1]
+    assert (
+        lines[0] == "window: default_destination_concurrency_positive_feedback feedback type 0 value at 5: 1"
+    )
+    assert lines[-1].startswith("qmgr_queue_unthrottle: queue DEST: limit 4 window 4 success 0 failure 0 ")
+
+
+def test_feedback_by_the_window(houses: list[House]) -> None:
+    def ask(house: House) -> object:
+        sink, seen = house.sinks["slowly"], []
+        for number in range(7):
+            house.send("slowly", f"s{number}", "a")
+        for done in range(7):
+            seen.append(len(sink.settled(lambda done=done: len(sink.order()) - len(sink.waiting()) == done)))
+            sink.allow(1)
+        sink.wait_for(7)
+        return seen, house.feedback("slowly", 7)
+
+    seen, lines = compare(houses, ask)
+    assert seen == [1, 2, 2, 3, 3, 2, 1]
+    assert "feedback type 1" in lines[0]
+
+
+def test_one_recipient_at_a_time(houses: list[House]) -> None:
+    """The limit of one recipient makes the concurrency one of recipients; extensions are the same one."""
+
+    def ask(house: House) -> object:
+        sink = house.sinks["each"]
+        house.send("each", "x", "a", "b", "c")
+        house.send("each", "y", "a", "a+z", "d")
+        house.send("each", "z", "d+q")
+        seen = [sink.settled(lambda: len(sink.order()) >= 4)]
+        sink.allow(4)
+        seen.append(sink.settled(lambda: len(sink.order()) >= 6))
+        sink.allow(100)
+        sink.wait_for(7)
+        return seen
+
+    first, second = compare(houses, ask)
+    assert first == [f"{name}@each.test" for name in "abcd"]
+    assert len(second) == 2
+
+
+def test_no_limits(houses: list[House]) -> None:
+    def ask(house: House) -> object:
+        sink = house.sinks["all"]
+        house.send("all", "x", *LONG)
+        for number in range(7):
+            house.send("all", f"y{number}", "a")
+        seen = [len(sink.settled(lambda: len(sink.order()) >= 5))]
+        sink.allow(100)
+        sink.wait_for(67)
+        return seen, max(number for _, number in sink.order())
+
+    assert compare(houses, ask) == ([5], 60)
+
+
+@pytest.mark.parametrize(
+    ("transport", "suspended", "changes"),
+    [("dead", "cdefgh", 1), ("cohorts", "efgh", 2), ("never", "", 4), ("put-off", "abcdefgh", 0)],
+)
+def test_destinations_that_are_left_alone(
+    houses: list[House], transport: str, suspended: str, changes: int
+) -> None:
+    """One delivery after the other, each of which fails or is not even tried."""
+
+    def ask(house: House) -> object:
+        house.send(transport, "x", *"abcdefgh")
+        wait_until(lambda: len(house.results(transport)) == 8, "all to be deferred")
+        return house.results(transport), house.feedback(transport, changes) if changes else []
+
+    results, _ = compare(houses, ask)
+    texts = ("delivery temporarily suspended: connect to", "deferred transport")
+    left = [name for name in results if any(text in results[name] for text in texts)]
+    assert "".join(sorted(left)) == suspended
+    assert all("status=deferred" in text for text in results.values())
+
+
+def test_a_flush_tries_those_that_were_left_alone(houses: list[House]) -> None:
+    def ask(house: House) -> object:
+        house.send("flushed", "x", "a")
+        wait_until(lambda: "a" in house.results("flushed"), "it to be deferred")
+        with Gated(port=house.nexthops["flushed"]) as sink:
+            house.send("flushed", "y", "b")
+            wait_until(lambda: "b" in house.results("flushed"), "it to be deferred")
+            assert house.server.command("postqueue", "-f").returncode == 0
+            sink.wait_for(2)
+        return house.results("flushed")
+
+    results = compare(houses, ask)
+    assert "suspended" not in results["a"] and "suspended" in results["b"]
+
+
+#: From when to when three deliveries begin, seconds after the mail came; Postfix's timers know whole seconds.
+PACES = {"paced": [(0, 0.9), (1, 2.9), (3, 4.9)], "timed": [(1, 2.9), (3, 5), (5, 7.5)]}
+
+
+@pytest.mark.parametrize("transport", PACES)
+def test_rate_delays(houses: list[House], transport: str) -> None:
+    """Each destination's own delay; the delay of all of a transport, which counts from the first mail on."""
+    for house in houses:
+        sink = house.sinks[transport]
+        sink.wait_for(3)
+        begun = [one.begun - house.sent[transport] for one in sink.deliveries]
+        assert all(low <= at <= high for (low, high), at in zip(PACES[transport], begun, strict=True)), begun
+
+
+def test_the_time_between_attempts(houses: list[House]) -> None:
+    """Due after two seconds, and looked for every three."""
+    for house in houses:
+        sink = house.sinks["again"]
+        wait_until(lambda sink=sink: len(sink.deliveries) >= 4, "four attempts")
+        first, second, _, fourth = (one.begun for one in sink.deliveries[:4])
+        assert second - first < 4.9
+        assert 5.1 < fourth - second < 6.9
