@@ -16,7 +16,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
@@ -41,17 +41,13 @@ from mtad.net.dns_message import (
 )
 from mtad.net.dns_transport import ask_tcp, ask_udp
 from mtad.net.hosts_file import HostsFile
+from mtad.net.resolv_conf import ResolvConf, Server
 
 #: Bounds of the cache: entries, seconds of an answer, seconds of a negative one
 CACHE_LIMIT = 2000
 TTL_LIMIT = 3600
 NEGATIVE_TTL_LIMIT = 300
 _CNAME_LIMIT = 10
-
-# as in <resolv.h>
-_SERVER_LIMIT = 3
-_TIMEOUT_LIMIT = 30
-_ATTEMPT_LIMIT = 5
 
 # in the words of herror(3), and those of gai_strerror(3) for the same
 _NO_HOST, _TRY_AGAIN, _FAILED = "Host not found", "Host not found, try again", "Non-recoverable error"
@@ -65,7 +61,6 @@ _GAI = {
 _ADDRESS_TYPE = {"ipv4": "A", "ipv6": "AAAA"}
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 
-Server = tuple[str, int]
 Reactor = Any  # IReactorUDP, IReactorTCP and IReactorTime in one
 
 
@@ -103,50 +98,6 @@ class DnsError(MtadError):
         self.reason = reason
         self.dsn = _DSN[status]
         super().__init__(text)
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvConf:
-    """What resolv.conf(5) says."""
-
-    servers: tuple[Server, ...]
-    timeout: float = 5.0
-    attempts: int = 2
-    rotate: bool = False
-    search: tuple[str, ...] = ()  # the domains that complete a name, for who wants that
-    trust_ad: bool = False  # the name servers' word on DNSSEC is to be believed
-
-    @classmethod
-    def parse(cls, text: str) -> ResolvConf:
-        servers: list[Server] = []
-        search: tuple[str, ...] = ()
-        numbers = {"timeout": 5, "attempts": 2}
-        rotate = trust_ad = False
-        for line in text.splitlines():
-            words = line.split()
-            if len(words) < 2 or words[0][0] in "#;":
-                continue
-            if words[0] == "nameserver" and len(servers) < _SERVER_LIMIT:
-                try:
-                    servers.append((str(ip_address(words[1])), 53))
-                except ValueError:
-                    continue
-            elif words[0] in ("search", "domain"):
-                search = tuple(words[1:])
-            elif words[0] == "options":
-                for option, _, value in (word.partition(":") for word in words[1:]):
-                    if option in numbers and value.isdecimal() and len(value) < 6:
-                        numbers[option] = int(value)
-                    rotate = rotate or option == "rotate"
-                    trust_ad = trust_ad or option == "trust-ad"
-        return cls(
-            tuple(servers) or (("127.0.0.1", 53),),
-            float(min(max(numbers["timeout"], 1), _TIMEOUT_LIMIT)),
-            min(max(numbers["attempts"], 1), _ATTEMPT_LIMIT),
-            rotate,
-            search,
-            trust_ad,
-        )
 
 
 def valid_hostname(name: str) -> bool:

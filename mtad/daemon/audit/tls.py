@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from mtad.config.lint import WARNING, Finding
 from mtad.config.parameters import Parameters
-from mtad.net.dns import ResolvConf
+from mtad.net.resolv_conf import ResolvConf
 from mtad.net.tls_policy import DANE_LEVELS, PKIX_LEVELS, client_level
 
 RESOLV_CONF = "/etc/resolv.conf"

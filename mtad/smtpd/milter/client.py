@@ -18,7 +18,8 @@ from typing import Any
 from mtad.maillog import MailLog, printable
 from mtad.net.connect import connect
 from mtad.smtpd.milter import wire
-from mtad.smtpd.milter.edits import ADD, DELETE, SENDER, Draft, TooBig
+from mtad.smtpd.milter.changes import Changes
+from mtad.smtpd.milter.edits import Draft
 from mtad.smtpd.milter.link import Link, LinkError
 from mtad.smtpd.milter.specs import Filter
 from mtad.smtpd.milter.wire import BadPacket, Event
@@ -35,9 +36,6 @@ _CODE = re.compile(rb"[45][0-9]{2}[ -](?![0-9])|(4)[0-9]{2}[ -]4|(5)[0-9]{2}[ -]
 _HARD = re.compile(rb"^5([0-9]{2}[ -])(5?)", re.MULTILINE)
 _STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?: |\Z)")
 _REASON_LIMIT = 100
-
-#: Changes that are read, and not carried out, of a message that can't be taken.
-_PATIENCE = 1000
 
 #: Looks up the macros of a stage: strings for the packet.
 Macros = Callable[[str], Awaitable[bytes]]
@@ -94,6 +92,12 @@ _MISUSED = {
 def _soften(found: re.Match[bytes]) -> bytes:
     """``5xx 5`` as ``4xx 4``."""
     return b"4" + found[1] + (b"4" if found[2] else b"")
+
+
+#: Answers without data.
+_SIMPLE = frozenset(
+    (wire.CONTINUE, wire.ACCEPT, wire.DISCARD, wire.REJECT, wire.TEMPFAIL, wire.SHUTDOWN, wire.SKIP)
+)
 
 
 class _Broken(Exception):
@@ -191,7 +195,7 @@ class Milter:
         self._reply = (_MISUSED if misused else _FAILED)[self.spec.default_action]
         return self._reply
 
-    def misuse(self, text: str) -> _Broken:
+    def _misuse(self, text: str) -> _Broken:
         """The filter does what it may not: the error to raise; it is logged, and the default action set."""
         self._warn(text)
         self._fail(misused=True)
@@ -292,7 +296,8 @@ class Milter:
             return self._reply
 
     async def _answers(self, event: Event, link: Link, draft: Draft | None) -> Response | None:
-        changes = _Changes(self, draft, bool(self._unwanted & wire.LEADING_SPACE)) if draft else None
+        spaced = bool(self._unwanted & wire.LEADING_SPACE)
+        changes = Changes(self._misuse, draft, spaced) if draft else None
         while True:
             code, data = await link.read(self._limit)
             if code == wire.PROGRESS and not data:
@@ -304,8 +309,8 @@ class Milter:
                 self._reply = Response(HOLD, text=printable(reason))
                 continue
             response = self._decision(event, code, data)
-            if changes is not None and changes.problem and (response is None or response.action != DISCARD):
-                return changes.problem
+            if changes is not None and changes.too_big and (response is None or response.action != DISCARD):
+                return _TOO_BIG
             return response
 
     def _decision(self, event: Event, code: bytes, data: bytes) -> Response | None:
@@ -361,7 +366,7 @@ class Milter:
         """A reply in the filter's own words."""
         raw = data.partition(b"\0")[0]
         if not _CODE.match(raw):
-            raise self.misuse(f"malformed reply: {printable(raw)}")
+            raise self._misuse(f"malformed reply: {printable(raw)}")
         raw = re.sub(rb"%(.?)", rb"\1", raw, flags=re.DOTALL)  # filters double them
         if self._soft_bounce:
             raw = _HARD.sub(_soften, raw)
@@ -392,92 +397,3 @@ class Milter:
                 if self._skip is wire.BODY:
                     break
         return await self._event(wire.EOM, b"", macros, draft)
-
-    async def request_change(self, code: bytes, data: bytes, draft: Draft, space: bytes) -> None:
-        """Carry out one change that the filter asks for.  Raises BadPacket, TooBig."""
-        if code in (wire.CHANGE_HEADER, wire.INSERT_HEADER):
-            index, data = wire.number(data)
-            name, value = wire.strings(data, 2, 2)
-            if index >= 1 << 31:
-                what = "change" if code == wire.CHANGE_HEADER else "insert"
-                raise self.misuse(f"bad {what} header index: {index}")
-            text = name + b":" + space + value
-            if code == wire.INSERT_HEADER:
-                await draft.insert_header(index + 1, text)
-            elif not name:
-                raise self.misuse("null change header name")
-            elif value:
-                await draft.change_header(index or 1, name, text)
-            else:
-                draft.delete_header(index or 1, name)
-        elif code == wire.ADD_HEADER:
-            name, value = wire.strings(data, 2, 2)
-            await draft.add_header(name + b":" + space + value)
-        else:
-            least, most, what = _ENVELOPE_CHANGES[code]
-            address, *arguments = wire.strings(data, least, most)
-            draft.envelope.append((what, address, arguments[0] if arguments else b""))
-
-
-class _Changes:
-    """The changes that one filter asks for at the end of a message."""
-
-    def __init__(self, milter: Milter, draft: Draft, keep_space: bool) -> None:
-        self._milter = milter
-        self._draft = draft
-        self._space = b"" if keep_space else b" "
-        self._body = ""  # a new body: "begun", "done"
-        self._ignored = 0
-        self.problem: Response | None = None
-
-    async def take(self, code: bytes, data: bytes) -> bool:
-        """Carry out a change; False when the packet is none."""
-        try:
-            if code == wire.REPLACE_BODY:
-                self._replace(data)
-                return True
-            if self._body == "begun":
-                self._body = "done"
-                self._draft.end_body()
-            if code not in _CHANGES:
-                return False
-            if self.problem is not None:
-                self._ignore()
-            else:
-                await self._milter.request_change(code, data, self._draft, self._space)
-        except TooBig:
-            self.problem = _TOO_BIG
-        return code in _CHANGES
-
-    def _ignore(self) -> None:
-        """The decision is still to come, but not for ever."""
-        self._ignored += 1
-        if self._ignored > _PATIENCE:
-            raise self._milter.misuse("changes without end")
-
-    def _replace(self, data: bytes) -> None:
-        if self._body == "done":
-            raise self._milter.misuse(
-                "body replacement requests can't currently be mixed with other requests"
-            )
-        if self.problem is not None:
-            self._ignore()
-            return
-        if not self._body:
-            self._body = "begun"
-            self._draft.begin_body()
-        self._draft.add_body(data)
-
-
-_ENVELOPE_CHANGES = {
-    wire.CHANGE_FROM: (1, 2, SENDER),
-    wire.ADD_RCPT: (1, 1, ADD),
-    wire.ADD_RCPT_ARGS: (1, 2, ADD),
-    wire.DELETE_RCPT: (1, 1, DELETE),
-}
-_CHANGES = frozenset((wire.CHANGE_HEADER, wire.INSERT_HEADER, wire.ADD_HEADER, *_ENVELOPE_CHANGES))
-
-#: Answers without data.
-_SIMPLE = frozenset(
-    (wire.CONTINUE, wire.ACCEPT, wire.DISCARD, wire.REJECT, wire.TEMPFAIL, wire.SHUTDOWN, wire.SKIP)
-)

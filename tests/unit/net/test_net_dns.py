@@ -10,8 +10,9 @@ from net_pki import parameters
 from net_reactor import NameServer, Turned
 from twisted.internet.defer import ensureDeferred
 
-from mtad.net.dns import DnsError, DnsStatus, ResolvConf, Resolver, to_ascii, valid_hostname
+from mtad.net.dns import DnsError, DnsStatus, Resolver, to_ascii, valid_hostname
 from mtad.net.hosts_file import HostsFile
+from mtad.net.resolv_conf import ResolvConf
 
 
 @pytest.fixture(scope="module")
