@@ -13,6 +13,7 @@ from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.smtpd.milter import wire
+from mtad.smtpd.milter.changes import Changes
 from mtad.smtpd.milter.client import reply_response
 from mtad.smtpd.milter.edits import Draft, TooBig
 from mtad.smtpd.milter.session import command_words
@@ -255,3 +256,18 @@ def test_a_large_new_body_and_one_that_is_too_large() -> None:
     with pytest.raises(TooBig):
         one.add_body(b"x" * 65535)
     one.close()
+
+
+def test_changes_of_a_message_that_becomes_too_large_are_heard_and_not_made() -> None:
+    async def changed() -> None:
+        one = draft(limit=100000)
+        changes = Changes(RuntimeError, one, False)
+        for _ in range(3):
+            assert await changes.take(wire.REPLACE_BODY, b"x" * 65535)
+        assert changes.too_big
+        assert await changes.take(wire.ADD_HEADER, b"X-New\0value\0")
+        assert not await changes.take(wire.CONTINUE, b"")
+        assert not any(header.name == b"X-New" for header in one.headers)
+        one.close()
+
+    run(changed())
