@@ -23,12 +23,14 @@ from mtad.deliver.connection import Connection
 from mtad.deliver.connector import Connector
 from mtad.deliver.convert import Converter
 from mtad.deliver.credentials import Login, PasswordMaps
+from mtad.deliver.eai import requires_utf8
 from mtad.deliver.failure import Purpose, SessionFailure
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.names import names_of
 from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
 from mtad.deliver.notices import Notices
+from mtad.deliver.oddities import Oddities
 from mtad.deliver.pool import Pool
 from mtad.deliver.report import log_outcomes
 from mtad.deliver.security import Demands, Security
@@ -53,15 +55,17 @@ _SOFT = "SOFTBOUNCE"
 class _Attempt:
     """A delivery under way: who is still to be served, and what came of the others."""
 
-    __slots__ = ("demands", "failure", "job", "key", "loops", "pending", "result")
+    __slots__ = ("broke_lines", "demands", "failure", "job", "key", "loops", "pending", "result", "utf8")
 
-    def __init__(self, job: Job, key: Hashable) -> None:
+    def __init__(self, job: Job, key: Hashable, utf8: bool) -> None:
         self.job = job
+        self.utf8 = utf8  # it takes a server that offers SMTPUTF8
         self.key = key
         self.pending: list[Recipient] = job.recipients
         self.result = Result()
         self.failure: SessionFailure | None = None
         self.demands = Demands()  # of the next hop under way
+        self.broke_lines = False  # that was told
         self.loops = False  # the mail would come back to us
 
 
@@ -88,6 +92,8 @@ class Agent:
         self._clock = clock
         self._log = log
         self._settings = settings = SmtpSettings.of(p, lmtp)
+        # what another host may do better
+        self._again = frozenset(("deferred", "bounced") if settings.soft_bounce else ("deferred",))
         self._passwords = PasswordMaps(p)
         names = names_of(p, resolver, log)
         proxied = frozenset(p.words("proxy_interfaces"))
@@ -103,7 +109,8 @@ class Agent:
         self._relayhosts = frozenset(p.words("relayhost"))
         prefix = "lmtp_" if lmtp else "smtp_"
         self._converter = Converter(p, log, lambda: deferLater(reactor, 0.0), prefix=prefix)
-        self._connector = Connector(settings, p, tls, reactor, log, clock, accounts)
+        self._oddities = Oddities(p, log, lmtp)
+        self._connector = Connector(settings, p, tls, reactor, log, clock, accounts, self._oddities)
         self._pool = Pool(settings, clock)
         self._notices = Notices(p, log, new_id, clock, lmtp)
         self._sessions: set[Connection] = set()
@@ -124,8 +131,9 @@ class Agent:
         if not job.busy and self._cached and await self._cached.matches(_domain(nexthop)):
             job.busy = True
         sender = job.message.sender if self._passwords.by_sender else None
-        key: Hashable = (nexthop, sender, self._security.wish(job.message))
-        attempt = _Attempt(job, key)
+        utf8 = requires_utf8(job.message, job.recipients, self._store)
+        key: Hashable = (nexthop, sender, self._security.wish(job.message), utf8)
+        attempt = _Attempt(job, key, utf8)
         job.stamps.begun = job.stamps.connected = self._clock()
         while (connection := self._pool.take(key)) is not None:
             connection.log_reuse()
@@ -165,10 +173,14 @@ class Agent:
                 last = number == len(elements) or found.final
                 hosts = list(found.hosts)[: self._settings.address_limit or None]
                 await self._try_hosts(attempt, hosts, last, found.best)
-            failure = attempt.failure
-            refused = failure is not None and not failure.temporary and failure.connected
+            refused = attempt.failure is not None and self._is_final(attempt.failure)
             if not attempt.pending or refused or (found.final if found else attempt.loops):
                 break
+
+    def _is_final(self, failure: SessionFailure) -> bool:
+        """Whether a server has said no so that none need be asked any more."""
+        for_now = failure.temporary or failure.host_only or self._settings.soft_bounce
+        return failure.connected and not for_now
 
     async def _find(self, attempt: _Attempt, element: str) -> Hosts | None:
         """The addresses to try for one next hop, None when there is a failure."""
@@ -193,7 +205,7 @@ class Agent:
     async def _try_hosts(
         self, attempt: _Attempt, hosts: Sequence[Host], last_site: bool, best: int = 0
     ) -> None:
-        sessions = 0
+        sessions, settings = 0, self._settings
         for number, host in enumerate(hosts, 1):
             last = last_site and number == len(hosts)
             try:
@@ -201,16 +213,16 @@ class Agent:
             except SessionFailure as failure:
                 attempt.failure = (attempt.failure if failure.passed_over else None) or failure
                 attempt.job.stamps.connected = self._clock()
-                if not failure.temporary and not failure.host_only:
+                if not (failure.temporary or failure.host_only or settings.soft_bounce):
                     return
                 if failure.connected and not last:
                     self._log.info(f"{attempt.job.message.queue_id}: {failure.text}")
                 continue
             sessions += 1
-            connection.last = last or (last_site and sessions == self._settings.session_limit)
+            connection.last = last or (last_site and sessions == settings.session_limit)
             attempt.job.stamps.connected = self._clock()
             await self._use(connection, attempt)
-            if not attempt.pending or sessions == self._settings.session_limit:
+            if not attempt.pending or sessions == settings.session_limit:
                 return
 
     async def _open(self, attempt: _Attempt, host: Host, best: int) -> Connection:
@@ -251,6 +263,7 @@ class Agent:
             level,
             late,
             history,
+            attempt.utf8,
         )
         try:
             connection = await self._connector.open(host, policy, login, self._sessions, purpose)
@@ -275,11 +288,12 @@ class Agent:
             self._converter,
         )
         await transaction.run()
+        self._tell(connection, attempt, transaction)
         if transaction.stale:
             connection.quit()
             return False
         job.stamps.done = self._clock()
-        outcomes = self._sorted(connection, attempt, transaction.outcomes)
+        outcomes = self._sorted(connection, attempt, transaction)
         await self._settle(outcomes)
         log_outcomes(
             self._log,
@@ -311,27 +325,41 @@ class Agent:
         connection.listen(None)
         return True
 
-    def _sorted(self, connection: Connection, attempt: _Attempt, outcomes: list[Outcome]) -> list[Outcome]:
+    def _sorted(self, connection: Connection, attempt: _Attempt, transaction: Transaction) -> list[Outcome]:
         """The outcomes that count; the recipients of the others stay pending for the next host."""
-        attempt.pending = []
-        if connection.last or all(outcome.status != "deferred" for outcome in outcomes):
-            return outcomes
+        pending, attempt.pending = attempt.pending, []
+        if connection.last:
+            return transaction.outcomes
+        queue_id = attempt.job.message.queue_id
+        for status, reason in transaction.failures:
+            if status in self._again:
+                self._log.info(f"{queue_id}: {reason}")
         kept: list[Outcome] = []
-        for outcome in outcomes:
-            if outcome.status == "deferred":
-                self._log.info(f"{attempt.job.message.queue_id}: {outcome.reason}")
-                attempt.pending.append(outcome.recipient)
+        again: list[Recipient] = []
+        for outcome in transaction.outcomes:
+            if outcome.status in self._again:
+                again.append(outcome.recipient)
                 attempt.failure = SessionFailure(
                     outcome.dsn,
                     outcome.reason,
-                    temporary=True,
+                    temporary=outcome.status == "deferred",
                     relay=outcome.relay,
                     diagnostic=outcome.diagnostic,
                     remote_mta=outcome.remote_mta,
                 )
             else:
                 kept.append(outcome)
+        attempt.pending = [one for one in pending if one in again]
         return kept
+
+    def _tell(self, connection: Connection, attempt: _Attempt, transaction: Transaction) -> None:
+        """Tell the log what there was to notice."""
+        queue_id = attempt.job.message.queue_id
+        self._oddities.tell(connection, queue_id)
+        if transaction.broke_lines and not attempt.broke_lines:
+            attempt.broke_lines = True
+            limit = self._settings.line_limit
+            self._log.info(f"{queue_id}: breaking line > {limit} bytes with <CR><LF>SPACE")
 
     def _tls_field(self, status: str) -> str:
         """``smtp_log_tls_feature_status``: what became of TLS, for the delivery line."""

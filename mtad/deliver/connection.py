@@ -21,9 +21,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mtad.deliver.nexthop import Host
-from mtad.deliver.notices import PROTOCOL, History
+from mtad.deliver.notices import DATA, PROTOCOL, History
 from mtad.deliver.settings import Timeouts
-from mtad.errors import MtadError
+from mtad.errors import MtadError, TableError
 from mtad.net.tls import Handshake, TLSInfo
 from mtad.wire.client import ClientSession
 from mtad.wire.client_events import ClientEvent
@@ -36,10 +36,10 @@ _FAREWELL = 10
 class ConnectionBroken(MtadError):
     """The server is gone or does not answer; ``text`` says at which stage."""
 
-    dsn = "4.4.2"
-
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, dsn: str = "4.4.2", errors: frozenset[str] = frozenset()) -> None:
         self.text = text
+        self.dsn = dsn
+        self.errors = errors  # words of notify_classes
         super().__init__(text)
 
 
@@ -103,6 +103,7 @@ class Connection(Protocol):
         self.closed: Callable[[], None] | None = None  # called once when it is gone
         self._timeouts = _stage_timeouts(timeouts)
         self._pix_delay = timeouts.pix_delay
+        self._lingers = timeouts.lingers
         self._per_request = timeouts.per_request
         self._data_rate = timeouts.data_rate
         self._deadline = 0.0  # of the request under way; 0: not set
@@ -139,12 +140,21 @@ class Connection(Protocol):
         """The engine's next event; None when the session is closed and has no more."""
         session = self.session
         self._deadline = 0.0
-        while (event := session.next_event()) is None:
+        while (event := self._event()) is None:
             self.flush()
             if session.closed:
                 return None
             await self._wait(self._timeouts.get(session.stage, self._patience))
         return event
+
+    def _event(self) -> ClientEvent | None:
+        try:
+            return self.session.next_event()
+        except TableError as error:  # of smtp_reply_filter
+            text = f"local data error while talking to {self.host.pair}"
+            self._broken = ConnectionBroken(text, "4.3.0", DATA)
+            self.transport.abortConnection()
+            raise self._broken from error
 
     def flush(self) -> None:
         """Send what the engine has to say."""
@@ -209,7 +219,10 @@ class Connection(Protocol):
             self._handshake.log_reused(self.tls)
 
     def quit(self) -> None:
-        """End the session in good manners; its answer is not waited for."""
+        """End the session in good manners; nobody has to wait for it.
+
+        The connection waits for the answer where ``smtp_skip_quit_response`` is off.
+        """
         if self._broken is None and not self._quitting:
             self._quitting = True
             self._gone = None
@@ -220,8 +233,11 @@ class Connection(Protocol):
                 self.transport.write(b"QUIT\r\n")
             if self._handshake is not None and self.tls is not None:
                 self._handshake.keep(self.transport.getHandle())
-            self._arm(_FAREWELL)
-            self.transport.loseConnection()
+            if self._lingers and self.session.stage == "sending QUIT":
+                self._arm(self._timeouts["sending QUIT"])
+            else:
+                self._arm(_FAREWELL)
+                self.transport.loseConnection()
 
     def abort(self) -> None:
         """End the connection now."""
@@ -289,6 +305,10 @@ class Connection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.session.receive(data)
         self._spoke = True
+        if self._quitting:
+            self._arm(_FAREWELL)
+            self.transport.loseConnection()
+            return
         if self._gone is not None:  # an idle server has nothing to say but good bye
             gone = self._gone
             self.quit()

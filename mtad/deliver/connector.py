@@ -31,6 +31,7 @@ from mtad.deliver.dial import connector_of
 from mtad.deliver.failure import Purpose, SessionFailure, failure_by, malformed
 from mtad.deliver.greeting import Greetings
 from mtad.deliver.nexthop import Host
+from mtad.deliver.oddities import Oddities
 from mtad.deliver.requiretls import DISABLE
 from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.starttls import Encryption, TlsStatus
@@ -54,6 +55,7 @@ from mtad.wire.client_events import (
     ClientSettings,
     ProtocolError,
 )
+from mtad.wire.server_reply import shown
 
 
 class _Factory(ClientFactory):
@@ -85,6 +87,7 @@ class Connector:
         log: MailLog,
         clock: Callable[[], float],
         accounts: Accounts,
+        oddities: Oddities,
     ) -> None:
         self._settings = settings
         self._accounts = accounts
@@ -94,13 +97,15 @@ class Connector:
         self._clock = clock
         name = "smtp_sasl_mechanism_filter"
         self._filter = StringList(name, p[name], p.directory) if p[name] else None
-        kerberos = client_mechanism() if p.flag("smtp_sasl_auth_enable") else None
+        self._sasl = p.flag("smtp_sasl_auth_enable")
+        kerberos = client_mechanism() if self._sasl else None
         self._further = () if kerberos is None else (kerberos,)
         self._bind_sasl = p.flag("mtad_smtp_sasl_channel_binding")
         self._refused_logins: RefusedLogins | None = None
         if p["smtp_sasl_auth_cache_name"]:
             self._refused_logins = RefusedLogins(p, log, clock)
         self._variants = Variants(p, log)
+        self._oddities = oddities
         self._greetings = Greetings(settings, log)
         note_offers = p.flag("smtp_tls_note_starttls_offer")
         self._encryption = Encryption(settings, tls, self._greetings, log, note_offers)
@@ -130,7 +135,7 @@ class Connector:
             login = await self._with_token(login)
         if host.path and policy.level == "may":  # a path has no name that a certificate could have
             policy = replace(policy, level="none")
-        variant = await self._variants.of(host, self._client_settings)
+        variant = await self._variants.of(host, self._client_settings, purpose.queue_id)
         session = ClientSession(variant.settings, tls=self._settings.wrappermode)
         connection = Connection(host, session, self._settings.timeouts, self._reactor)
         connection.listen(purpose.history)
@@ -141,6 +146,8 @@ class Connector:
         except SessionFailure as failure:
             failure.tls_status, failure.errors = connection.tls_status, connection.errors
             raise
+        finally:
+            self._oddities.tell(connection, purpose.queue_id)
         return connection
 
     async def _session(
@@ -158,6 +165,7 @@ class Connector:
         try:
             await self._prepare(connection, policy, login, purpose)
         except ConnectionBroken as broken:
+            connection.errors |= broken.errors
             connection.abort()
             relay = connection.host.relay
             raise SessionFailure(broken.dsn, broken.text, temporary=True, relay=relay) from broken
@@ -224,8 +232,11 @@ class Connector:
             wrapped = await self._encryption.wrap(connection, policy, purpose)
         extended = await self._greetings.heard(connection, purpose)
         await self._encryption.upgrade(connection, policy, purpose, extended, wrapped)
-        if login is not None and connection.session.extensions.auth:
-            await self._authenticate(connection, login)
+        offered = connection.session.extensions
+        if offered.login and self._sasl:
+            wanted = await self._mechanisms(connection, offered.auth)
+            if login is not None:
+                await self._authenticate(connection, login, wanted)
 
     # -- AUTH
 
@@ -237,10 +248,19 @@ class Connector:
             raise SessionFailure("4.7.0", f"SASL authentication failed: {error}", temporary=True) from error
         return replace(login, password=token)
 
-    async def _authenticate(self, connection: Connection, login: Login) -> None:
+    async def _mechanisms(self, connection: Connection, offered: Sequence[bytes]) -> list[bytes]:
+        """Those that we may use."""
+        wanted = [name for name in offered if await self._considered(name)]
+        if offered and not wanted:
+            where = connection.host.relay
+            listed = printable(b" ".join(offered).decode("ascii", "replace"))
+            self._log.warning(f"{where} offered no supported AUTH mechanisms: '{listed}'")
+        return wanted
+
+    async def _authenticate(self, connection: Connection, login: Login, wanted: Sequence[bytes]) -> None:
         """Log in.  Where a token is refused, once more with a new one."""
         try:
-            await self._login(connection, login)
+            await self._login(connection, login, wanted)
         except SessionFailure as failure:
             refused = failure.diagnostic.startswith("smtp; 5")
             if not (login.account and refused and connection.session.ready):
@@ -249,15 +269,11 @@ class Connector:
             if again == login:
                 raise
             self._log.info(f"{connection.host.relay} refused the token of {login.account}, trying a new one")
-            await self._login(connection, again)
+            await self._login(connection, again, wanted)
 
-    async def _login(self, connection: Connection, login: Login) -> None:
+    async def _login(self, connection: Connection, login: Login, wanted: Sequence[bytes]) -> None:
         host, session = connection.host, connection.session
-        offered = session.extensions.auth
-        wanted = [name for name in offered if await self._considered(name)]
         if not wanted:
-            listed = b" ".join(offered).decode("ascii", "replace")
-            self._log.warning(f"{host.relay} offered no supported AUTH mechanisms: '{printable(listed)}'")
             text = (
                 f"SASL authentication failed: server {host.pair} offered no compatible authentication "
                 "mechanisms for this type of connection security"
@@ -288,7 +304,8 @@ class Connector:
                     if isinstance(client, bearer.BearerClient) and client.told:
                         told = printable(client.told)
                         self._log.warning(f"{host.relay} refused the token of {login.account}: {told}")
-                    text = f"SASL authentication failed; server {host.pair} said: {reply}"
+                    said = "?".join(shown(line) for line in reply.lines)  # Postfix's line breaks in the log
+                    text = f"SASL authentication failed; server {host.pair} said: {said}"
                     raise failure_by(connection, reply, text, settings.sasl_soft_bounce)
                 case ProtocolError(text):
                     raise malformed(connection, text)

@@ -29,6 +29,7 @@ class Purpose:
     level: str = ""  # the TLS level that was tried before, in vain
     late: bool = False
     history: History | None = None  # that is to hear what is said
+    utf8: bool = False  # the server has to offer SMTPUTF8
 
 
 class SessionFailure(MtadError):
@@ -72,8 +73,8 @@ class SessionFailure(MtadError):
 
 def failure_by(connection: Connection, reply: ServerReply, text: str, soft: bool) -> SessionFailure:
     """A failure by what the server said; ``soft`` makes a permanent one temporary."""
-    temporary = reply.code // 100 == 4 or (soft and reply.code // 100 == 5)
     dsn = reply.dsn.decode()
+    temporary = (soft and reply.code // 100 == 5) or not dsn.startswith("5")
     return SessionFailure(
         f"4{dsn[1:]}" if temporary else dsn,
         text,

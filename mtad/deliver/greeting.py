@@ -30,10 +30,12 @@ class Greetings:
         """Wait until EHLO or HELO is accepted; whether it was EHLO."""
         while True:
             match await connection.next_event():
-                case Ready(reply, _, extended):
+                case Ready(reply, extensions, extended):
                     if extended and connection.discarding:
                         self._log.info(connection.discarding)
                     self._check_name(connection, reply, extended, purpose)
+                    if purpose.utf8 and not extensions.smtputf8:
+                        raise _without_utf8(connection)
                     if purpose.report is not None and connection.tls is None:
                         lines = [line.decode("utf-8", "replace") for line in reply.lines]
                         purpose.report.greeted("\r\n".join(lines))
@@ -88,3 +90,10 @@ class Greetings:
         connection.judge(reply)
         text = f"host {connection.host.pair} refused to talk to me: {reply}"
         return failure_by(connection, reply, text, soft)
+
+
+def _without_utf8(connection: Connection) -> SessionFailure:
+    pair, relay = connection.host.pair, connection.host.relay
+    text = "message requires SMTPUTF8, but no server was found that supports SMTPUTF8. "
+    text += f"The last attempted server was {pair}"
+    return SessionFailure("5.6.7", text, temporary=False, relay=relay, host_only=True)

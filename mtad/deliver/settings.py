@@ -31,16 +31,20 @@ class Timeouts:
     quit: int
     xforward: int
     pix_delay: int  # before the end of a message
+    lingers: bool  # QUIT's answer is waited for
     per_request: bool  # they are deadlines: for a command and its whole answer
     data_rate: int  # bytes a second that move the deadline of a message's body
 
     @classmethod
     def of(cls, p: Parameters) -> Timeouts:
-        usual = [name for name in cls.__slots__ if name not in ("pix_delay", "per_request", "data_rate")]
+        usual = [
+            name for name in cls.__slots__ if name not in ("pix_delay", "lingers", "per_request", "data_rate")
+        ]
         seconds = {name: p.seconds(f"smtp_{name}_timeout") for name in usual}
         return cls(
             **seconds,
             pix_delay=p.seconds("smtp_pix_workaround_delay_time"),
+            lingers=not p.flag("smtp_skip_quit_response"),
             per_request=p.flag("smtp_per_request_deadline"),
             data_rate=p.number("smtp_min_data_rate"),
         )

@@ -50,7 +50,9 @@ class Transaction:
     """See the module.  Run once.
 
     ``outcomes`` are complete after :meth:`run`, unless ``stale``: a session that had been idle turned out to
-    be dead, and nothing happened.  ``unreached`` is set where the session broke.
+    be dead, and nothing happened.  ``unreached`` is set where the session broke.  ``failures``: the statuses
+    and reasons that the outcomes have, one for all that failed at once, or for nobody.
+    ``broke_lines``: long lines were broken on the way (``smtp_line_length_limit``).
     """
 
     __slots__ = (
@@ -64,6 +66,8 @@ class Transaction:
         "_probe",
         "_settings",
         "_store",
+        "broke_lines",
+        "failures",
         "outcomes",
         "stale",
         "unreached",
@@ -91,6 +95,8 @@ class Transaction:
         self._doubtful: list[int] = []  # the keys of recipients for whom the end of the message was sent
         self.outcomes: list[Outcome] = []
         self.unreached: tuple[str, str] | None = None
+        self.broke_lines = False
+        self.failures: list[tuple[str, str]] = []
         self.stale = False
 
     async def run(self) -> None:
@@ -127,7 +133,7 @@ class Transaction:
                         self._doubtful = [one.id for one in self._open.values()]
                         self._store.in_doubt(self._doubtful)
                         await connection.send_body(await self._body(), self._slow_end())
-                        self._note_long_lines()
+                        self.broke_lines = connection.session.broke_lines
                     case MessageAnswer(reply, _, index):
                         self._message_answered(reply, index)
                         if index < 0 or not self._open:
@@ -154,7 +160,11 @@ class Transaction:
             if not answered and connection.uses > 1:
                 self.stale = True
                 return
-            self._broke(error.text)
+            connection.errors |= error.errors
+            if self._open:
+                self._broke(error.text, error.dsn)
+            elif connection.session.stage != "sending final RSET":
+                self.failures.append(("deferred", error.text))
         except ConversionFailed as error:
             connection.abort()
             self._unconverted(error)
@@ -166,7 +176,7 @@ class Transaction:
             if self._doubtful:
                 self._store.answered(self._doubtful, False)
         if self._open:
-            self._left_over()
+            self._broke(f"lost connection with {connection.host.pair}")
 
     def _spoke_early(self) -> bool:
         """``smtp_tls_block_early_mail_reply``: whether there is an answer to MAIL before we have said it.
@@ -191,25 +201,9 @@ class Transaction:
         limit = extensions.size_limit
         if limit and message.size > limit:
             self._local("5.3.4", f"message size {message.size} exceeds size limit {limit} of server {pair}")
-        elif message.smtputf8 and not extensions.smtputf8 and self._needs_utf8():
-            text = "message requires SMTPUTF8, but no server was found that supports SMTPUTF8. "
-            text += f"The last attempted server was {pair}"
-            if self._connection.last:
-                self._local("5.6.7", text)
-            else:
-                self._defer("4.6.7", text)
         else:
             return False
         return True
-
-    def _needs_utf8(self) -> bool:
-        """Whether an address or a header is not ASCII (RFC 6531 section 3.4)."""
-        message = self._message
-        if not message.sender.isascii() or any(not one.address.isascii() for one in self._open.values()):
-            return True
-        start = next(iter(self._content()), b"")
-        end = start.find(b"\r\n\r\n")
-        return not (start if end < 0 else start[:end]).isascii()
 
     async def _envelope(self) -> Envelope:
         message, converter = self._message, self._converter
@@ -249,6 +243,8 @@ class Transaction:
         said: list[tuple[bytes, bytes]] = []
         for name, attribute in _FORWARDED:
             value = attributes.get(f"log_{attribute}", attributes.get(attribute, ""))
+            if name == b"IDENT" and "client_address" in attributes:
+                value = value or self._message.queue_id
             if name == b"SOURCE":
                 said.append((name, b"REMOTE" if value == "remote" else b"LOCAL"))
             elif value and (value.lower() != "unknown" or name in (b"HELO", b"IDENT")):
@@ -271,12 +267,6 @@ class Transaction:
         if self._converter.needed(message, extensions):
             return await self._converter.content(message, self._content(), extensions)
         return self._content()
-
-    def _note_long_lines(self) -> None:
-        """Long lines were broken on the way (``smtp_line_length_limit``)."""
-        if self._connection.session.broke_lines:
-            limit = self._settings.line_limit
-            self._log.info(f"{self._message.queue_id}: breaking line > {limit} bytes with <CR><LF>SPACE")
 
     # -- outcomes
 
@@ -308,11 +298,13 @@ class Transaction:
         """The server refused these recipients."""
         self._connection.judge(reply)
         host = self._connection.host
-        status = "deferred" if reply.code // 100 == 4 else "bounced"
         dsn = reply.dsn.decode()
         reason = reply.said(host.pair, command)
-        if dsn.startswith("2"):
+        if dsn[0] not in "45":
+            self._connection.errors |= PROTOCOL
             dsn, reason = "5.5.0", f"Protocol error: {reason}"
+        status = "bounced" if dsn[0] == "5" else "deferred"
+        self.failures.append((status, reason))
         diagnostic = f"smtp; {reply}"
         for index in indexes:
             one = self._open.pop(index)
@@ -321,6 +313,7 @@ class Transaction:
     def _local(self, dsn: str, reason: str) -> None:
         """We refuse all recipients ourselves."""
         relay = self._connection.host.relay
+        self.failures.append(("bounced", reason))
         self.outcomes += [Outcome(one, "bounced", dsn, reason, relay) for one in self._open.values()]
         self._open.clear()
 
@@ -332,25 +325,13 @@ class Transaction:
         else:
             self._local(error.dsn, error.text)
 
-    def _broke(self, reason: str) -> None:
+    def _broke(self, reason: str, dsn: str = "4.4.2") -> None:
         """The session broke: who has no outcome yet must wait."""
-        self.unreached = ("4.4.2", reason)
-        self._defer("4.4.2", reason)
+        self.unreached = (dsn, reason)
+        self._defer(dsn, reason)
 
     def _defer(self, dsn: str, reason: str) -> None:
         relay = self._connection.host.relay
+        self.failures.append(("deferred", reason))
         self.outcomes += [Outcome(one, "deferred", dsn, reason, relay) for one in self._open.values()]
-        self._open.clear()
-
-    def _left_over(self) -> None:
-        """A 421 ended the session before these recipients had their answer: it is theirs too."""
-        last = next((outcome for outcome in reversed(self.outcomes) if outcome.status == "deferred"), None)
-        if last is None:
-            self._broke(f"lost connection with {self._connection.host.pair}")
-            return
-        for one in self._open.values():
-            said = Outcome(
-                one, "deferred", last.dsn, last.reason, last.relay, last.diagnostic, last.remote_mta
-            )
-            self.outcomes.append(said)
         self._open.clear()

@@ -2,7 +2,7 @@
 
 :meth:`Variants.of` gives the settings for one host: keywords of its EHLO reply to pass over
 (``smtp_discard_ehlo_keyword_address_maps``), the work-arounds should it be a PIX firewall, and the filter of
-its replies.  A table that fails raises :class:`~mtad.errors.MtadError`.
+its replies.  Where they can't be had it raises :class:`~mtad.deliver.failure.SessionFailure`.
 
 Postfix counterpart: parts of ``smtp_helo``, ``smtp_chat_resp``.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.failure import SessionFailure
 from mtad.deliver.nexthop import Host
 from mtad.errors import TableError
 from mtad.maillog import MailLog, printable
@@ -52,20 +53,33 @@ class Variants:
                 "smtp_reply_filter", "a table that asks a server", "use a local table, such as pcre:"
             )
 
-    async def of(self, host: Host, settings: ClientSettings) -> Variant:
+    async def of(self, host: Host, settings: ClientSettings, queue_id: str) -> Variant:
         """The settings for this host."""
         address = host.address.encode()
         words = self._discard
         if self._discard_maps:
-            value = await self._discard_maps.lookup(address)
+            value = await self._keywords(host, queue_id)
             words = words if value is None else tuple(_text(value).replace(",", " ").split())
         pix = self._pix
         if self._pix_maps:
-            value = await self._pix_maps.lookup(address)
+            try:
+                value = await self._pix_maps.lookup(address)
+            except TableError as error:
+                self._log.warning(str(error))
+                value = None
             pix = pix if value is None else _words(_text(value))
         discard = frozenset(word.lower() for word in words)
         found = replace(settings, discard=discard, pix=pix, reply_filter=self._reply_filter(host))
         return Variant(found, discarding(words))
+
+    async def _keywords(self, host: Host, queue_id: str) -> bytes | None:
+        try:
+            return await self._discard_maps.lookup(host.address.encode())
+        except TableError as error:
+            self._log.warning(str(error))
+            self._log.warning(f"{queue_id}: {self._discard_maps.title} map lookup error for {host.address}")
+            text = f"local data error while talking to {host.pair}"
+            raise SessionFailure("4.3.0", text, temporary=True, relay=host.relay) from error
 
     def _reply_filter(self, host: Host) -> Callable[[bytes], bytes] | None:
         if not self._filter:
@@ -78,7 +92,7 @@ class Variants:
                 answer = _at_once(self._filter, line)
             except TableError as error:
                 self._log.warning(str(error))
-                return b""  # which is no reply: the session ends
+                raise
             if answer is None:
                 return line
             said, new = printable(_text(line)), printable(_text(answer))

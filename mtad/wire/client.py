@@ -16,8 +16,9 @@ The shell acts on events::
 
 Where the server offers PIPELINING, MAIL, all RCPT and DATA go out at once; when nobody was accepted
 and the server still says 354, a lone dot is sent (RFC 2920 section 3.1).  Otherwise one command at a
-time.  A failed transaction is ended by RSET.  After a 421, after anything malformed or unasked for,
-and after QUIT the session is ``closed``.
+time.  A failed transaction is ended by RSET.  After anything malformed or unasked for, and after QUIT,
+the session is ``closed``.  A 421 is a refusal like others, but then the session is ``leaving``: it may be
+ended in order, and is not to be used again.
 
 LMTP (RFC 2033) is the same but for LHLO, and one answer to the message for each accepted recipient.
 
@@ -61,6 +62,7 @@ from mtad.wire.server_reply import (
     LINE_LIMIT,
     Listener,
     MalformedReply,
+    Oddity,
     ReplyReader,
     ServerReply,
 )
@@ -71,6 +73,8 @@ _AUTH_LINE_LIMIT = 512
 
 #: What the greeting of a PIX firewall consists of.
 _PIX_BANNER = b"20 *\t\r\n"
+#: The code of the greeting's first line; those of others count as words.
+_FIRST = re.compile(rb"[- \t]*[^- \t]*[- \t]")
 
 _Handler = Callable[[ServerReply], None]
 _Step = tuple[bytes, str, _Handler]
@@ -86,6 +90,7 @@ class ClientSession:
         self.extensions = Extensions()
         self.authenticated = False
         self.closed = False
+        self.leaving = False  # the server has said 421
         self.broke_lines = False  # a line of this message that is longer than line_length_limit was broken
         #: what the session waits for, in Postfix's words: "lost connection with H while <stage>"
         self.stage = "receiving the initial server greeting"
@@ -106,6 +111,11 @@ class ClientSession:
         self.pix: frozenset[str] = frozenset()  # work-arounds that this server needs
 
     # What the shell calls.
+
+    @property
+    def oddities(self) -> list[Oddity]:
+        """What was strange about the server's replies; whoever tells of it clears the list."""
+        return self._reader.oddities
 
     def listen(self, listener: Listener | None) -> None:
         """Tell ``listener`` of each line from now on."""
@@ -200,7 +210,7 @@ class ClientSession:
         if not envelope.recipients:
             raise ValueError("no recipients")
         settings, offered = self.settings, self.extensions
-        commands = [mail_command(settings, offered, envelope)]
+        commands = [mail_command(settings, offered, envelope, self.authenticated)]
         commands += [
             rcpt_command(self.settings, self.extensions, envelope, recipient)
             for recipient in envelope.recipients
@@ -241,8 +251,7 @@ class ClientSession:
 
         def answered(reply: ServerReply) -> None:
             handler(reply)
-            if reply.code != 421:
-                self._queue_forwards(steps)
+            self._queue_forwards(steps)
 
         self._command(line, stage, answered)
 
@@ -320,12 +329,8 @@ class ClientSession:
             self._fail(ProtocolError(f"a reply to no command: {reply}", reply))
             return
         _, handler = self._expected.popleft()
-        self.closed = reply.code == 421
+        self.leaving = self.leaving or reply.code == 421
         handler(reply)
-        if reply.code == 421:
-            self._expected.clear()
-            if self._in_transaction:
-                self._transaction_dropped(False)
         if self._expected:
             self.stage = self._expected[0][0]
 
@@ -344,7 +349,9 @@ class ClientSession:
         self.is_pix = not b"".join(reply.lines).strip(_PIX_BANNER)
         if self.is_pix:
             self.pix = settings.pix
-        words = b" ".join(reply.texts).upper().split()
+        text = b" ".join(reply.lines)
+        code = _FIRST.match(text)
+        words = text[code.end() if code else 0 :].upper().split()
         never = settings.never_ehlo or "disable_esmtp" in self.pix
         if settings.lmtp or (not never and (settings.always_ehlo or b"ESMTP" in words)):
             self._ehlo()
@@ -361,7 +368,8 @@ class ClientSession:
 
     def _ehlo_answer(self, reply: ServerReply) -> None:
         if reply.positive:
-            self.extensions = offered_extensions(reply, self.settings.discard)
+            self.extensions = offered_extensions(reply, self.settings.discard, self.oddities)
+            self._reader.pipelining = self.extensions.pipelining
             self._ready = True
             self._events.append(Ready(reply, self.extensions, True))
         elif reply.code == 421 or self.settings.lmtp:
@@ -433,7 +441,7 @@ class ClientSession:
             self._drop()
 
     def _data_answer(self, reply: ServerReply) -> None:
-        if reply.code != 354:  # Postfix takes any 3xx; who knows what such a server takes for a message
+        if reply.code // 100 != 3:
             if self._accepted:
                 self._events.append(DataRefused(reply))
             self._drop()
@@ -441,8 +449,6 @@ class ClientSession:
             self._stuffer = Stuffer(self.settings.line_length_limit)
             self.stage = "sending message body"
             self._events.append(SendBody())
-        elif self.settings.lmtp:  # there will be no answer to a message for nobody
-            self._fail(ProtocolError(f"a message is wanted for nobody: {reply}", reply))
         else:
             self._command(b".", "sending end of data -- message may be sent more than once", self._lone_dot)
 
@@ -458,7 +464,7 @@ class ClientSession:
         self._transaction_dropped(reply.positive)
 
     def _transaction_dropped(self, usable: bool) -> None:
-        usable = usable and not self.closed
+        usable = usable and not (self.closed or self.leaving)
         self._ready, self._in_transaction = usable, False
         self._events.append(TransactionDropped(usable))
 
@@ -467,7 +473,8 @@ class ClientSession:
         if self.settings.lmtp and self._to_answer:
             self._events.append(MessageAnswer(reply, index=index))
             return
-        self._ready = not any(handler == self._quit_answer for _, handler in self._expected)
+        quitting = any(handler == self._quit_answer for _, handler in self._expected)
+        self._ready = not (quitting or self.leaving)
         self._in_transaction = False
         self._events.append(MessageAnswer(reply, index=index))
 

@@ -9,13 +9,16 @@ RFC 5321 section 4.1, RFC 1870, 3461, 6152, 6531.  Postfix counterpart: ``smtp_l
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from mtad.wire.address import quote
 from mtad.wire.client_events import ClientSettings, Envelope, EnvelopeRecipient, Extensions
-from mtad.wire.command import utf8_xtext_encode, xtext_encode
-from mtad.wire.server_reply import ServerReply
+from mtad.wire.command import utf8_xtext_encode, xtext_decode, xtext_encode
+from mtad.wire.server_reply import Oddity, ServerReply, shown
 
 _BAD_DOMAIN = re.compile(rb"@[^@]*[<>\s][^@]*\Z")
+#: A line of the reply to EHLO: a keyword, and what follows it.
+_KEYWORD = re.compile(rb"[- ]*[^- ]+[- ][ =]*([^ =]+)[ =]?(.*)", re.DOTALL)
 #: NOTIFY's words in the order in which Postfix sends them.
 _CONDITIONS = (b"NEVER", b"SUCCESS", b"FAILURE", b"DELAY")
 #: The two XFORWARD commands: their stages, and what each tells.
@@ -23,7 +26,6 @@ _FORWARD = (
     ("sending XFORWARD name/address", (b"NAME", b"ADDR", b"PORT")),
     ("sending XFORWARD protocol/helo_name", (b"PROTO", b"HELO", b"IDENT", b"SOURCE")),
 )
-_NOTHING: frozenset[bytes] = frozenset()
 
 
 def _path(settings: ClientSettings, address: bytes) -> bytes:
@@ -32,7 +34,9 @@ def _path(settings: ClientSettings, address: bytes) -> bytes:
     return b"<" + (quote(address) if settings.quote_envelope and address else address) + b">"
 
 
-def mail_command(settings: ClientSettings, offered: Extensions, envelope: Envelope) -> bytes:
+def mail_command(
+    settings: ClientSettings, offered: Extensions, envelope: Envelope, authenticated: bool
+) -> bytes:
     """MAIL, with what the server takes of its parameters."""
     words = [b"MAIL FROM:" + _path(settings, envelope.sender)]
     if offered.size and envelope.size:
@@ -47,7 +51,7 @@ def mail_command(settings: ClientSettings, offered: Extensions, envelope: Envelo
         words.append(b"SMTPUTF8")
     if offered.requiretls and envelope.requiretls:
         words.append(b"REQUIRETLS")
-    if offered.auth and settings.dummy_mail_auth:
+    if authenticated and settings.dummy_mail_auth:
         words.append(b"AUTH=<>")
     return b" ".join(words)
 
@@ -59,7 +63,7 @@ def rcpt_command(
     command = b"RCPT TO:" + _path(settings, recipient.address)
     if not offered.dsn:
         return command
-    orcpt = recipient.orcpt
+    orcpt = _again(recipient.orcpt)
     if not orcpt and recipient.original:
         original = quote(recipient.original)
         if envelope.smtputf8 and not original.isascii():
@@ -71,6 +75,15 @@ def rcpt_command(
     if recipient.notify:
         command += b" NOTIFY=" + b",".join(word for word in _CONDITIONS if word in recipient.notify)
     return command
+
+
+def _again(orcpt: bytes) -> bytes:
+    """An ORCPT in the form that its type asks for: its client may have been careless."""
+    kind, semicolon, address = orcpt.partition(b";")
+    if not semicolon or kind.lower() == b"utf-8":
+        return orcpt
+    plain = xtext_decode(address)
+    return orcpt if plain is None else kind + b";" + xtext_encode(plain)
 
 
 def forward_commands(offered: Extensions, envelope: Envelope) -> list[tuple[bytes, str]]:
@@ -89,26 +102,45 @@ def forward_commands(offered: Extensions, envelope: Envelope) -> list[tuple[byte
     return commands
 
 
-def offered_extensions(reply: ServerReply, discard: frozenset[str]) -> Extensions:
-    """Read the reply to EHLO; ``AUTH=`` counts as ``AUTH`` (an old draft's form)."""
+def offered_extensions(reply: ServerReply, discard: frozenset[str], oddities: list[Oddity]) -> Extensions:
+    """Read the reply to EHLO; ``AUTH=`` counts as ``AUTH`` (an old draft's form).
+
+    The first word of all is the server's name, whatever line it is on.
+    """
+    keywords = [m for line in reply.lines if (m := _KEYWORD.match(line)) is not None]
     found: dict[str, list[bytes]] = {}
-    for line in reply.texts[1:]:
-        words = line.replace(b"=", b" ", 1).split()
-        if words:
-            found.setdefault(words[0].decode("ascii", "replace").lower(), []).extend(words[1:])
+    for keyword in keywords[1:]:
+        found.setdefault(keyword[1].decode("ascii", "replace").lower(), []).append(keyword[2])
     offered = found.keys() - discard
-    limit = found["size"][0] if "size" in offered and found["size"] else b""
-    mechanisms = found["auth"] if "auth" in offered else []
+    lists = [text.strip() for text in found["auth"]] if "auth" in offered else []
+    if lists and not lists[0]:
+        oddities.append(Oddity("auth", ""))
+    if "smtputf8" in offered and "8bitmime" not in offered:
+        oddities.append(Oddity("8bitmime", ""))
+    forward = b" ".join(found["xforward"]).upper().split() if "xforward" in offered else ()
     return Extensions(
         pipelining="pipelining" in offered,
         size="size" in offered,
-        size_limit=int(limit) if limit.isdigit() and len(limit) < 20 else 0,
+        size_limit=_limit(found["size"], oddities) if "size" in offered else 0,
         starttls="starttls" in offered,
-        auth=tuple(dict.fromkeys(word.upper() for word in mechanisms)),
+        login="auth" in offered,
+        auth=tuple(dict.fromkeys(b" ".join(lists).upper().split())),
         dsn="dsn" in offered,
         # Who offers SMTPUTF8 must take 8-bit content, whether it says so or not.
         eightbitmime="8bitmime" in offered or "smtputf8" in offered,
         smtputf8="smtputf8" in offered,
         requiretls="requiretls" in offered,
-        xforward=frozenset(word.upper() for word in found["xforward"]) if "xforward" in offered else _NOTHING,
+        xforward=frozenset(forward),
     )
+
+
+def _limit(texts: Iterable[bytes], oddities: list[Oddity]) -> int:
+    """The limit that SIZE tells, 0 where it tells none; of several it is the last."""
+    limit = 0
+    for text in texts:
+        word = b"".join(text.split(maxsplit=1)[:1])
+        if word.isdigit():
+            limit = int(word) if len(word) < 19 else 0
+        elif word:
+            oddities.append(Oddity("size", shown(word)))
+    return limit

@@ -36,7 +36,8 @@ class Extensions:
     size: bool = False
     size_limit: int = 0  # 0: none known
     starttls: bool = False
-    auth: tuple[bytes, ...] = ()  # upper case, in the server's order
+    login: bool = False  # AUTH, with mechanisms or none
+    auth: tuple[bytes, ...] = ()  # its mechanisms, upper case, in the server's order
     dsn: bool = False
     eightbitmime: bool = False
     smtputf8: bool = False

@@ -2,7 +2,8 @@
 
 :meth:`LineBuffer.line` gives lines as Postfix reads them: ended by LF, one CR before it taken off.
 Of a line longer than the limit the beginning is given and ``cut`` is set; the rest is skipped.  When
-the rest, too, is longer than the limit the buffer turns ``deaf`` and takes no more.
+the rest is longer than ``patience`` (without one: than the limit) the buffer turns ``deaf`` and
+takes no more.
 
 Postfix counterpart: ``smtp_get`` in ``smtp_stream.c``.
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 class LineBuffer:
     """A buffer of received bytes; ``data[at:]`` is what was not taken yet."""
 
-    __slots__ = ("_long", "_skip", "at", "bare", "cut", "data", "deaf")
+    __slots__ = ("_long", "_patience", "_skip", "at", "bare", "cut", "data", "deaf")
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = 0) -> None:
+        self._patience = patience
         self.data = b""
         self.at = 0
         self.bare = False  # the last line ended in a lone LF
@@ -55,7 +57,7 @@ class LineBuffer:
         # Where the last byte within the limit is a CR, the LF may still come.
         if size < limit or (size == limit and data[-1] == 13):
             return None
-        self._long, self._skip, self.at = data[at : at + limit], limit, at + limit
+        self._long, self._skip, self.at = data[at : at + limit], self._patience or limit, at + limit
         return self._skipped(limit)
 
     def _skipped(self, limit: int) -> bytes | None:

@@ -1,11 +1,12 @@
 """The replies of a server that we are a client of: read line by line, with bounds.
 
 A reply is lines of three digits and text; ``-`` behind the digits says that more lines follow (RFC
-5321 section 4.2).  Of a long reply about ``limit`` bytes are kept; a reply of too many lines, or a
-line that is no reply, is malformed: then nothing that follows can be trusted to answer what it
-seems to answer.
+5321 section 4.2).  Of a long reply about ``limit`` bytes are kept; a reply of too many lines, or with a
+line that does not end, is malformed: then nothing that follows can be trusted to answer what it
+seems to answer.  A line that is no reply is taken for a part of the one that follows.  What is strange about
+replies is kept as :class:`Oddity`.
 
-Postfix counterpart: ``smtp_chat_resp`` in ``smtp_chat.c`` (which skips garbage).
+Postfix counterpart: ``smtp_chat_resp`` in ``smtp_chat.c``.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from mtad.wire.linebuffer import LineBuffer
 LINE_LIMIT = 2048  # line_length_limit
 CHALLENGE_LIMIT = 12288 + 6  # a 334 line (RFC 4954 section 4)
 MAX_LINES = 1000
+_PATIENCE = 1 << 20  # bytes of one line that are passed over
 
 _REPLY = re.compile(rb"([0-9]{3})([- ]|$)")
-_DSN = re.compile(rb" *([245]\.[0-9]{1,3}\.[0-9]{1,3})(?= |$)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
+_DSN = re.compile(rb" *([245]\.[0-9]{1,3}\.[0-9]{1,3})(?=\s|$)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class ServerReply:
 
     def __str__(self) -> str:
         """All of it on one line, printable."""
-        return _CONTROL.sub("?", b" ".join(self.lines).decode("utf-8", "replace"))
+        return shown(b" ".join(self.lines))
 
 
 class Listener(Protocol):
@@ -73,8 +75,21 @@ class Listener(Protocol):
         """The server has said something, which the reply filter may have replaced."""
 
 
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """Something strange that a server said: a word for what it is, and ``text`` of it, printable."""
+
+    kind: str
+    text: str
+
+
 class MalformedReply(Exception):
     """What the server sent is no SMTP reply; the text says what it was."""
+
+
+def shown(data: bytes) -> str:
+    """What a server said, as text for a line of the log."""
+    return _CONTROL.sub("?", data.decode("utf-8", "surrogateescape"))
 
 
 def _dsn(code: int, text: bytes) -> bytes:
@@ -88,43 +103,69 @@ def _dsn(code: int, text: bytes) -> bytes:
 class ReplyReader:
     """Collects replies from received bytes."""
 
-    __slots__ = ("_count", "_filter", "_kept", "_lines", "buffer", "listener")
+    __slots__ = (
+        "_count",
+        "_filter",
+        "_kept",
+        "_lines",
+        "_told",
+        "buffer",
+        "listener",
+        "oddities",
+        "pipelining",
+    )
 
     def __init__(self, reply_filter: Callable[[bytes], bytes] | None = None) -> None:
         """``reply_filter``: what each line is replaced by."""
         self._filter = reply_filter
-        self.buffer = LineBuffer()
+        self.buffer = LineBuffer(_PATIENCE)
         self.listener: Listener | None = None
+        self.oddities: list[Oddity] = []  # whoever tells of them takes them away
+        self.pipelining = False  # a reply more or less would be taken for that to another command
         self._lines: list[bytes] = []
         self._kept = self._count = 0
+        self._told = False  # that this reply is a long one
 
     def clear(self) -> None:
         """Forget all that was received."""
         self.buffer.clear()
         self._lines.clear()
         self._kept = self._count = 0
+        self._told = False
 
     def next(self, limit: int = LINE_LIMIT) -> ServerReply | None:
         """The next whole reply; None: it has not arrived.  Raises :class:`MalformedReply`."""
         while (line := self.buffer.line(limit)) is not None:
             self._count += 1
+            if b"\0" in line:
+                line = line.partition(b"\0")[0]
+            if self.buffer.cut:
+                self._odd("long", line)
+            if self._count > MAX_LINES or self.buffer.deaf:
+                raise MalformedReply(shown(b"too long a reply: " + line[:100]))
+            room = self._kept < limit
+            if not (room or self._told):
+                self._told = True
+                self._odd("many", b"\n".join(self._lines))
             said = line
             if self._filter is not None:
                 line = self._filter(line)
-            if self.listener is not None and self._kept < limit:
+            if self.listener is not None and room:
                 self.listener.heard(said, None if line is said else line)
-            m = _REPLY.match(line)
-            if m is None or self._count > MAX_LINES or self.buffer.deaf:
-                what = line if m is None else b"too long a reply: " + line
-                raise MalformedReply(_CONTROL.sub("?", what[:100].decode("utf-8", "replace")))
-            last = m[2] != b"-"
-            if self._kept < limit:
+            if room and (line or self._lines):
+                self._kept += len(line) + bool(self._lines)
                 self._lines.append(line)
-                self._kept += len(line)
-            if last:
+            m = _REPLY.match(line)
+            if m is None:
+                self._odd("danger" if self.pipelining else "garbage", line)
+            elif m[2] != b"-":
                 code = int(m[1])
                 reply = ServerReply(code, _dsn(code, line[4:]), tuple(self._lines))
                 self._lines = []
                 self._kept = self._count = 0
+                self._told = False
                 return reply
         return None
+
+    def _odd(self, kind: str, line: bytes) -> None:
+        self.oddities.append(Oddity(kind, shown(line)))

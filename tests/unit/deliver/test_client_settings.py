@@ -53,10 +53,10 @@ def test_what_depends_on_the_server() -> None:
         }
     )
     variants = Variants(p, LOG)
-    one = finish(variants.of(host("192.0.2.1"), ClientSettings(helo_name=b"x")))
+    one = finish(variants.of(host("192.0.2.1"), ClientSettings(helo_name=b"x"), "Q1"))
     assert one.settings.discard == {"pipelining"} and one.settings.pix == {"delay_dotcrlf"}
     assert one.discarding == "discarding EHLO keywords: PIPELINING"
-    other = finish(variants.of(host("192.0.2.2"), ClientSettings(helo_name=b"x")))
+    other = finish(variants.of(host("192.0.2.2"), ClientSettings(helo_name=b"x"), "Q1"))
     assert other.settings.discard == {"dsn"} and "disable_esmtp" in other.settings.pix
     assert other.settings.reply_filter(b"250 odd") == b"250 even"
     assert other.settings.reply_filter(b"250 else") == b"250 else"
