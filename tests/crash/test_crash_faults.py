@@ -41,6 +41,7 @@ def settings(sink: Sink) -> dict[str, str]:
         "relayhost": f"[127.0.0.1]:{sink.port}",
         "mynetworks": "127.0.0.0/8",
         "message_size_limit": "1000000",
+        "notify_classes": "",
     }
 
 

@@ -307,7 +307,7 @@ def test_a_flush_tries_those_that_were_left_alone(houses: list[House]) -> None:
     assert "suspended" not in results["a"] and "suspended" in results["b"]
 
 
-#: When three deliveries begin, seconds after the mail came, if timers know whole seconds only, as Postfix's do.
+#: When three deliveries begin, seconds after the mail came, if timers know whole seconds, as Postfix's.
 PACES = {"paced": [0, 1, 3], "timed": [1, 2.5, 4]}
 
 
