@@ -19,14 +19,11 @@ from zope.interface import implementer
 
 from mtad.errors import TableError
 from mtad.net.drive import drive
-from mtad.net.hosts import PeerStatus
-from mtad.net.proxy_protocol import ProxyError
 from mtad.net.tls_channel import TLSChannel
 from mtad.policy.check import HANG_UP
-from mtad.policy.request import Request
+from mtad.smtpd.arrival import arrive
 from mtad.smtpd.endings import log_end, log_handshake, log_reason
 from mtad.smtpd.session import Session
-from mtad.smtpd.upstream import UNKNOWN_ENDS, UNKNOWN_PEER, ends_of
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
 from mtad.wire.server import SYNCHRONIZATION, ServerSession
@@ -177,36 +174,10 @@ class SubmissionProtocol(Protocol):
 
     async def _arrive(self) -> None:
         service = self.service
-        problem = ""
-        try:
-            ends = await ends_of(self.transport, service)
-            name = await service.peer_name(ends.client_address)
-        except ProxyError as error:
-            problem = str(error)
-            ends, name = UNKNOWN_ENDS, UNKNOWN_PEER
-        request = Request(
-            client_name=name.name,
-            client_address=name.address,
-            client_port=ends.client_port,
-            port_logged=service.settings.client_port_logging,
-            reverse_name=name.reverse_name,
-            name_temporary=name.status == PeerStatus.TEMPORARY,
-            reverse_temporary=name.reverse_status == PeerStatus.TEMPORARY,
-            server_address=ends.server_address,
-            server_port=ends.server_port,
-        )
+        session, problem = await arrive(self.transport, service)
         if self._closing or self._timer is None:
-            return
-        settings = await service.clients.settings(request.client_address, request.client_name)
-        client = request.client
-        engine = self._engine = ServerSession(settings, client, tls=service.tls.wrapper)
-        counts = await service.client_limits.of(request, client)
-        session = self.session = Session(service, engine, request, client)
-        session.counts = counts
-        if service.watching is not None:
-            session.transcript = await service.watching.attend(request)
-        for warning in filter(None, (problem, name.warning)):
-            service.log.warning(warning)
+            return  # nobody waits any more
+        self.session, self._engine, counts = session, session.engine, session.counts
         service.log.info(f"connect from {session.client}")
         if problem:
             self._reason = ""
