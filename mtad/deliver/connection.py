@@ -66,7 +66,7 @@ class HandshakeFailed(MtadError):
 def _stage_timeouts(timeouts: Timeouts) -> dict[str, int]:
     return {
         "receiving the initial server greeting": timeouts.helo,
-        "performing the STARTTLS handshake": timeouts.starttls,
+        "receiving the STARTTLS response": timeouts.starttls,
         "sending XFORWARD name/address": timeouts.xforward,
         "sending XFORWARD protocol/helo_name": timeouts.xforward,
         "sending MAIL FROM": timeouts.mail,

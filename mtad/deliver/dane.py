@@ -14,14 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.nexthop import Host
+from mtad.deliver.nexthop import Host, is_address
 from mtad.errors import MtadError
 from mtad.maillog import ListSink, MailLog, printable
 from mtad.net.dns import DnsError, DnsStatus, Resolver
 from mtad.net.dns_message import Record
 from mtad.net.tls_context import Logging
 from mtad.net.tls_policy import Tlsa
-from mtad.net.tls_trust import END_ENTITY, TRUST_ANCHOR, shown
+from mtad.net.tls_trust import END_ENTITY, TRUST_ANCHOR
 
 #: The matching type that is left to private use; nobody may publish it.
 _PRIVATE = 255
@@ -85,7 +85,9 @@ class Dane:
             if level == "dane":
                 return Applied("may")
             raise PolicyError
-        mx = None if host.destination.literal else await self._standing(host.destination.host, "MX", host)
+        if is_address(host.name):
+            return _without(level, "may", "no TLSA records found")
+        mx = await self._standing(host.asked, host.by, host) if host.by else None
         insecure_mx = mx is not None and not mx.secure
         if insecure_mx and (level == "dane-only" or self._insecure_mx == "may"):
             return _without(level, "may", "non DNSSEC destination")
@@ -100,8 +102,7 @@ class Dane:
             level = "halfdane"
         names = [base]
         if mx is not None:
-            names += [mx.owner] if mx.owner.lower() == host.destination.host.lower() else []
-            names += [] if names[1:] else [mx.owner, host.destination.host]
+            names += dict.fromkeys((mx.owner, host.asked))
         return Applied(level, records, base, tuple(dict.fromkeys(names)))
 
     async def _resolve(self, host: Host) -> tuple[str, tuple[Tlsa, ...], bool]:
@@ -136,13 +137,16 @@ class Dane:
             raise _lookup_error(host) from error
         if not answers[0].secure:
             return (), False
-        found = [self._parsed(record) for record in answers]
+        asked = f"_{host.port}._tcp.{name}"
+        found = [self._parsed(record, asked) for record in answers]
         return tuple(record for record in found if record is not None), True
 
-    def _parsed(self, record: Record) -> Tlsa | None:
+    def _parsed(self, record: Record, asked: str) -> Tlsa | None:
         data = record.data
+        alias = "" if record.name.lower() == asked.lower() else f"{asked} -> "
         if not isinstance(data, bytes) or len(data) <= 3:
-            self._log.warning(f"{record.name}: truncated TLSA RR")
+            size = len(data) if isinstance(data, bytes) else 0
+            self._log.warning(f"{alias}{record.name}: truncated TLSA RR length == {size}")
             return None
         tlsa = Tlsa(data[0], data[1], data[2], data[3:])
         problem = ""
@@ -151,10 +155,10 @@ class Dane:
         elif tlsa.matching == _PRIVATE:
             problem = "reserved private-use matching type"
         if problem:
-            self._log.warning(f"{record.name} {problem}: {shown(str(tlsa))}")
+            self._log.warning(f"{alias}{record.name} {problem}: {tlsa.shown}")
             return None
         if self._tell:
-            self._log.info(f"DNSSEC-signed TLSA record: {record.name}: {shown(str(tlsa))}")
+            self._log.info(f"DNSSEC-signed TLSA record: {record.name}: {tlsa.shown}")
         return tlsa
 
     async def _standing(self, name: str, type_: str, host: Host) -> Standing | None:

@@ -55,16 +55,28 @@ class Destination:
     literal: bool
     service: str = ""
 
+    @property
+    def srv(self) -> str:
+        """The name of its SRV records."""
+        return f"_{self.service}._tcp.{self.host}"
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One address to connect to; ``destination`` is what led to it."""
+    """One address to connect to; ``destination`` is what led to it, ``by`` a record of that type, if any (MX,
+    SRV)."""
 
     name: str
     address: str
     port: int
     preference: int
     destination: Destination
+    by: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The name that the record is of."""
+        return self.destination.srv if self.by == "SRV" else self.destination.host
 
     @property
     def path(self) -> bool:
@@ -195,7 +207,7 @@ class HostFinder:
             return await self._by_host(destination)
         targets = [(preference, destination.port, name) for preference, name in records]
         try:
-            found = await self._addresses(destination, targets)
+            found = await self._addresses(destination, targets, "MX")
         except HopError as error:
             self._warn(f"no MX host for {destination.host} has a valid address record")
             if error.temporary or not self._defer_no_address:
@@ -207,7 +219,7 @@ class HostFinder:
 
     async def _by_service(self, destination: Destination) -> Hosts:
         """By SRV records, or as without them where that is allowed."""
-        query = f"_{destination.service}._tcp.{destination.host}"
+        query = destination.srv
         fallback = self._srv_fallback
         try:
             try:
@@ -218,7 +230,7 @@ class HostFinder:
                 raise _hop_error(error) from error
             targets = [(priority, port, name) for priority, _, port, name in self._weighed(records)]
             try:
-                found = await self._addresses(destination, targets)
+                found = await self._addresses(destination, targets, "SRV")
             except HopError:
                 self._warn(f"no SRV host for {query} has a valid address record")
                 raise
@@ -232,9 +244,9 @@ class HostFinder:
         return Hosts(self._balanced(better), len(better) < len(found))
 
     async def _addresses(
-        self, destination: Destination, targets: Sequence[tuple[int, int, str]]
+        self, destination: Destination, targets: Sequence[tuple[int, int, str]], by: str = ""
     ) -> list[Host]:
-        """The addresses of these (preference, port, name); never none."""
+        """The addresses of these (preference, port, name), which come ``by`` such records; never none."""
         found: list[Host] = []
         failure: DnsError | None = None
         temporary = False
@@ -246,7 +258,7 @@ class HostFinder:
                 temporary |= error.dsn.startswith("4")
                 continue
             shown = await self._names.canonical(name) if self._canonical else name
-            found += [Host(shown, address, port, preference, destination) for address in addresses]
+            found += [Host(shown, address, port, preference, destination, by) for address in addresses]
         if found:
             return found
         if failure is None:

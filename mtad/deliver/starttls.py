@@ -102,6 +102,9 @@ class Encryption:
                     return
                 case StartTLSAnswer(reply):
                     self._no_tls(connection, policy, purpose, status, reply)
+                    if not connection.session.ready:  # 421: it goes
+                        pair = connection.host.pair
+                        raise ConnectionBroken(f"lost connection with {pair} while sending MAIL FROM")
                 case ProtocolError(text):
                     raise malformed(connection, text)
                 case _:

@@ -23,9 +23,10 @@ from mtad.deliver.dane import Dane, PolicyError
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.nexthop import Host
 from mtad.errors import MtadError
-from mtad.maillog import MailLog
+from mtad.maillog import ListSink, MailLog
 from mtad.net.certificates import FILE_LIMIT
 from mtad.net.dns import Resolver, to_ascii, valid_hostname
+from mtad.net.tls_context import Logging
 from mtad.net.tls_policy import (
     DANE_LEVELS,
     PKIX_LEVELS,
@@ -37,8 +38,9 @@ from mtad.net.tls_policy import (
     known_level,
     main_policy,
     rank,
+    shown,
 )
-from mtad.net.tls_trust import anchors_of
+from mtad.net.tls_trust import CERTIFICATE, KEY, TRUST_ANCHOR, anchors_of
 from mtad.tables.maps import Maps
 
 _MAPS, _PER_SITE = "smtp_tls_policy_maps", "smtp_tls_per_site"
@@ -79,6 +81,8 @@ class TlsPolicies:
         self._main = main
         self._log = log
         self._dane = Dane(p, resolver, log)
+        unheard = MailLog(ListSink(), "")  # ClientTLS has warned already
+        self._tell = Logging.parse(p, "smtp_tls_loglevel", unheard).dane
         self._sts = sts
         self._maps = Maps(p[_MAPS], p.directory, title=_MAPS, warn=log.warning)
         self._sites = Maps(p[_PER_SITE], p.directory, title=_PER_SITE, warn=log.warning)
@@ -174,7 +178,14 @@ class TlsPolicies:
         words = self._p.words("smtp_tls_fingerprint_cert_match") if entry.match is None else entry.match
         good, bad = fingerprints(tuple(words))
         for word in bad:
-            self._log.warning(f"malformed fingerprint value: {word[:384]}")
+            self._log.warning(
+                f"malformed fingerprint value: {f'{word[:100]}...' if len(word) > 192 else word}"
+            )
+        if self._tell:
+            for digest in good:
+                for selector in (CERTIFICATE, KEY):
+                    record = f"3 {selector} 255 {shown(digest)}"
+                    self._log.info(f"fingerprint: digest as private-use TLSA record: {record}")
         if not good:
             self._log.warning(
                 f"nexthop domain {host.destination.text}: configured at fingerprint security level, "
@@ -216,9 +227,14 @@ class TlsPolicies:
         except OSError as error:
             self._log.warning(f"error opening trust anchor file: {path}: {error.strerror}")
             raise PolicyError from error
-        if not found:
+        if found is None:
             self._log.warning(f"error reading: {path}: malformed trust-anchor")
             raise PolicyError
+        if self._tell:
+            for anchor in found:
+                what = "cert" if anchor.selector == CERTIFICATE else "pkey"
+                if anchor.usage == TRUST_ANCHOR:
+                    self._log.info(f"TA {what} as TLSA record: {path}: {anchor.shown}")
         self._anchors[path] = (stamp, found)
         return found
 

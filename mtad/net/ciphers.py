@@ -119,13 +119,12 @@ def _words(text: str) -> list[str]:
 
 def _version(word: str) -> int:
     known = _VERSION.get(word.lower())
-    return int(word, 16) if known is None else known
+    return int(word or "0", 16) if known is None else known
 
 
 def parse_protocols(text: str, parameter: str) -> Protocols:
     """``>=TLSv1.2, <=TLSv1.3``, or the old lists ``TLSv1.2 TLSv1.3`` and ``!SSLv2, !SSLv3``."""
     minimum = maximum = excluded = included = 0
-    some_included = False
     for word in _words(text):
         try:
             if word.startswith(">="):
@@ -136,14 +135,13 @@ def parse_protocols(text: str, parameter: str) -> Protocols:
                 excluded |= _EXCLUDE[word[1:].lower()]
             else:
                 included |= _EXCLUDE[word.lower()]
-                some_included = True
         except (KeyError, ValueError):
             raise ConfigError(
-                f'invalid TLS protocol list "{text}"',
+                f'Invalid TLS protocol list "{text}": aborting TLS session',
                 parameter=parameter,
                 remedy="write a lowest version as in >=TLSv1.2, or names as in !SSLv3",
             ) from None
-    if some_included:
+    if included:  # SSLv2 is none
         for bit in _EXCLUDE.values():
             excluded |= bit & ~included
     return Protocols(minimum, maximum, excluded)
@@ -165,20 +163,19 @@ def cipher_list(
     parts = [p[source], f"@SECLEVEL={security_level}"]
     for word in (word for text in exclusions for word in _words(text)):
         if word[0] in "!+-@":
-            raise ConfigError(
-                f"a cipher exclusion cannot start with one of !+-@: {word}", parameter=grade_parameter
-            )
+            raise ConfigError(f"invalid unary '!+-@' in cipher exclusion: {word}", parameter=grade_parameter)
         parts.append(f"!{word}")
     return ":".join(parts).encode("ascii", "replace")
 
 
-def apply_cipher_list(context: SSL.Context, ciphers: bytes, parameter: str) -> None:
+def apply_cipher_list(context: SSL.Context, ciphers: bytes, parameter: str, grade: str = "") -> None:
+    """``grade``: what the operator called the list."""
     try:
         context.set_cipher_list(ciphers)
     except SSL.Error as error:
-        raise ConfigError(
-            f"OpenSSL takes no cipher of the list {ciphers.decode('ascii')}", parameter=parameter
-        ) from error
+        remedy = f"OpenSSL takes no cipher of the list {ciphers.decode('ascii')}"
+        reason = f'error setting cipher grade: "{grade}"' if grade else remedy
+        raise ConfigError(reason, parameter=parameter, remedy=remedy if grade else "") from error
 
 
 def ssl_options(p: Parameters, log: MailLog) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
@@ -32,9 +33,11 @@ VERIFY_NO_LEAF_ISSUER = 21
 VERIFY_CHAIN_TOO_LONG = 22
 VERIFY_WRONG_PURPOSE = 26
 VERIFY_HOSTNAME_MISMATCH = 62
+VERIFY_ADDRESS_MISMATCH = 64
 VERIFY_DANE_NO_MATCH = 65
 
 _PURPOSE_SERVER = 2  # X509_PURPOSE_SSL_SERVER
+_NAME_SIZE = 256  # Postfix: CCERT_BUFSIZ
 
 #: What becomes of a client's server name: accepted; the handshake fails; as if none had been sent.
 NAME_ACCEPTED, NAME_FATAL, NAME_IGNORED = 0, 2, 3
@@ -57,8 +60,25 @@ def _callback(signature: str, error: int | None = None) -> Callable[[Callable[..
     return make
 
 
+@dataclass(frozen=True, slots=True)
+class ChainError:
+    """What is wrong with the peer's chain, at ``depth``; ``issuer`` is of the certificate there."""
+
+    code: int
+    depth: int
+    issuer: str
+
+
 class Connection(SSL.Connection):
-    """An :class:`OpenSSL.SSL.Connection` that remembers the digests of the handshake's signatures."""
+    """An :class:`OpenSSL.SSL.Connection` that remembers the digests of the handshake's signatures, and what
+    is wrong with the peer's chain."""
+
+    #: of several errors the one that is nearest to the peer's own certificate
+    chain_error: ChainError | None = None
+    #: called for each certificate of the chain with its depth, whether it is good, and its subject
+    on_certificate: Callable[[int, bool, str], None] | None = None
+    #: called for each step of the handshake with OpenSSL's where, return value and words (:func:`hear_steps`)
+    on_step: Callable[[Connection, int, int, str], None] | None = None
 
     #: digest names of the signature that we made and of the one that the peer made (TLS 1.3)
     local_digest = ""
@@ -67,6 +87,24 @@ class Connection(SSL.Connection):
     on_name: Callable[[Connection, bytes], int] | None = None
     #: the name for which there are certificates, if the client has asked for one
     accepted_name = ""
+
+
+class OpenConnection(Connection):
+    """A connection that shows what goes over the wire."""
+
+    #: called with the bytes that the peer has sent (False) and is sent (True)
+    on_packet: Callable[[bool, bytes], None] | None = None
+
+    def bio_write(self, buf: bytes | bytearray | memoryview[int]) -> int:
+        if self.on_packet is not None:
+            self.on_packet(False, bytes(buf))
+        return super().bio_write(buf)
+
+    def bio_read(self, bufsiz: int) -> bytes:
+        data = super().bio_read(bufsiz)
+        if self.on_packet is not None:
+            self.on_packet(True, data)
+        return data
 
 
 def cipher_bits(connection: SSL.Connection) -> tuple[int, int]:
@@ -157,9 +195,58 @@ def clear_errors() -> None:
         pass
 
 
-@_callback("int (*)(int, X509_STORE_CTX *)")
-def _go_on(_ok: int, _store_context: Any) -> int:
+def _one_line(name: Any) -> str:
+    buffer = _ffi.new("char[]", _NAME_SIZE)
+    _lib.X509_NAME_oneline(name, buffer, _NAME_SIZE)
+    text = _ffi.string(buffer).decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+@_callback("int (*)(int, X509_STORE_CTX *)", error=1)
+def _go_on(ok: int, store_context: Any) -> int:
+    """Note what is wrong, and go on to the end of the chain."""
+    index = _lib.SSL_get_ex_data_X509_STORE_CTX_idx()
+    connection: Any = SSL.Connection._reverse_mapping.get(
+        _lib.X509_STORE_CTX_get_ex_data(store_context, index)
+    )
+    if not isinstance(connection, Connection) or (ok and connection.on_certificate is None):
+        return 1
+    certificate = _lib.X509_STORE_CTX_get_current_cert(store_context)
+    depth = int(_lib.X509_STORE_CTX_get_error_depth(store_context))
+    known = connection.chain_error
+    if not ok and known is not None and known.depth <= depth:
+        _lib.X509_STORE_CTX_set_error(store_context, known.code)
+    elif not ok:
+        code = int(_lib.X509_STORE_CTX_get_error(store_context))
+        issuer = "<unknown>"
+        if certificate != _ffi.NULL:
+            issuer = _one_line(_lib.X509_get_issuer_name(certificate))
+        connection.chain_error = ChainError(code, depth, issuer)
+    if connection.on_certificate is not None and certificate != _ffi.NULL:
+        connection.on_certificate(depth, bool(ok), _one_line(_lib.X509_get_subject_name(certificate)))
     return 1
+
+
+def note_chain(context: SSL.Context) -> None:
+    """Finish the handshake whatever certificate the server has, and note what is wrong with it."""
+    _lib.SSL_CTX_set_verify(context._context, SSL.VERIFY_NONE, _go_on)
+
+
+@_callback("void (*)(const SSL *, int, int)")
+def _step(ssl: Any, where: int, result: int) -> None:
+    connection: Any = SSL.Connection._reverse_mapping.get(_ffi.cast("SSL *", ssl))
+    if not isinstance(connection, Connection) or connection.on_step is None:
+        return
+    waits = where & SSL.SSL_CB_EXIT and result < 0
+    if waits and _lib.SSL_get_error(ssl, result) in (_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE):
+        return
+    words = _ffi.string(_lib.SSL_state_string_long(ssl)).decode("ascii", "replace")
+    connection.on_step(connection, where, result, words)
+
+
+def hear_steps(connection: Connection) -> None:
+    """Have :attr:`Connection.on_step` called."""
+    _lib.SSL_set_info_callback(connection._ssl, _step)
 
 
 def ask_certificate(context: SSL.Context) -> None:

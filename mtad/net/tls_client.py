@@ -17,9 +17,10 @@ RFC 3207, RFC 6125 section 6.4, RFC 7672, RFC 8314.  Postfix counterpart: ``tls_
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from cryptography import x509
@@ -34,11 +35,13 @@ from mtad.maillog import MailLog
 from mtad.net import ciphers, openssl
 from mtad.net.certificates import Pair, read_pairs, use_pair
 from mtad.net.dns import to_ascii
+from mtad.net.lookup import is_address
 from mtad.net.tls_context import Logging, new_context
 from mtad.net.tls_info import TLSInfo, describe, log_summary
-from mtad.net.tls_names import certificate_names, name_matches
-from mtad.net.tls_policy import PKIX_LEVELS, Policy, main_policy, must_match
-from mtad.net.tls_trust import Verdict, digests_of, judge, shown, usable
+from mtad.net.tls_names import matching
+from mtad.net.tls_policy import PKIX_LEVELS, Policy, Tlsa, main_policy, must_match, shown
+from mtad.net.tls_trace import Trace
+from mtad.net.tls_trust import Verdict, digests_of, judge, usable
 
 #: Bounds of the memory for sessions and contexts
 SESSION_LIMIT = 256
@@ -59,6 +62,8 @@ class ClientTLS:
         self._sessions: OrderedDict[tuple[object, ...], tuple[float, SSL.Session]] = OrderedDict()
         self._session_life = p.seconds("smtp_tls_session_cache_timeout")
         self.logging = Logging.parse(p, "smtp_tls_loglevel", log)
+        if self.logging.verbose:
+            log.info("initializing the client-side TLS engine")
         self.digest = p["smtp_tls_fingerprint_digest"]
         self.digests = digests_of(p, log)
         self.depth = p.number("smtp_tls_scert_verifydepth")
@@ -97,8 +102,8 @@ class ClientTLS:
             use_pair(context, pair, pair_parameter)
         parameter = f"smtp_tls_{kind}ciphers"
         wanted = self.cipher_list(policy, parameter)
-        ciphers.apply_cipher_list(context, wanted, parameter)
-        context.set_verify(SSL.VERIFY_NONE)
+        ciphers.apply_cipher_list(context, wanted, parameter, policy.ciphers)
+        openssl.note_chain(context)
         context.set_verify_depth(self.depth + 1)
         context.set_session_cache_mode(SSL.SESS_CACHE_CLIENT | SSL.SESS_CACHE_NO_INTERNAL)
         context.set_timeout(max(2 * self._session_life, 1))
@@ -113,6 +118,11 @@ class ClientTLS:
             exclude.append("aNULL" if policy.must_match else "eNULL")
         security_level = 1 if policy.must_match else 0
         return ciphers.cipher_list(self._p, parameter, policy.ciphers, exclude, security_level)
+
+    def shown_cipher_list(self, policy: Policy) -> str:
+        """The same for the log: OpenSSL's security level is no cipher."""
+        listed = self.cipher_list(policy).decode("ascii", "replace").split(":")
+        return ":".join(word for word in listed if not word.startswith("@SECLEVEL"))
 
     def start(self, policy: Policy, *, nexthop: str, host: str, address: str, port: int) -> Handshake:
         """Prepare one handshake with ``host[address]:port``; ``nexthop`` is the destination's bare domain.
@@ -145,6 +155,7 @@ class Handshake:
     __slots__ = (
         "_anchors",
         "_context",
+        "_hopeless",
         "_host",
         "_key",
         "_nexthop",
@@ -152,6 +163,7 @@ class Handshake:
         "_policy",
         "_sni",
         "_tls",
+        "_trace",
         "level",
     )
 
@@ -164,49 +176,76 @@ class Handshake:
         self._host = host
         self._peer = f"{host}[{address}]:{port}"
         self.level = policy.level
-        self._anchors = tuple([record for record in policy.anchors if usable(record, tls.digests)])
-        if policy.anchors:
-            self._tell_unusable()
-        if policy.dane:
-            self._sni = policy.base_domain
-        else:
-            self._sni = {"hostname": host, "nexthop": nexthop}.get(policy.servername, policy.servername)
-        self._context = tls.context(policy)
-        self._key = (policy, address, port, host, nexthop)
+        self._trace = Trace(tls.logging, tls.log, self._peer, "SSL_connect")
         if tls.logging.verbose:
             tls.log.info(f"setting up TLS connection to {self._peer}")
-            wanted = tls.cipher_list(policy).decode("ascii", "replace")
-            tls.log.info(f'{self._peer}: TLS cipher list "{wanted}"')
+        self._context = tls.context(policy)
+        if tls.logging.verbose:
+            tls.log.info(f'{self._peer}: TLS cipher list "{tls.shown_cipher_list(policy)}"')
+        external = policy.external
+        #: whether the server can't be right whatever it shows
+        self._hopeless = external is not None and bool(external.failure)
+        self._sni = {"hostname": host, "nexthop": nexthop}.get(policy.servername, policy.servername)
+        if policy.dane:
+            self._sni = policy.base_domain
+        if policy.dane or policy.level in PKIX_LEVELS:
+            names, address_wanted = self._wanted_names(warn=True)
+            if not (names or address_wanted):
+                tls.log.warning(f"{self._peer}: could not configure peer name checks")
+                self._hopeless = True
+        if self._sni and tls.logging.debug:
+            tls.log.info(f"{self._peer}: SNI hostname: {self._sni}")
+        self._anchors = self._usable_anchors()
+        self._key = (policy, address, port, host, nexthop)
 
-    def _tell_unusable(self) -> None:
-        log, peer = self._tls.log, self._peer
-        for record in set(self._policy.anchors) - set(self._anchors):
-            log.warning(f"{peer}: unusable TLSA RR: {shown(str(record))}")
-        if self._anchors:
-            return
+    def _usable_anchors(self) -> tuple[Tlsa, ...]:
+        """TLSA records, or what stands for some; the log is told of those that nothing can match."""
+        tls, policy = self._tls, self._policy
+        log, peer = tls.log, self._peer
+        anchors = policy.anchors
+        if policy.level == "fingerprint":
+            size = hashlib.new(tls.digest, usedforsecurity=False).digest_size
+            bad = [digest for digest in policy.match if len(digest) != 2 * size]
+            for digest in bad:
+                for selector in (0, 1):
+                    log.warning(f"{peer}: unusable TLSA RR: 3 {selector} 255 {shown(digest)}")
+            if len(bad) == len(policy.match):
+                log.warning(f"{peer}: all fingerprints unusable")
+                self._hopeless = True
+        found = tuple([record for record in anchors if usable(record, tls.digests)])
+        for record in dict.fromkeys(anchors):
+            if record not in found:
+                log.warning(f"{peer}: unusable TLSA RR: {record.shown}")
+        if not anchors or found:
+            return found
         match self.level:
             case "dane" | "halfdane":
                 log.warning(f"{peer}: all TLSA records unusable, fallback to unauthenticated TLS")
                 self.level = "encrypt"
             case "dane-only":
                 log.warning(f"{peer}: all TLSA records unusable")
+                self._hopeless = True
             case _:
                 log.warning(f"{peer}: all trust anchors unusable")
+                self._hopeless = True
+        return found
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection for Twisted (IOpenSSLClientConnectionCreator)."""
         return self.connection()
 
     def connection(self) -> SSL.Connection:
-        connection = openssl.Connection(self._context, None)
+        connection = self._trace.connection(self._context)
         if self._tls.logging.summary:
             openssl.watch(connection)
         if self._sni:
             connection.set_tlsext_host_name(to_ascii(self._sni).encode("ascii", "replace")[:255])
+        if self._tls.logging.cache:
+            self._tls.log.info(f"looking for session {self._session_name} in smtp cache")
         session = self._tls.session(self._key)
         if session is not None:
             if self._tls.logging.cache:
-                self._tls.log.info(f"reloaded session {self._peer} from smtp cache")
+                self._tls.log.info(f"reloaded session {self._session_name} from smtp cache")
             connection.set_session(session)
         return connection
 
@@ -219,6 +258,7 @@ class Handshake:
         the mail must not go there (:meth:`refusal`).
         """
         info = describe(connection, False, self._tls.digest)
+        self._trace.finished(connection)
         if info.peer_present:
             info = self._judged(connection, info)
         self._log(info)
@@ -236,8 +276,9 @@ class Handshake:
     def _judged(self, connection: SSL.Connection, info: TLSInfo) -> TLSInfo:
         policy = self._policy
         external = policy.external
-        if external is not None and external.failure and must_match(self.level):
-            return replace(info, trusted=False, verify_error=openssl.VERIFY_UNSPECIFIED)
+        if self._hopeless and must_match(self.level):
+            unspecified = openssl.VERIFY_UNSPECIFIED
+            return replace(info, trusted=False, verify_error=unspecified, verify_depth=0)
         if self.level == "fingerprint":
             return self._by_fingerprint(info)
         certificate = connection.get_peer_certificate(as_cryptography=True)
@@ -246,9 +287,7 @@ class Handshake:
         if policy.anchors and must_match(self.level):
             chain = connection.get_peer_cert_chain(as_cryptography=True) or [certificate]
             found = [each for each in chain if isinstance(each, x509.Certificate)]
-            verdict = Verdict(openssl.VERIFY_UNSPECIFIED, None, 0)
-            if self._anchors:
-                verdict = judge(found, self._anchors, self._tls.digests, self._tls.depth)
+            verdict = judge(found, self._anchors, self._tls.digests, self._tls.depth)
             trusted = verdict.error == openssl.VERIFY_OK
             info = replace(
                 info,
@@ -263,9 +302,11 @@ class Handshake:
         if own and self.level not in PKIX_LEVELS:
             name = ""  # DANE-EE(3) is about no name
         else:
-            name = self._matched_name(certificate)
-            if not name:
-                return replace(info, verify_error=openssl.VERIFY_HOSTNAME_MISMATCH)
+            names, address = self._wanted_names()
+            found_name = matching(certificate, names, address)
+            if found_name is None:
+                return self._not_named(certificate, info, address)
+            name = found_name
         if self._tls.logging.certmatch and not testing:
             self._log_match(name, verdict)
         insecure = self.level == "halfdane" or testing
@@ -280,22 +321,32 @@ class Handshake:
             self._tls.log.info(f"{self._peer}: Matched fingerprint: {shown(found[0])}")
         return replace(info, trusted=True, verified=True, verify_error=openssl.VERIFY_OK)
 
-    def _matched_name(self, certificate: x509.Certificate) -> str:
-        """The certificate's name that is one of those we want; empty: none is."""
-        presented = certificate_names(certificate)
-        names = [to_ascii(name) for name in self._wanted_names()]
-        for wanted in names:
-            for name in presented:
-                if name_matches(name, wanted):
-                    return name
-        return ""
+    def _not_named(self, certificate: x509.Certificate, info: TLSInfo, address: str) -> TLSInfo:
+        """What is wrong with a certificate that is for others; OpenSSL asks for names before addresses."""
+        error = openssl.VERIFY_HOSTNAME_MISMATCH
+        names, _ = self._wanted_names()
+        if address and (not names or matching(certificate, names) is not None):
+            error = openssl.VERIFY_ADDRESS_MISMATCH
+            info = replace(info, trusted=False)
+        return replace(info, verify_error=error, verify_depth=0)
 
-    def _wanted_names(self) -> Iterable[str]:
+    def _wanted_names(self, warn: bool = False) -> tuple[list[str], str]:
+        """Host names of which the certificate must have one, and an address that it must have."""
         special = {"nexthop": self._nexthop, "dot-nexthop": f".{self._nexthop}", "hostname": self._host}
+        names: list[str] = []
+        address = ""
         for name in self._policy.match:
             wanted = special.get(name.lower(), name)
-            if wanted.strip("."):
-                yield wanted
+            if wanted == ".":
+                if warn:
+                    self._tls.log.warning(f'{self._peer}: ignoring invalid match name: "."')
+            elif not is_address(wanted):
+                names.append(to_ascii(wanted))
+            elif not address:
+                address = wanted
+            elif warn:
+                self._tls.log.warning(f'{self._peer}: error loading match name: "{wanted}"')
+        return names, address
 
     def _log_match(self, name: str, verdict: Verdict | None) -> None:
         log, peer = self._tls.log, self._peer
@@ -318,14 +369,14 @@ class Handshake:
         logging, log = self._tls.logging, self._tls.log
         if info.reused and logging.cache:
             log.info(f"{self._peer}: Reusing old session")
-        if info.peer_present and not info.verified and (logging.untrusted or must_match(self.level)):
+        if info.peer_present and not info.verified and (logging.untrusted or self._policy.must_match):
             external = self._policy.external
             if external is not None and external.failure:
                 text = f"external policy failure ({external.failure})"
                 log.info(f"certificate verification failed for {self._peer}: {text}")
             else:
                 logging.log_untrusted(log, info, self._peer, "server")
-        if logging.peercert and info.peer_present:
+        if logging.certmatch and info.peer_present:
             log.info(f"{self._peer}: {info.certificate_text}")
         if logging.summary:
             log.info(log_summary(info, False, self._peer))
@@ -343,4 +394,13 @@ class Handshake:
         """
         session = connection.get_session()
         if session is not None:
+            if self._tls.logging.cache:
+                self._tls.log.info(f"save session {self._session_name} to smtp cache")
             self._tls.keep_session(self._key, session)
+
+    @property
+    def _session_name(self) -> str:
+        """How the log calls a session that is kept."""
+        policy, address, _, host, nexthop = self._key
+        digest = hashlib.sha256(repr(policy).encode()).hexdigest().upper()
+        return f"smtp&{nexthop}&{host}&{address}&&{digest}"

@@ -23,16 +23,21 @@ from mtad.maillog import MailLog
 from mtad.net import ciphers, openssl
 from mtad.net.tls_info import TLSInfo
 
-_DEBUG = frozenset({"2", "3", "4", "5", "6", "7", "8", "9", "debug", "ssl-expert", "ssl-developer"})
+_SESSION = frozenset({"4", "5", "6", "7", "8", "9", "ssl-developer"})
+_HANDSHAKE = _SESSION | {"3", "ssl-expert"}
+_DEBUG = _HANDSHAKE | {"2", "debug"}
 _SUMMARY = _DEBUG | {"1", "routine", "summary"}
 _OTHER = {"0", "none", "untrusted", "peercert", "certmatch", "verbose", "cache", "dane", "ssl-debug"}
-_PACKETS = {"ssl-handshake-packet-dump", "ssl-session-packet-dump"}
+_ALL_PACKETS = "ssl-session-packet-dump"
+_PACKETS = {"ssl-handshake-packet-dump", _ALL_PACKETS}
 
 
 @dataclass(frozen=True, slots=True)
 class Logging:
     """What a TLS log level asks for: the summary line, trust failures, certificates' details, what they
-    matched, TLSA records, the use of sessions, and how a handshake begins (``verbose``)."""
+    matched, TLSA records, the use of sessions, how a handshake begins and what its chain has (``verbose``),
+    OpenSSL's steps (``debug``), the bytes of the handshake (``packets``) and of the session
+    (``all_packets``)."""
 
     summary: bool
     untrusted: bool
@@ -41,12 +46,18 @@ class Logging:
     dane: bool
     cache: bool
     verbose: bool
+    debug: bool = False
+    packets: bool = False
+    all_packets: bool = False
 
     @classmethod
     def parse(cls, p: Parameters, parameter: str, log: MailLog) -> Logging:
-        words = {word.lower() for word in re.split(r"[\s,|]+", p[parameter]) if word}
-        for word in sorted(words - _SUMMARY - _OTHER - _PACKETS):
-            log.warning(f'unknown {parameter} value "{word}" in "{p[parameter]}"')
+        """An unknown word is a warning, and nothing is logged."""
+        listed = [word for word in re.split(r"[\s,]+", p[parameter]) if word]
+        unknown = [word for word in listed if word.lower() not in _SUMMARY | _OTHER | _PACKETS]
+        if unknown:
+            log.warning(f'unknown {parameter} value "{unknown[0]}" in "{p[parameter]}"')
+        words = set() if unknown else {word.lower() for word in listed}
         debug = bool(words & _DEBUG)
         verbose = debug or "verbose" in words
         return cls(
@@ -57,6 +68,9 @@ class Logging:
             dane=verbose or "dane" in words,
             cache=debug or "cache" in words,
             verbose=verbose,
+            debug=debug or "ssl-debug" in words,
+            packets=bool(words & (_HANDSHAKE | _PACKETS)),
+            all_packets=bool(words & _SESSION) or _ALL_PACKETS in words,
         )
 
     def log_untrusted(self, log: MailLog, info: TLSInfo, peer: str, purpose: str) -> None:
@@ -73,9 +87,7 @@ class Logging:
                 return
             case openssl.VERIFY_SELF_SIGNED:
                 text = f"{head}: self-signed certificate"
-            case (
-                openssl.VERIFY_NO_ISSUER | openssl.VERIFY_NO_LEAF_ISSUER | openssl.VERIFY_SELF_SIGNED_IN_CHAIN
-            ):
+            case openssl.VERIFY_NO_ISSUER | openssl.VERIFY_SELF_SIGNED_IN_CHAIN:
                 text = f"{head}: untrusted issuer {info.untrusted_issuer}"
             case openssl.VERIFY_NOT_YET_VALID:
                 text = f"{purpose} {head}: certificate not yet valid"
@@ -83,6 +95,8 @@ class Logging:
                 text = f"{purpose} {head}: certificate has expired"
             case openssl.VERIFY_WRONG_PURPOSE:
                 text = f"{head}: not designated for use as a {purpose} certificate"
+            case openssl.VERIFY_CHAIN_TOO_LONG:
+                text = f"{head}: certificate chain longer than limit({info.verify_depth - 1})"
             case error:
                 text = f"{purpose} {head}: num={error}:{openssl.verify_text(error)}"
         log.info(text)

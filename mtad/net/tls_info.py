@@ -236,14 +236,19 @@ def describe(
     if peer is None:
         return info
     result = openssl.verify_result(connection)
+    error = getattr(connection, "chain_error", None) if result != openssl.VERIFY_OK else None
+    issuer = ""
+    if result != openssl.VERIFY_OK:
+        issuer = error.issuer if error is not None else _top_issuer(connection, peer)
     return replace(
         info,
         peer_present=True,
         trusted=result == openssl.VERIFY_OK,
-        verify_error=result,
+        verify_error=result if error is None else error.code,
+        verify_depth=0 if error is None else error.depth,
         peer_cn=_common_name(peer.subject, NameOID.COMMON_NAME),
         issuer_cn=_common_name(peer.issuer, NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME),
-        untrusted_issuer="" if result == openssl.VERIFY_OK else _top_issuer(connection, peer),
+        untrusted_issuer=issuer,
         fingerprint=fingerprint(peer.public_bytes(serialization.Encoding.DER), digest),
         key_fingerprint=key_fingerprint(peer, digest),
         peer_subject=access_name(peer.subject),

@@ -1,19 +1,38 @@
 """Is a certificate for this name?
 
-:func:`certificate_names` reads the names, :func:`name_matches` compares one; nothing is raised.
+:func:`matching` says whether a certificate has a name that is wanted, :func:`name_matches` compares one;
+nothing is raised.
 
-RFC 6125 section 6.4, RFC 9525.  Postfix counterpart: OpenSSL's ``X509_check_host()``, as ``tls_client.c``
-uses it.
+RFC 6125 section 6.4, RFC 9525.  Postfix counterpart: OpenSSL's ``X509_check_host()`` and
+``X509_check_ip()``, as ``tls_client.c`` uses them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 
-def certificate_names(certificate: x509.Certificate) -> list[str]:
-    """What a certificate is for: its subjectAltNames, with common names where it has no DNS name."""
+def matching(certificate: x509.Certificate, wanted: Sequence[str], address: str = "") -> str | None:
+    """The certificate's name that is one of ``wanted``; empty where no name is wanted, but ``address``, and
+    the certificate has that.  None: the certificate is for somebody else.  Who wants both gets no less."""
+    names, addresses = _names(certificate)
+    if address and str(ip_address(address)) not in addresses:
+        return None
+    if not wanted:
+        return "" if address else None
+    for each in wanted:
+        for name in names:
+            if name_matches(name, each):
+                return name
+    return None
+
+
+def _names(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
+    """The host names of a certificate, common names where subjectAltName has none; and its addresses."""
     names: list[str] = []
     addresses: list[str] = []
     try:
@@ -25,7 +44,7 @@ def certificate_names(certificate: x509.Certificate) -> list[str]:
     if not names:
         found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         names = [attribute.value for attribute in found if isinstance(attribute.value, str)]
-    return names + addresses
+    return names, addresses
 
 
 def name_matches(presented: str, wanted: str) -> bool:
@@ -34,7 +53,7 @@ def name_matches(presented: str, wanted: str) -> bool:
     ``.example.com`` wants any name below it.  ``*`` may be the whole leftmost label of a presented name with
     two more labels at least, and stands for one label.
     """
-    presented, wanted = presented.lower().rstrip("."), wanted.lower().rstrip(".")
+    presented, wanted = presented.lower(), wanted.lower()
     if not presented or "\0" in presented:
         return False
     if wanted.startswith("."):

@@ -23,6 +23,17 @@ DANE_LEVELS = frozenset(("halfdane", "dane", "dane-only"))
 PKIX_LEVELS = frozenset(("verify", "secure"))
 
 _SEPARATORS = re.compile(r"[\s,:]+")
+_DIGEST = re.compile(r"[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2})*")
+_DIGEST_LIMIT = 192  # three characters for each byte of the longest one
+
+
+#: Bytes of a record or digest that are logged from either end
+_HEAD = 32
+
+
+def shown(text: str) -> str:
+    """Hexadecimal digits for the log, the middle left out where they are many."""
+    return text if len(text) <= 4 * _HEAD else f"{text[: 2 * _HEAD]}...{text[-2 * _HEAD :]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,11 @@ class Tlsa:
 
     def __str__(self) -> str:
         return f"{self.usage} {self.selector} {self.matching} {self.data.hex().upper()}"
+
+    @property
+    def shown(self) -> str:
+        """The same for the log, with the middle of long data left out."""
+        return f"{self.usage} {self.selector} {self.matching} {shown(self.data.hex().upper())}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +146,8 @@ def fingerprints(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Digests as configuration has them, in upper-case hexadecimal; and those that are none."""
     good, bad = [], []
     for word in words:
-        try:
-            digest = bytes.fromhex(word.replace(":", ""))
-        except ValueError:
-            digest = b""
-        if digest and len(digest) <= 64 and word.isascii() and " " not in word:
-            good.append(digest.hex().upper())
+        if _DIGEST.fullmatch(word) and len(word) <= _DIGEST_LIMIT:
+            good.append(word.replace(":", "").upper())
         else:
             bad.append(word)
     return good, bad

@@ -30,8 +30,6 @@ from mtad.net.tls_policy import Tlsa
 TRUST_ANCHOR, END_ENTITY = 2, 3
 CERTIFICATE, KEY = 0, 1
 
-#: Bytes of a record that are logged from either end
-_HEAD = 32
 #: Certificates of a chain that are looked at
 _CHAIN_LIMIT = 20
 #: Results that say no more than that there is no path to an anchor.
@@ -209,10 +207,13 @@ def _signed_by(certificate: x509.Certificate, key: object) -> bool:
     return True
 
 
-def anchors_of(pem: bytes) -> tuple[Tlsa, ...]:
-    """The trust anchors in PEM data: certificates and public keys, which may be the server's own, too."""
+def anchors_of(pem: bytes) -> tuple[Tlsa, ...] | None:
+    """The trust anchors in PEM data: certificates and public keys, which may be the server's own, too.  Other
+    things are none; None: there is nothing at all."""
     found = []
+    some = False
     for label, data in pem_objects(pem):
+        some = True
         if label in (b"CERTIFICATE", b"X509 CERTIFICATE"):
             selector = CERTIFICATE
         elif label == b"PUBLIC KEY":
@@ -220,9 +221,4 @@ def anchors_of(pem: bytes) -> tuple[Tlsa, ...]:
         else:
             continue
         found += [Tlsa(usage, selector, 0, data) for usage in (TRUST_ANCHOR, END_ENTITY)]
-    return tuple(found)
-
-
-def shown(text: str) -> str:
-    """A record or digest for the log, its middle left out where it is long."""
-    return text if len(text) <= 4 * _HEAD else f"{text[: 2 * _HEAD]}...{text[-2 * _HEAD :]}"
+    return tuple(found) if some else None

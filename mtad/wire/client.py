@@ -169,7 +169,7 @@ class ClientSession:
     def starttls(self) -> None:
         """Ask for TLS."""
         self._begin()
-        self._command(b"STARTTLS", "performing the STARTTLS handshake", self._starttls_answer)
+        self._command(b"STARTTLS", "receiving the STARTTLS response", self._starttls_answer)
 
     def tls_started(self) -> None:
         """The handshake is done: forget what was said before it and say EHLO again (RFC 3207 4.2)."""

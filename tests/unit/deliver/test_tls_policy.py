@@ -65,7 +65,8 @@ class Sts:
 
 def host(nexthop: str = "dest.example", name: str = "mx.dest.example") -> Host:
     bare = nexthop.strip("[").partition("]")[0].partition(":")[0]
-    return Host(name, "192.0.2.1", 25, 10, Destination(nexthop, bare, 25, nexthop.startswith("[")))
+    literal = nexthop.startswith("[")
+    return Host(name, "192.0.2.1", 25, 10, Destination(nexthop, bare, 25, literal), "" if literal else "MX")
 
 
 def policies(sts: Any = None, **values: str) -> tuple[TlsPolicies, list[Any]]:

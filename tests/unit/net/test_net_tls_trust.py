@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
-from net_pki import Issued, log, parameters, pem, texts
+from net_pki import Issued, log, parameters, pem, pem_key, texts
 
 from mtad.net import openssl
 from mtad.net.tls_policy import Tlsa, fingerprints
@@ -133,7 +133,8 @@ def test_anchors_in_a_file() -> None:
     )
     found = anchors_of(b"remark\n" + pem(ROOT.certificate) + b"\nmore\n" + public + b"-----BEGIN X-----\n")
     assert found == (tlsa(2, 0, 0, ROOT), tlsa(3, 0, 0, ROOT), tlsa(2, 1, 0, ROOT), tlsa(3, 1, 0, ROOT))
-    assert anchors_of(b"nothing") == ()
+    assert anchors_of(b"nothing") is None
+    assert anchors_of(pem_key(ROOT.key)) == ()
 
 
 @given(st.text(max_size=40))
@@ -141,4 +142,4 @@ def test_fingerprints(text: str) -> None:
     good, bad = fingerprints((text,))
     assert len(good) + len(bad) == 1
     assert fingerprints(("0a:0B",)) == (["0A0B"], [])
-    assert fingerprints(("", "0", "x", "0a" * 65))[0] == []
+    assert fingerprints(("", "0", "x", "0a:", ":0a", "0a::0b", "0a 0b", "0a" * 97))[0] == []
