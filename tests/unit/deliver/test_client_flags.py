@@ -23,7 +23,9 @@ def test_flags() -> None:
     assert ClientFlags.of(None) == ClientFlags()
 
 
-@pytest.mark.parametrize("arguments", ["flags=DRhu", "flags=x", "user=nobody", "flags", "x", "flags=D -o smtp_helo_name=x"])
+@pytest.mark.parametrize(
+    "arguments", ["flags=DRhu", "flags=x", "user=nobody", "flags", "x", "flags=D -o smtp_helo_name=x"]
+)
 def test_what_no_client_knows(arguments: str) -> None:
     with pytest.raises(ConfigError, match=r"/x/master.cf, line 7: .*smtp and lmtp take flags="):
         of(arguments)
