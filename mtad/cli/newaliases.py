@@ -1,5 +1,5 @@
-"""``mtad newaliases``: make the alias tables that ``alias_database`` names; sendmail(1) under another name, with
-its options."""
+"""``mtad newaliases``: make the alias tables that ``alias_database`` names; sendmail(1) under another name,
+with its options."""
 
 from __future__ import annotations
 
