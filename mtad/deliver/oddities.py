@@ -11,7 +11,7 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.connection import Connection
 from mtad.deliver.notices import PROTOCOL
 from mtad.maillog import MailLog
-from mtad.wire.server_reply import LINE_LIMIT, Oddity
+from mtad.wire.server_reply import LINE_LIMIT, Oddity, shown
 
 
 class Oddities:
@@ -64,4 +64,4 @@ class Oddities:
 
 def _first(text: str, size: int) -> str:
     """The first bytes of a text."""
-    return text.encode()[:size].decode("utf-8", "replace").replace("\ufffd", "?")
+    return shown(text.encode()[:size])

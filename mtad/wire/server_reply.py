@@ -149,6 +149,7 @@ class ReplyReader:
                 self._odd("many", b"\n".join(self._lines))
             said = line
             if self._filter is not None:
+                line = said = shown(line).encode()
                 line = self._filter(line)
             if self.listener is not None and room:
                 self.listener.heard(said, None if line is said else line)

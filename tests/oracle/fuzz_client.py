@@ -381,6 +381,8 @@ class Bench:
             if any("exceeds size limit" in text and f"[{ADDRESSES[session.host]}]" in text for text in told):
                 session.lines = [line for line in session.lines if line != b"QUIT\r\n"]  # mtad is more polite
             heard += [masked(part) for line in session.lines for part in repr(line).split("\\n")[:-1]]
+        if made.service in ("login", "dummy"):  # in logins, lines may be longer than Postfix likes
+            told = [text for text in told if "response longer than" not in text]
         told = sorted(re.sub("[\udc80-\udcff]", "?", masked(text))[:1800] for text in told)
         return Seen([_TAKEN.sub(b"(taken)", reply) for reply in replies], heard, told)
 

@@ -23,7 +23,7 @@ ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 _YES = {"connect": 220, "data": 354, "quit": 221}
 _OFFERS = (
     *("PIPELINING", "PIPELINING", "PIPELINING", "pipelining", "PIPELINING x", " PIPELINING", "PIPELINING="),
-    *("SIZE", "SIZE 0", "SIZE 300", "SIZE 10240000", "SIZE=20000000", "size x", "SIZE -5", "SIZE 1e6"),
+    *("SIZE", "SIZE 0", "SIZE 90", "SIZE 10240000", "SIZE=20000000", "size x", "SIZE -5", "SIZE 1e6"),
     *("SIZE 99999999999999999999999", "SIZE 10240000 x"),
     *("8BITMIME", "8BITMIME", "8BITMIME", "8bitmime", "8BITMIME\tx", "8BITMIME ", "8 BITMIME"),
     *("DSN", "DSN", "DSN", "dsn", "DSNX", "X-DSN"),
