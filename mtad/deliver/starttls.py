@@ -166,6 +166,7 @@ class Encryption:
             self._log.info(f"SSL_connect error to {host.relay}: {failed.text}")
             for problem in failed.problems:
                 self._log.warning(f"TLS library problem: {printable(problem)}")
+            handshake.failed()
             if report is not None:
                 report.failure("validation-failure", "tls-handshake-failure")
             raise SessionFailure("4.7.5", failed_text, temporary=True, relay=host.relay, tls=True) from failed

@@ -202,6 +202,12 @@ def _one_line(name: Any) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def peer_subject(connection: SSL.Connection) -> str:
+    """Whom the peer's certificate is for, in one line."""
+    certificate = connection.get_peer_certificate()
+    return "" if certificate is None else _one_line(_lib.X509_get_subject_name(certificate._x509))
+
+
 @_callback("int (*)(int, X509_STORE_CTX *)", error=1)
 def _go_on(ok: int, store_context: Any) -> int:
     """Note what is wrong, and go on to the end of the chain."""

@@ -154,6 +154,7 @@ class Handshake:
 
     __slots__ = (
         "_anchors",
+        "_by_ourselves",
         "_context",
         "_hopeless",
         "_host",
@@ -177,6 +178,8 @@ class Handshake:
         self._peer = f"{host}[{address}]:{port}"
         self.level = policy.level
         self._trace = Trace(tls.logging, tls.log, self._peer, "SSL_connect")
+        #: whether what OpenSSL finds in the chain is of no account
+        self._by_ourselves = policy.must_match and bool(policy.anchors or policy.level == "fingerprint")
         if tls.logging.verbose:
             tls.log.info(f"setting up TLS connection to {self._peer}")
         self._context = tls.context(policy)
@@ -235,7 +238,7 @@ class Handshake:
         return self.connection()
 
     def connection(self) -> SSL.Connection:
-        connection = self._trace.connection(self._context)
+        connection = self._trace.connection(self._context, not self._by_ourselves)
         if self._tls.logging.summary:
             openssl.watch(connection)
         if self._sni:
@@ -261,8 +264,15 @@ class Handshake:
         self._trace.finished(connection)
         if info.peer_present:
             info = self._judged(connection, info)
+            if self._by_ourselves:
+                self._trace.judged(connection, info.trusted)
         self._log(info)
         return info
+
+    def failed(self) -> None:
+        """There was no handshake; its session is gone."""
+        if self._tls.logging.cache:
+            self._tls.log.info(f"remove session {self._session_name} from client cache")
 
     @property
     def must_match(self) -> bool:

@@ -42,15 +42,16 @@ class Trace:
         self._peer = peer
         self._side = side
 
-    def connection(self, context: SSL.Context) -> openssl.Connection:
-        """A connection that is watched as far as the log level asks for it."""
+    def connection(self, context: SSL.Context, chain: bool = True) -> openssl.Connection:
+        """A connection that is watched as far as the log level asks for it; without ``chain`` nothing is told
+        of what OpenSSL finds in it."""
         logging = self._logging
         if not logging.packets:
             made = openssl.Connection(context, None)
         else:
             made = openssl.OpenConnection(context, None)
             made.on_packet = partial(self._packet, id(self), id(made))
-        if logging.verbose:
+        if logging.verbose and chain:
             made.on_certificate = self._certificate
         if logging.debug:
             made.on_step = self._step
@@ -61,6 +62,11 @@ class Trace:
         """The handshake is done."""
         if isinstance(connection, openssl.OpenConnection) and not self._logging.all_packets:
             connection.on_packet = None
+
+    def judged(self, connection: SSL.Connection, good: bool) -> None:
+        """What another than OpenSSL finds of the peer's own certificate."""
+        if self._logging.verbose:
+            self._certificate(0, good, openssl.peer_subject(connection))
 
     def _certificate(self, depth: int, good: bool, subject: str) -> None:
         self._log.info(f"{self._peer}: depth={depth} verify={int(good)} subject={subject}")
