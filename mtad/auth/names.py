@@ -22,14 +22,12 @@ WHITE = b" \t\n\v\f\r"
 def canonical(user: bytes, realm: bytes) -> bytes:
     """``user`` by SASLprep without surrounding white space, and with ``@realm`` when it has no ``@`` itself.
 
-    ``realm`` is ``smtpd_sasl_local_domain``; empty: nothing is appended.  Raises
-    :class:`SaslFailure` for a name that can not be one.
+    ``realm`` is ``smtpd_sasl_local_domain``; empty: nothing is appended.  A name ends before a NUL, as in
+    ``libsasl``.  Raises :class:`SaslFailure` for a name that can not be one.
     """
-    name = prepare(user).strip(WHITE)
+    name = prepare(user.partition(b"\0")[0]).strip(WHITE)
     if not name:
         raise SaslFailure(Reason.FAIL, "All-whitespace username.")
-    if b"\0" in name:
-        raise SaslFailure(Reason.BADAUTH)
     if realm and b"@" not in name:
         name = b"%b@%b" % (name, realm)
     if len(name) > NAME_LIMIT:

@@ -116,6 +116,10 @@ CASES = {
             HELLO, MAIL, plain("alice", "secret"), "AUTH CRAM-MD5", "RSET", plain("alice", "secret"), MAIL,
             "AUTH PLAIN", RCPT, "AUTH LOGIN", "DATA", Body(TEXT),
         ], login="alice"),
+        Dialogue("names end before a NUL", [
+            HELLO, "AUTH LOGIN", b64("a\0lice"), b64("secret"), "AUTH CRAM-MD5", cram("\0alice", "secret"),
+            "AUTH LOGIN", b64("alice\0x"), b64("secret"), *DELIVER,
+        ], service="none", login="alice"),
         Dialogue("spared, but may", [HELLO, plain("alice", "secret"), "NOOP"], service="spared"),
     ]
 }  # fmt: skip
