@@ -23,7 +23,8 @@ from mtad.daemon.paths import Paths, hand_over, make_directories, owner
 from mtad.errors import MtadError
 from mtad.queue.blocking import BlockingStore
 from mtad.queue.ids import QueueIds
-from mtad.queue.postfix.files import BOUNCE, DEFER, QUEUES, QueueDirectory
+from mtad.queue.journal import doubt
+from mtad.queue.postfix.files import LOGS, QUEUES, QueueDirectory
 from mtad.queue.repair import check, repair
 from mtad.queue.transfer import Count, Export, Import
 
@@ -107,7 +108,7 @@ def _import(p: Parameters, voice: Voice) -> int:
 def _make_queues(p: Parameters) -> None:
     """The directories of Postfix's queue, where it has never run."""
     who = owner(p)
-    for name in (*QUEUES, DEFER, BOUNCE):
+    for name in (*QUEUES, *LOGS):
         path = os.path.join(p["queue_directory"], name)
         if not os.path.isdir(path):
             os.mkdir(path, 0o700)
@@ -127,6 +128,8 @@ def _export(p: Parameters, voice: Voice) -> int:
 def _tell(voice: Voice, what: str, count: Count) -> int:
     for old, new in count.renamed:
         voice.note(f"{new}: was {old}")
+    for name, address in count.doubtful:
+        voice.warning(doubt(name, address))
     for text in count.left:
         voice.warning(f"left alone: {text}")
     voice.info(f"{count.moved} message{'' if count.moved == 1 else 's'} {what}")

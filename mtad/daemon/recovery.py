@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from mtad.errors import QueueError
-from mtad.maillog import MailLog, printable
+from mtad.maillog import MailLog
+from mtad.queue.journal import doubt
 from mtad.queue.sqlite import Recovered, SQLiteStore
-from mtad.wire.tokens import quote
 
 _RETRY = 5.0
 
@@ -61,10 +61,7 @@ class Recovery:
     def _settled(self, found: list[Recovered], done: Deferred[None]) -> None:
         for gone, doubtful in found:
             for name, address in doubtful:
-                self._log.warning(
-                    f"{name}: to=<{printable(quote(address))}>: delivery was interrupted before the server's"
-                    " answer was known; the message may be delivered twice"
-                )
+                self._log.warning(doubt(name, address))
             for name in gone:
                 self._log.info(f"{name}: removed")
         done.callback(None)

@@ -230,7 +230,7 @@ class LocalAgent(_Carrier):
             received += b"Delivered-To: %b\r\n" % external(one.address)
         content = received + content_of(self._office.store, message, message.size)
         attributes = {**message.attributes, "expanded": "yes"}
-        for name in ("filter", "deliver_by", "aliased"):
+        for name in ("filter", "deliver_by", "untold"):
             attributes.pop(name, None)
         return Message(
             queue_id,

@@ -18,10 +18,11 @@ from mtad.deliver.job import Active
 from mtad.deliver.report import external
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
-from mtad.queue.aliased import unpacked
-from mtad.queue.message import INCOMING, Message, Outcome
+from mtad.queue.message import Message, Outcome
 from mtad.queue.schedule import expired, lifetime, next_attempt, queue_run, warning_due
 from mtad.queue.store import QueueStore
+from mtad.queue.untold import ATTRIBUTE as UNTOLD
+from mtad.queue.untold import unpacked
 
 #: Seconds after which a store that failed is asked again.
 RETRY = 10
@@ -95,6 +96,7 @@ class Settler:
         active.writing = True
         now = self._clock()
         report = _report(active)
+        untold = unpacked(message)
         deferred = [outcome for outcome in active.outcomes if outcome.status == "deferred"]
         deadline, mode = deliver_by(message)
         if deferred and self._expired(message, now):
@@ -113,8 +115,10 @@ class Settler:
         message.warned |= warn
         while True:
             try:
-                notices = self._notices(active, deferred if warn else [], report)
+                notices = self._notices(active, untold, deferred if warn else [], report)
                 fresh = [*active.forwards, *(notice.message for notice in notices)]
+                if notices:
+                    message.changed |= message.attributes.pop(UNTOLD, None) is not None
                 gone = await self._store.finish(message, active.outcomes, when, fresh)
                 break
             except MtadError as error:
@@ -139,15 +143,18 @@ class Settler:
         limit = lifetime(message.sender, self._lifetime, self._bounce_lifetime)
         return message.expired or expired(now, message.arrival, limit)
 
-    def _notices(self, active: Active, late: list[Outcome], report: list[Outcome]) -> list[Notice]:
+    def _notices(
+        self, active: Active, untold: list[Outcome], late: list[Outcome], report: list[Outcome]
+    ) -> list[Notice]:
+        """``untold``: what came of recipients before this attempt, and is told with it."""
         message = active.message
-        bounced = [outcome for outcome in active.outcomes if outcome.status == "bounced"]
+        bounced = [outcome for outcome in (*untold, *active.outcomes) if outcome.status == "bounced"]
         notices = self._bouncer.failed(message, bounced) if bounced else []
-        traced = active.traced
-        if "aliased" in message.attributes and message.state == INCOMING:  # told with the first attempt
-            traced = [*traced, *_aliased(message)]
-        if traced or active.cleared or report:
-            notices += self._bouncer.relayed(message, traced, active.cleared, report)
+        earlier = [outcome for outcome in untold if outcome.status != "bounced"]
+        if report:
+            report = [*(outcome for outcome in earlier if outcome.action != "expanded"), *report]
+        if active.traced or active.cleared or earlier or report:
+            notices += self._bouncer.relayed(message, active.traced, [*active.cleared, *earlier], report)
         if late:
             notices += self._bouncer.delayed(message, late)
         return notices
@@ -158,15 +165,9 @@ def _report(active: Active) -> list[Outcome]:
     over with that."""
     message = active.message
     if not message.probing:
-        first = message.state == INCOMING
+        first = not any(recipient.reason for recipient in message.recipients)
         return [replace(one, action=one.action or _DONE[one.status]) for one in active.told if first]
     report = [replace(one, action=_FORESEEN[one.status]) for one in active.told]
     for outcome in active.outcomes:
         outcome.status = "sent"
     return report
-
-
-def _aliased(message: Message) -> list[Outcome]:
-    """What became of recipients who were aliases."""
-    found = unpacked(message.attributes["aliased"])
-    return [Outcome(one, "sent", "2.0.0", "alias expanded", action="expanded") for one in found]

@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mtad.errors import QueueError
+from mtad.maillog import printable
 from mtad.queue.spool import queue_error
+from mtad.wire.tokens import quote
 
 _SIZE = 1024 * 1024
 _NAME = re.compile(r"journal\.\d+")
@@ -142,6 +144,14 @@ def left_behind(directory: str) -> Iterator[Left]:
             except OSError as error:
                 raise queue_error(error) from error
             yield _parsed(path, data.rstrip(b"\0"))
+
+
+def doubt(queue_id: str, address: bytes) -> str:
+    """What is said of a recipient in doubt."""
+    return (
+        f"{queue_id}: to=<{printable(quote(address))}>: delivery was interrupted before the server's"
+        " answer was known; the message may be delivered twice"
+    )
 
 
 def _parsed(path: str, data: bytes) -> Left:

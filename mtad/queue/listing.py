@@ -15,6 +15,7 @@ from typing import Any
 
 from mtad.maillog import printable
 from mtad.queue.message import HOLD, Message, Recipient
+from mtad.queue.untold import failed
 from mtad.wire.address import quote
 
 _NULL_SENDER = "MAILER-DAEMON"
@@ -58,12 +59,17 @@ def text_listing(
             mark += "#"
         when = time.asctime(local(message.arrival))
         yield layout.row.format(message.queue_id + mark, message.size, when, _sender(message))
-        yield from _recipients(message.recipients, layout)
+        yield from _recipients(_shown(message), layout)
     if not count:
         yield "Mail queue is empty"
     else:
         yield ""
         yield f"-- {size // 1024} Kbytes in {count} Request{'' if count == 1 else 's'}."
+
+
+def _shown(message: Message) -> list[Recipient]:
+    """The recipients that wait, behind those whose failure is still to be told."""
+    return [*(outcome.recipient for outcome in failed(message)), *message.recipients]
 
 
 def _recipients(recipients: Iterable[Recipient], layout: _Layout) -> Iterator[str]:
@@ -88,16 +94,19 @@ def json_listing(messages: Iterable[Message], active: Set[str]) -> Iterator[str]
             "message_size": message.size,
             "forced_expire": message.expired,
             "sender": _sender(message),
-            "recipients": [_entry(recipient) for recipient in message.recipients],
+            "recipients": [
+                *(_entry(outcome.recipient, "bounce_reason") for outcome in failed(message)),
+                *(_entry(recipient, "delay_reason") for recipient in message.recipients),
+            ],
         }
         yield json.dumps(entry, ensure_ascii=False)
 
 
-def _entry(recipient: Recipient) -> dict[str, str]:
-    entry = {"orig_address": _text(recipient.original)} if recipient.original else {}
-    entry["address"] = _text(recipient.address)
+def _entry(recipient: Recipient, reason: str) -> dict[str, str]:
+    address = recipient.address
+    entry = {"orig_address": _text(recipient.original or address), "address": _text(address)}
     if recipient.reason:
-        entry["delay_reason"] = recipient.reason
+        entry[reason] = recipient.reason
     return entry
 
 

@@ -19,7 +19,7 @@ deliver_by          an epoch, ``;``, ``R`` or ``N``, perhaps ``T``, ``1790000000
 filter              ``transport:nexthop``: all recipients go there, whatever their addresses say
 message_id          the message's own ``<id>``, for notifications that belong to its thread
 rewrite_context     ``local`` or ``remote``: by whose rules addresses in headers were completed
-aliased             recipients that were aliases, whose expansion is told (:mod:`mtad.queue.aliased`)
+untold              what came of recipients and is told with the next attempt (:mod:`mtad.queue.untold`)
 mt_priority         -9 to 9, ``3``: the higher the sooner (RFC 6710)
 trace_flags         ``512`` or ``1024``: the sender is told what came of the first attempt, which with ``512``
                     delivers nothing, and with ``1024`` does (sendmail's ``-bv``, ``-v``)
@@ -90,6 +90,7 @@ class Message:
     expired: bool = False  # the operator has it returned at the next attempt
     recipient_count: int = 0  # the store's: all recipients, done ones too
     recipients_read: int = 0  # the store's: of so many, the pending ones are among ``recipients``
+    changed: bool = False  # the attributes are not those that the store has
 
     @property
     def probing(self) -> bool:

@@ -28,7 +28,7 @@ MESSAGE_COLUMNS = (
 RECIPIENT_COLUMNS = ("id", "state", "address", "original", "notify", "orcpt", "dsn", "reason", "relay")
 PIECE_COLUMNS = ("id", "data")
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +65,7 @@ def entry(message: Message) -> Entry:
     row = (
         message.queue_id, STATE[message.state], message.arrival, size, len(recipients), message.next_attempt,
         message.warned, message.expired, message.smtputf8, message.sender, message.body, message.ret,
-        message.envid, _encode(message.attributes),
+        message.envid, encode(message.attributes),
     )  # fmt: skip
     return Entry(row, [_recipient_row(r) for r in recipients], size, pieces, spool)
 

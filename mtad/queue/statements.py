@@ -16,7 +16,7 @@ from functools import lru_cache
 from mtad.queue import journal
 from mtad.queue.journal import Left
 from mtad.queue.message import Message, Outcome
-from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS, Entry, Row, read_spool
+from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS, Entry, Row, encode, read_spool
 from mtad.queue.schema import DONE_NUMBER, PENDING_NUMBER, PIECE, STATE, key, owner
 
 #: Changes the messages of a JSON list of queue ids and returns the ids that it concerned.
@@ -33,6 +33,7 @@ _DEFER = (
     "UPDATE message SET state = CASE WHEN state > 1 THEN state ELSE 1 END, next_attempt = ?, warned = ?"
     " WHERE seq = ?"
 )
+_CHANGE = "UPDATE message SET attributes = ? WHERE seq = ?"
 _OUTCOME = "UPDATE recipient SET state = ?, dsn = ?, reason = ?, relay = ? WHERE id = ?"
 
 
@@ -132,13 +133,14 @@ def forget(db: sqlite3.Connection, content: int) -> None:
 class Settlement:
     """What one attempt came to, to be written; ``removed`` tells afterwards whether the message is gone."""
 
-    __slots__ = ("final", "message", "next_attempt", "outcomes", "removed", "whole")
+    __slots__ = ("attributes", "final", "message", "next_attempt", "outcomes", "removed", "whole")
 
     def __init__(self, message: Message, outcomes: Sequence[Outcome], next_attempt: float) -> None:
         self.message = message
         self.outcomes = outcomes
         self.next_attempt = next_attempt
         self.removed = False
+        self.attributes = encode(message.attributes) if message.changed else ""
         self.final = {o.recipient.id for o in outcomes if o.status != "deferred"}
         #: All recipients are done, none was before, and the content is one piece: all keys are known.
         count = message.recipient_count
@@ -180,6 +182,8 @@ def _settle_rest(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> N
             _remove(db, seq)
         else:
             deferred.append((settlement.next_attempt, settlement.message.warned, seq))
+        if settlement.attributes:
+            db.execute(_CHANGE, (settlement.attributes, seq))
     db.executemany(_DEFER, deferred)
 
 

@@ -71,8 +71,9 @@ class QueueStore(Protocol):
         bounces: Sequence[Message] = (),
     ) -> Awaitable[bool]:
         """Record an attempt, in one transaction: ``sent`` and ``bounced`` recipients are done, ``deferred``
-        ones get their reason and the message ``next_attempt``; ``bounces`` (DSNs that result) are
-        enqueued with it.  True when nothing is pending any more and the message was removed."""
+        ones get their reason and the message ``next_attempt``, and its attributes are written where they
+        have ``changed``; ``bounces`` (DSNs that result) are enqueued with it.  True when nothing is pending
+        any more and the message was removed."""
 
     def in_doubt(self, ids: Sequence[int]) -> None:
         """The end of a message is about to be sent for the recipients with these keys."""

@@ -2,11 +2,11 @@
 
 :class:`Import` makes messages of Postfix's queue files.  That a file was taken is noted with its message,
 before the file goes.  Recipients that are done stay done; why the others wait is read from ``defer``, and
-those whose failure nobody was told of yet (``bounce``) are tried once more.  :class:`Export` writes files
-as cleanup(8) would: first a file that Postfix does not look at yet, then the message is marked as exported,
-then the file is made valid, then the message goes.  Either may be interrupted at any point and be run
-again, and :func:`settle` puts right what an interrupted export left.  The maildrop needs neither: both
-systems take their mail from it.
+what nobody was told of yet from ``bounce`` and ``trace``: it is told with the next attempt, by mtad or, after
+an export, by Postfix.  :class:`Export` writes files as cleanup(8) would: first a file that Postfix does not
+look at yet, then the message is marked as exported, then the file is made valid, then the message goes.
+Either may be interrupted at any point and be run again, and :func:`settle` puts right what was interrupted.
+The maildrop needs neither: both systems take their mail from it.
 
 Neither system may run meanwhile.  Raises QueueError, OSError.
 
@@ -19,19 +19,22 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from mtad.errors import QueueError
 from mtad.queue.blocking import BlockingStore
-from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING, Message, Recipient
+from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING, REQUEUED, Message, Outcome
 from mtad.queue.postfix.envelope import QueueFile, write_message
 from mtad.queue.postfix.files import (
     ACTIVE,
     BOUNCE,
     DEFER,
     EXPIRED,
+    LOGS,
+    MAILDROP,
     READY,
+    TRACE,
     QueueDirectory,
     open_plain,
     ready,
@@ -40,10 +43,13 @@ from mtad.queue.postfix.files import (
 from mtad.queue.postfix.logs import log_text, read_log
 from mtad.queue.schema import PIECE
 from mtad.queue.spool import open_spool
+from mtad.queue.untold import ATTRIBUTE as UNTOLD
+from mtad.queue.untold import packed, unpacked
 
 #: Where each state comes from and goes to.
-_STATES = {INCOMING: INCOMING, ACTIVE: INCOMING, DEFERRED: DEFERRED, HOLD: HOLD}
-_LOGS = (DEFER, BOUNCE)
+_STATES = {INCOMING: INCOMING, ACTIVE: INCOMING, DEFERRED: DEFERRED, HOLD: HOLD, MAILDROP: REQUEUED}
+#: What each log tells of.
+_LOGGED = {DEFER: "deferred", BOUNCE: "bounced", TRACE: "sent"}
 #: Messages that are made durable at a time.
 _BATCH = 200
 
@@ -55,6 +61,7 @@ class Count:
     moved: int = 0
     renamed: list[tuple[str, str]] = field(default_factory=list)  # old and new ids
     left: list[str] = field(default_factory=list)  # files that are no messages, and why
+    doubtful: list[tuple[str, bytes]] = field(default_factory=list)  # id and recipient, perhaps delivered
 
 
 class Import:
@@ -71,7 +78,7 @@ class Import:
 
     def run(self) -> Count:
         """Move everything."""
-        settle(self._queue, self._where)
+        self.count.doubtful += settle(self._queue, self._where)
         batch: list[tuple[str, str, str, Message]] = []
         for name in (HOLD, DEFERRED, ACTIVE, INCOMING):
             for entry in list(self._where.files(name)):
@@ -115,8 +122,7 @@ class Import:
         self._queue.wait(store.forget_taken([key for key, *_ in batch]))
 
     def _remove(self, path: str, name: str) -> None:
-        for log in _LOGS:
-            _unlink(self._where.file(log, name))
+        _unlink_logs(self._where, name)
         _unlink(path)
 
     def _read(self, queue: str, path: str, name: str, status: os.stat_result) -> Message:
@@ -131,7 +137,7 @@ class Import:
         message.state = _STATES[queue]
         message.next_attempt = status.st_mtime if message.state == DEFERRED else 0.0
         message.expired = bool(status.st_mode & EXPIRED)
-        self._add_reasons(message, name)
+        self._read_logs(message, name)
         if self._queue.store.find(name) is not None:
             message.queue_id = self._new_id()
             self.count.renamed.append((name, message.queue_id))
@@ -153,26 +159,16 @@ class Import:
                 spool.write(chunk)
         return (spool, None) if spool is not None else (None, b"".join(parts))
 
-    def _add_reasons(self, message: Message, name: str) -> None:
-        reasons = {entry.address: entry for entry in read_log(self._where.file(DEFER, name))}
+    def _read_logs(self, message: Message, name: str) -> None:
+        found = {log: read_log(self._where.file(log, name), status) for log, status in _LOGGED.items()}
+        reasons = {entry.recipient.address: entry for entry in found[DEFER]}
         for recipient in message.recipients:
-            found = reasons.get(recipient.address)
-            if found is not None:
-                recipient.dsn, recipient.reason = found.status, found.reason
-        known = {recipient.address for recipient in message.recipients}
-        for entry in read_log(self._where.file(BOUNCE, name)):
-            if entry.address not in known:
-                known.add(entry.address)
-                message.recipients.append(
-                    Recipient(
-                        entry.address,
-                        entry.original,
-                        entry.notify,
-                        entry.orcpt,
-                        dsn=entry.status,
-                        reason=entry.reason,
-                    )
-                )
+            if entry := reasons.get(recipient.address):
+                recipient.dsn, recipient.reason = entry.dsn, entry.reason
+        pending = {recipient.address for recipient in message.recipients}  # these are tried again
+        untold = [entry for entry in found[BOUNCE] + found[TRACE] if entry.recipient.address not in pending]
+        if untold:
+            message.attributes[UNTOLD] = packed(untold)
 
 
 class Export:
@@ -187,11 +183,11 @@ class Export:
 
     def run(self) -> Count:
         """Move everything."""
-        settle(self._queue, self._where)
+        self.count.doubtful += settle(self._queue, self._where)
         while batch := self._some():
             written: list[tuple[Message, str]] = []
             for message in batch:
-                if message.recipients:
+                if message.recipients or unpacked(message):
                     written.append((message, self._write(message)))
             os.sync()
             names = [message.queue_id for message in batch]
@@ -231,14 +227,8 @@ class Export:
             )  # fmt: skip
         path = where.file(queue, name)
         os.rename(temporary, path)
-        text = log_text(message.recipients, offsets)
-        if text:
-            log = where.file(DEFER, name)
-            os.makedirs(os.path.dirname(log), 0o700, exist_ok=True)
-            with open(
-                os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb"
-            ) as file:
-                file.write(text)
+        for log, outcomes in _logged(message).items():
+            _write_log(where.file(log, name), log_text(outcomes, offsets))
         return path
 
     def _name(self, message: Message, inode: int) -> str:
@@ -252,6 +242,25 @@ class Export:
         return name
 
 
+def _logged(message: Message) -> dict[str, list[Outcome]]:
+    """What each log is to tell of a message."""
+    waiting = [one for one in message.recipients if one.reason]
+    untold = unpacked(message)
+    return {
+        DEFER: [Outcome(one, "deferred", one.dsn, one.reason, action="delayed") for one in waiting],
+        BOUNCE: [replace(one, action="failed") for one in untold if one.status == "bounced"],
+        TRACE: [one for one in untold if one.status != "bounced"],
+    }
+
+
+def _write_log(path: str, text: bytes) -> None:
+    if not text:
+        return
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    with open(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(text)
+
+
 def _publish(path: str, message: Message) -> None:
     """From now on the file is Postfix's."""
     when = message.next_attempt if message.state == DEFERRED else time.time()
@@ -259,11 +268,13 @@ def _publish(path: str, message: Message) -> None:
     os.chmod(path, READY | (EXPIRED if message.expired else 0))
 
 
-def settle(queue: BlockingStore, where: QueueDirectory) -> int:
-    """Put right what an export that was interrupted left; how many messages it concerned.
+def settle(queue: BlockingStore, where: QueueDirectory) -> list[tuple[str, bytes]]:
+    """Put right what was interrupted; id and address of each recipient that was perhaps delivered to.
 
-    A file that is not valid yet is removed, and its message is ours again; where there is a valid one, or
-    none any more, the message was exported."""
+    A process that was killed while it delivered has said what it had delivered.  Of an export, a file that is
+    not valid yet is removed, and its message is ours again; where there is a valid one, or none any more, the
+    message was exported."""
+    doubtful = [one for left in queue.store.recover() for one in queue.wait(left)[1]]
     store = queue.store
     gone: list[str] = []
     back: dict[str, list[str]] = {}
@@ -272,7 +283,7 @@ def settle(queue: BlockingStore, where: QueueDirectory) -> int:
             path = where.file(name, message.queue_id)
             if os.path.lexists(path) and not ready(os.lstat(path).st_mode):
                 _unlink(path)
-                _unlink(where.file(DEFER, message.queue_id))
+                _unlink_logs(where, message.queue_id)
                 back.setdefault(_STATES[name], []).append(message.queue_id)
                 break
         else:
@@ -281,7 +292,7 @@ def settle(queue: BlockingStore, where: QueueDirectory) -> int:
         queue.wait(store.take_back(names, state))
     if gone:
         queue.wait(store.remove(gone))
-    return len(gone) + sum(map(len, back.values()))
+    return doubtful
 
 
 def _exported(messages: Iterator[Message]) -> list[Message]:
@@ -289,7 +300,12 @@ def _exported(messages: Iterator[Message]) -> list[Message]:
 
 
 def _queue_of(message: Message) -> str:
-    return message.state if message.state in (DEFERRED, HOLD) else INCOMING
+    return message.state if message.state in (DEFERRED, HOLD, REQUEUED) else INCOMING
+
+
+def _unlink_logs(where: QueueDirectory, name: str) -> None:
+    for log in LOGS:
+        _unlink(where.file(log, name))
 
 
 def _unlink(path: str) -> None:

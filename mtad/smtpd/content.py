@@ -18,7 +18,7 @@ from mtad.mime.binary import BinaryConverter
 from mtad.policy.evaluator import Verdict
 from mtad.policy.report import line
 from mtad.policy.request import Request
-from mtad.queue.aliased import packed
+from mtad.queue import untold
 from mtad.queue.message import DEFERRED, INCOMING, Message
 from mtad.smtpd.actions import act
 from mtad.smtpd.counters import Counters
@@ -296,7 +296,7 @@ class Content:
         if state.message_id:
             attributes["message_id"] = printable(state.message_id)
         if envelope.expanded:
-            attributes["aliased"] = packed(envelope.expanded)
+            attributes[untold.ATTRIBUTE] = untold.packed(untold.expanded(envelope.expanded))
         return Message(
             queue_id=transaction.queue_id,
             sender=state.sender,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import smtplib
 import time
 
@@ -69,4 +70,6 @@ def test_listing(long_ids: bool) -> None:
         theirs = postfix.command("postqueue", "-p").stdout.splitlines()
         assert list(text_listing(messages, set(), long_ids)) == theirs
         raw = postfix.command("postqueue", "-j").stdout.splitlines()
-        assert list(json_listing(messages, set())) == raw
+        # came after 3.7
+        mine = [re.sub('"orig_address": ".*?", ', "", line) for line in json_listing(messages, set())]
+        assert mine == raw

@@ -19,6 +19,8 @@ from typing import BinaryIO
 from mtad.queue.message import Message, Recipient
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.records import BadRecord, attribute, pack, read_records
+from mtad.queue.untold import ATTRIBUTE as UNTOLD
+from mtad.queue.untold import unpacked
 from mtad.wire.command import utf8_xtext_decode, utf8_xtext_encode, xtext_decode, xtext_encode
 
 #: What stands before the semicolon of an original recipient (RFC 3461 section 4.2).
@@ -125,7 +127,7 @@ class Envelope:
             fields = data.split()
             self.options = _digits(fields[5]) if len(fields) > 5 else 0
         elif kind == rec.WARN:
-            self.warned = _digits(data) == 0
+            self.warned = _digits(data) == 0  # 0, or -1 since it is remembered
         elif kind == rec.REDIRECT:
             self.redirect = data
         elif kind == rec.ENVELOPE_ID:
@@ -203,14 +205,15 @@ def write_message(
     file.write(pack(rec.SIZE, _size_record(0, 0, 0, 0, 0)))
     for data in _envelope(message, created, warn_after):
         file.write(data)
-    masks = 0
+    told = {outcome.status for outcome in unpacked(message)} - {"bounced"}
+    masks = notify_mask(frozenset((b"SUCCESS",))) if told else 0  # so that it is looked for
     for recipient in message.recipients:
-        mask = _mask(recipient.notify)
+        mask = notify_mask(recipient.notify)
         masks |= mask
         if mask:
             file.write(attribute("notify_flags", mask))
         if recipient.orcpt:
-            file.write(attribute("dsn_orig_rcpt", _decoded_orcpt(recipient.orcpt)))
+            file.write(attribute("dsn_orig_rcpt", decoded_orcpt(recipient.orcpt)))
         file.write(pack(rec.ORIGINAL, recipient.original or recipient.address))
         recipients[recipient.id] = file.tell()
         file.write(pack(rec.RECIPIENT, recipient.address))
@@ -234,8 +237,11 @@ def write_message(
 
 def _envelope(message: Message, created: float, warn_after: float) -> Iterator[bytes]:
     attributes = dict(message.attributes)
-    seconds, fraction = divmod(message.arrival, 1)
-    yield pack(rec.TIME, b"%d %d" % (seconds, fraction * 1_000_000))
+    attributes.pop(UNTOLD, None)
+    if any(recipient.reason for recipient in message.recipients):
+        attributes.pop("trace_flags", None)  # the first attempt is what was traced
+    seconds, micros = divmod(round(message.arrival * 1_000_000), 1_000_000)
+    yield pack(rec.TIME, b"%d %d" % (seconds, micros))
     yield attribute("create_time", attributes.pop("create_time", "") or int(created))
     for name in _EARLY:
         if name in attributes:
@@ -264,7 +270,7 @@ def _envelope(message: Message, created: float, warn_after: float) -> Iterator[b
     for name, value in kept.items():
         yield pack(_KINDS[name], value.encode())
     if message.warned:
-        yield pack(rec.WARN, b"%15d" % 0)
+        yield pack(rec.WARN, b"%15d" % -1)
     elif warn_after and message.sender:
         yield pack(rec.WARN, b"%15d" % (message.arrival + warn_after))
 
@@ -329,7 +335,8 @@ def _pieces(line: bytes, last: bytes) -> bytes:
     )
 
 
-def _mask(notify: frozenset[bytes]) -> int:
+def notify_mask(notify: frozenset[bytes]) -> int:
+    """The number that stands for these words."""
     return sum(bit for word, bit in _NOTIFY if word in notify)
 
 
@@ -353,7 +360,8 @@ def encoded_orcpt(data: bytes) -> bytes:
     return kind + b";" + encode(address)
 
 
-def _decoded_orcpt(orcpt: bytes) -> bytes:
+def decoded_orcpt(orcpt: bytes) -> bytes:
+    """The original recipient as a file has it, of the form that is sent."""
     kind, _, address = orcpt.partition(b";")
     decode = utf8_xtext_decode if kind.lower() == b"utf-8" else xtext_decode
     return kind + b";" + (decode(address) or address)

@@ -23,7 +23,8 @@ MAILDROP, INCOMING, ACTIVE, DEFERRED, HOLD, CORRUPT = (
 )  # fmt: skip
 #: The queues that have mail, in the order in which it moves through them.
 QUEUES = (MAILDROP, INCOMING, ACTIVE, DEFERRED, HOLD)
-DEFER, BOUNCE = "defer", "bounce"
+#: What became of recipients.
+LOGS = DEFER, BOUNCE, TRACE = "defer", "bounce", "trace"
 
 #: Permissions: the file is whole; the operator has it returned.
 READY, EXPIRED = stat.S_IRWXU, stat.S_IXGRP

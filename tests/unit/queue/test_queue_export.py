@@ -23,5 +23,5 @@ def test_all_states(tmp_path: Path) -> None:
         queue.wait(queue.store.requeue(["D4"]))  # and nobody has taken it since
         assert Export(queue, QueueDirectory.of(p), 0.0).run().moved == 4
         assert not list(queue.store.listing())
-    found = {name: len(os.listdir(tmp_path / name)) for name in ("incoming", "deferred", "hold")}
-    assert found == {"incoming": 2, "deferred": 1, "hold": 1}
+    found = {name: len(os.listdir(tmp_path / name)) for name in ("incoming", "deferred", "hold", "maildrop")}
+    assert found == {"incoming": 1, "deferred": 1, "hold": 1, "maildrop": 1}

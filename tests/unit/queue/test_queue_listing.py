@@ -72,7 +72,8 @@ def test_json() -> None:
     assert lines[1] == (
         '{"queue_name": "active", "queue_id": "0B", "arrival_time": 1762336800, "message_size": 700, '
         '"forced_expire": false, "sender": "MAILER-DAEMON", '
-        r'"recipients": [{"address": "\"we ird\\\"\"@example.org"}]}'
+        r'"recipients": [{"orig_address": "\"we ird\\\"\"@example.org", '
+        r'"address": "\"we ird\\\"\"@example.org"}]}'
     )
     first = json.loads(lines[0])
     assert first["queue_name"] == "deferred"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtad.errors import QueueError
+from mtad.queue import untold
 from mtad.queue.ids import in_base
-from mtad.queue.message import Message, Recipient
+from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.envelope import QueueFile, content_records, write_message
 from mtad.queue.postfix.files import QueueDirectory, open_plain
@@ -206,23 +208,52 @@ def test_traps_are_not_opened(tmp_path: Path) -> None:
             open_plain(str(tmp_path / name))
 
 
-def test_reasons(tmp_path: Path) -> None:
+def test_logs(tmp_path: Path) -> None:
+    """What is written is read again; and as Postfix writes it, whatever is in a reason."""
     people = [
-        Recipient(b"a b@example.net", b"x@y", id=1, dsn="4.4.1", reason="connect: refused"),
-        Recipient(b"c@example.net", id=2),
-        Recipient(b"d@example.net", b"d@example.net", id=3, reason="because = of\x07 it"),
+        Recipient(b"a b@example.net", b"x@y", frozenset((b"NEVER",)), b"rfc822;a+2Bb@c", id=1),
+        Recipient(b"", b"", id=2),
+        Recipient(b"d@example.net", b"D@example.net", frozenset(NOTIFY)),
     ]
-    path = tmp_path / "defer"
-    path.write_bytes(log_text(people, {1: 77}))
-    assert [(one.address, one.original, one.status, one.reason) for one in read_log(str(path))] == [
-        (b"a b@example.net", b"x@y", "4.4.1", "connect: refused"),
-        (b"d@example.net", b"d@example.net", "4.0.0", "because = of? it"),
+    outcomes = [
+        Outcome(people[0], "bounced", "5.1.1", "host x said: 550 5.1.1 a=b", diagnostic="smtp; 550 5.1.1 a=b",
+                remote_mta="x", action="failed"),
+        Outcome(people[1], "bounced", "5.4.6", "loops back", action="failed"),
+        Outcome(people[2], "bounced", "", "because = of\x07 it", action="failed"),
+    ]  # fmt: skip
+    path = tmp_path / "bounce"
+    path.write_bytes(log_text(outcomes, {1: 77}))
+    assert path.read_bytes().startswith(
+        b'\n<"a b"@example.net>: host x said: 550 5.1.1 a=b\nrecipient="a b"@example.net\n'
+        b"original_recipient=x@y\noffset=77\ndsn_orig_rcpt=rfc822;a+b@c\nnotify_flags=1\nstatus=5.1.1\n"
+        b"action=failed\ndiag_type=smtp\ndiag_text=550 5.1.1 a=b\nmta_type=dns\nmta_mname=x\n"
+        b"reason=host x said: 550 5.1.1 a=b\n\n\n<>: loops back\nrecipient=<>\n"
+    )
+    first, second, third = read_log(str(path), "bounced")
+    assert (first.recipient, second.recipient.address) == (replace(people[0], id=0), b"")
+    assert replace(first, recipient=people[0]) == outcomes[0]
+    assert (third.dsn, third.reason, third.recipient.notify) == (
+        "4.0.0",
+        "because = of? it",
+        frozenset(NOTIFY),
+    )
+    assert read_log(str(tmp_path / "none"), "bounced") == []
+
+
+def test_what_is_untold_comes_back() -> None:
+    who = Recipient(b"\xe9@example.net", b"x", frozenset(NOTIFY), b"rfc822;x")
+    outcomes = [
+        Outcome(who, "bounced", "5.1.1", "no ä", diagnostic="smtp; 550 no", remote_mta="h", action="failed"),
+        *untold.expanded([who]),
     ]
-    assert b"\noffset=77\n" in path.read_bytes()
-    assert read_log(str(tmp_path / "none")) == []
-    path.write_bytes(b"\n<x@y>: no\nrecipient=x@y\nnotify_flags=6\ndsn_orig_rcpt=rfc822;a+b@c\n\n")
-    (one,) = read_log(str(path))
-    assert (one.notify, one.orcpt) == (frozenset((b"SUCCESS", b"FAILURE")), b"rfc822;a+2Bb@c")
+    message = Message("A", b"s@example.com", [], 1.0, attributes={untold.ATTRIBUTE: untold.packed(outcomes)})
+    back = untold.unpacked(message)
+    assert [replace(one, recipient=who) for one in back] == outcomes
+    assert [replace(one.recipient, dsn="", reason="") for one in back] == [who, who]
+    assert untold.failed(message) == back[:1]
+    for text in ("", "[", "[1]", "[[[],[]]]", '{"a":1}', "[[[1,2,3],[]]]"):
+        message.attributes[untold.ATTRIBUTE] = text
+        assert untold.unpacked(message) == []
 
 
 def test_errors_are_those_of_the_queue() -> None:
