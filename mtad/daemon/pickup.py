@@ -26,12 +26,14 @@ from mtad.config.parameters import Parameters
 from mtad.daemon.authorized import refused, sender_problem
 from mtad.daemon.roles import Surroundings
 from mtad.deliver.bounce import Bouncer
+from mtad.deliver.job import Clean, as_it_is
 from mtad.errors import MtadError, QueueError
 from mtad.maillog import printable
 from mtad.net.drive import drive
 from mtad.queue.message import Outcome
 from mtad.queue.postfix.files import CORRUPT, MAILDROP, QueueDirectory, ready
 from mtad.queue.sqlite import SQLiteStore
+from mtad.smtpd.internal import BOUNCE
 from mtad.smtpd.pickup import Keep, Pickup, Refusal, Unfit
 
 #: Seconds between looks at the directory.
@@ -48,8 +50,15 @@ _EVENTS = inotify.IN_ATTRIB | inotify.IN_MOVED_TO | inotify.IN_CLOSE_WRITE
 class PickupRole:
     """See the module."""
 
-    def __init__(self, around: Surroundings, store: SQLiteStore, busy: Callable[[], frozenset[int]]) -> None:
-        """``busy``: the messages (``seq``) that are being delivered."""
+    def __init__(
+        self,
+        around: Surroundings,
+        store: SQLiteStore,
+        busy: Callable[[], frozenset[int]],
+        clean: Clean = as_it_is,
+    ) -> None:
+        """``busy``: the messages (``seq``) that are being delivered.  ``clean``: for notifications."""
+        self._clean = clean
         self._busy = busy
         self._around = around
         self._store = store
@@ -225,7 +234,8 @@ class PickupRole:
             )
         outcomes = [Outcome(recipient, "bounced", dsn, reason) for recipient in message.recipients]
         notices = self._bouncer.failed(message, outcomes)
-        await keep([notice.message for notice in notices])
+        kept = [notice.message for notice in notices if await self._clean(notice.message, BOUNCE)]
+        await keep(kept)
         self._bouncer.announce(notices)
 
     def _tell_manager(self) -> None:

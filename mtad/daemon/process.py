@@ -175,7 +175,7 @@ class _Process:
         store = SQLiteStore(self._paths.queue, reactor)
         if "qmgr" in self._roles:
             manager = QmgrRole(around, store, channels)
-            pickup = PickupRole(around, store, manager.busy)
+            pickup = PickupRole(around, store, manager.busy, manager.clean)
             manager.scanned = pickup.look
             self._parts += [manager, pickup]
         if "smtpd" in self._roles:

@@ -41,6 +41,7 @@ from mtad.queue.message import Message
 from mtad.queue.pressure import Pressure
 from mtad.queue.sqlite import SQLiteStore
 from mtad.rewrite.classes import AddressClasses
+from mtad.smtpd.internal import InternalMail
 from mtad.smtpd.service import SmtpdService
 from mtad.smtpd.verify_client import VerifyClient
 
@@ -199,6 +200,9 @@ class QmgrRole:
         around = self._around
         log = around.log.named(f"{around.plan.p['syslog_name']}/qmgr")
         self._recovery = Recovery(self._store, around.reactor, log)
+        self.own_mail = InternalMail.of_bounces(
+            around.plan.p, around.plan.services, around.log, around.reactor, around.paths.spool
+        )
         self._manager = QueueManager(
             around.plan.p,
             self._store,
@@ -209,6 +213,7 @@ class QmgrRole:
             services=around.plan.services,
             clock=time.time,
             let_go=self._let_go,
+            clean=self.clean,
         )
         self._gauge = Gauge(self._manager.behind, self._store.newest, around.pressure, around.reactor)
         log = around.log.named(f"{around.plan.p['syslog_name']}/anvil")
@@ -274,6 +279,10 @@ class QmgrRole:
                 tell.sendto(b"I", self._around.paths.wakeup)
             except OSError:
                 pass  # it looks of itself, too
+
+    async def clean(self, message: Message, source: str) -> bool:
+        """Clean mail that is made here: see :class:`~mtad.smtpd.internal.InternalMail`."""
+        return await self.own_mail.clean(message, source)
 
     def busy(self) -> frozenset[int]:
         """The messages that are being delivered, by us and by managers before us."""

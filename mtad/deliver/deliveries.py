@@ -16,7 +16,7 @@ from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.deliver.assign import OWN, Assigner, jobs
 from mtad.deliver.internal import Internal
-from mtad.deliver.job import Active, Job, Result
+from mtad.deliver.job import Active, Clean, Job, Result
 from mtad.deliver.limits import Limits
 from mtad.deliver.probe import Prober
 from mtad.deliver.route import Router
@@ -43,6 +43,7 @@ class Deliveries:
         services: Sequence[Service],
         rng: random.Random | None,
         clock: Callable[[], float],
+        clean: Clean,
     ) -> None:
         self._p = p
         name = p["syslog_name"]
@@ -60,7 +61,7 @@ class Deliveries:
         self._assigner = Assigner(
             p, router, probes, self._transports, lambda transport: self._limits[transport].recipients, own
         )
-        prober = Prober(self._assigner, self._transports, new_id, clock, own)
+        prober = Prober(self._assigner, self._transports, new_id, clock, own, clean)
         self.verifier = Verifier(p, log.named(f"{name}/verify"), prober.probe, clock)
 
     def __contains__(self, transport: str) -> bool:

@@ -7,11 +7,22 @@ Postfix counterpart: ``deliver_request(3)``.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mtad.deliver.report import Stamps
 from mtad.deliver.route import Route
 from mtad.queue.message import Message, Outcome, Recipient
+
+#: Has a message of ours cleaned, in its place, before it is queued or tried; False: it is to be forgotten.
+#: What may not be sent, or can't be cleaned now, raises MtadError.  The text is where it comes from:
+#: ``bounce``, ``notify``, ``forward``, ``verify``.
+Clean = Callable[[Message, str], Awaitable[bool]]
+
+
+async def as_it_is(message: Message, source: str) -> bool:
+    """A :data:`Clean` that changes nothing."""
+    return True
 
 
 @dataclass(slots=True, eq=False)

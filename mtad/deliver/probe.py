@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mtad.deliver.assign import Assigner
-from mtad.deliver.job import Job
+from mtad.deliver.job import Clean, Job
 from mtad.deliver.report import Stamps, external
 from mtad.deliver.route import Route, split_transport
 from mtad.deliver.transports import Deliverer
+from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.queue.message import Message, Outcome, Recipient
 
@@ -33,12 +34,14 @@ class Prober:
         new_id: Callable[[], str],
         clock: Callable[[], float],
         log: MailLog,
+        clean: Clean,
     ) -> None:
         self._assigner = assigner
         self._transports = transports
         self._new_id = new_id
         self._clock = clock
         self._log = log
+        self._clean = clean
 
     async def probe(self, sender: bytes, address: bytes) -> Outcome:
         """Try ``address`` for mail from ``sender``."""
@@ -55,9 +58,20 @@ class Prober:
         )
         shown = printable(external(sender))
         self._log.info(f"{message.queue_id}: from=<{shown}>, size={message.size}, nrcpt=1 (queue active)")
-        outcome = await self._deliver(message, recipient, now)
+        outcome = await self._outcome(message, recipient)
         self._log.info(f"{message.queue_id}: removed")
         return outcome
+
+    async def _outcome(self, message: Message, recipient: Recipient) -> Outcome:
+        """What came of it: the address is cleaned as that of a message."""
+        try:
+            await self._clean(message, "verify")
+        except MtadError as error:
+            self._log.warning(str(error))
+            return Outcome(recipient, "deferred", "4.3.0", "the address can't be mapped now")
+        if len(message.recipients) > 1:
+            return Outcome(recipient, "sent", "2.0.0", "aliased to multiple recipients")
+        return await self._deliver(message, message.recipients[0], message.arrival)
 
     async def _deliver(self, message: Message, recipient: Recipient, now: float) -> Outcome:
         (part,) = await self._assigner.sort(message, [recipient], False)

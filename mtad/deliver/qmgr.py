@@ -30,7 +30,7 @@ from mtad.deliver.calls import Calls
 from mtad.deliver.clog import Clog
 from mtad.deliver.deliveries import Deliveries
 from mtad.deliver.dispatch import Dispatcher
-from mtad.deliver.job import Active, Job, Result
+from mtad.deliver.job import Active, Clean, Job, Result, as_it_is
 from mtad.deliver.report import Stamps, external
 from mtad.deliver.route import Route, split_transport
 from mtad.deliver.settle import RETRY, Ending, Settler
@@ -71,6 +71,7 @@ class QueueManager:
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
         let_go: Callable[[int], None] | None = None,
+        clean: Clean = as_it_is,
     ) -> None:
         self._store = store
         self._reactor = reactor
@@ -80,8 +81,10 @@ class QueueManager:
         new_id = new_id or QueueIds(p.flag("enable_long_queue_ids"), clock=self._clock).next
         calls = Calls(reactor)
         bouncer = Bouncer(p, store, log, new_id, self._clock)
-        self._settler = Settler(p, store, bouncer, self._log, self._clock, calls.sleep)
-        self._ways = ways = Deliveries(p, store, reactor, log, resolver, new_id, services, rng, self._clock)
+        self._settler = Settler(p, store, bouncer, self._log, self._clock, calls.sleep, clean)
+        self._ways = ways = Deliveries(
+            p, store, reactor, log, resolver, new_id, services, rng, self._clock, clean
+        )
         clog = Clog(p, self._log, lambda: len(self._active))
         self._dispatcher = Dispatcher(
             self, ways.limits_of, self._clock, reactor.callLater, self._log.info, clog

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import Bouncer, Notice
-from mtad.deliver.job import Active
+from mtad.deliver.job import Active, Clean, as_it_is
 from mtad.deliver.report import external
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
@@ -60,12 +60,15 @@ class Settler:
         log: MailLog,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        clean: Clean,
     ) -> None:
         self._store = store
         self._bouncer = bouncer
         self._log = log
         self._clock = clock
         self._sleep = sleep
+        self._clean = clean
+        self._double_bounce = f"{p['double_bounce_sender']}@{p['myhostname']}".encode()
         self._backoff = (p.seconds("minimal_backoff_time"), p.seconds("maximal_backoff_time"))
         self._runs = (clock(), p.seconds("queue_run_delay"))
         self._lifetime = p.seconds("maximal_queue_lifetime")
@@ -80,6 +83,7 @@ class Settler:
             active.outcomes = [outcome for outcome in active.outcomes if outcome.status != "sent"]
             forwards, active.forwards = active.forwards, []
             try:
+                forwards = await self._forwarded(forwards)
                 await self._store.finish(active.message, sent, self._clock(), forwards)
             except MtadError as error:
                 self._log.warning(f"{active.message.queue_id}: can't write to the queue: {error}")
@@ -107,7 +111,7 @@ class Settler:
             deferred = []
         when = now
         if deferred:
-            when = queue_run(next_attempt(now, message.arrival, *self._backoff), now, *self._runs)
+            when = self._next(message, now)
         if deferred and now < deadline < when:
             when = deadline
         warn = bool(deferred) and warning_due(now, message.arrival, self._warn_after, message.warned)
@@ -116,7 +120,12 @@ class Settler:
         while True:
             try:
                 notices = self._notices(active, untold, deferred if warn else [], report)
-                fresh = [*active.forwards, *(notice.message for notice in notices)]
+                told = await self._told(notices)
+                if told is None:
+                    self._keep(active)
+                    when = max(when, self._next(message, now))
+                    notices, told = [], []
+                fresh = [*await self._forwarded(active.forwards), *told]
                 if notices:
                     message.changed |= message.attributes.pop(UNTOLD, None) is not None
                 gone = await self._store.finish(message, active.outcomes, when, fresh)
@@ -127,6 +136,34 @@ class Settler:
         self._bouncer.announce(notices)
         queued, self._queued = self._queued or bool(fresh), False
         return Ending(active, gone, when, queued)
+
+    async def _told(self, notices: list[Notice]) -> list[Message] | None:
+        """The notifications as the queue is to have them; None: there is one that may not be sent."""
+        if self._clean is as_it_is:
+            return [notice.message for notice in notices]
+        try:
+            return [notice.message for notice in notices if await self._clean(notice.message, "bounce")]
+        except MtadError:  # it was logged
+            return None
+
+    async def _forwarded(self, forwards: list[Message]) -> list[Message]:
+        """Mail that goes on, and notices of the SMTP client, as the queue is to have them."""
+        kept: list[Message] = []
+        for one in forwards:
+            source = "notify" if one.sender == self._double_bounce else "forward"
+            if await self._clean(one, source):
+                kept.append(one)
+        return kept
+
+    def _next(self, message: Message, now: float) -> float:
+        return queue_run(next_attempt(now, message.arrival, *self._backoff), now, *self._runs)
+
+    def _keep(self, active: Active) -> None:
+        """Nobody can be told of what has failed: it stays in the queue."""
+        self._log.info(f"{active.message.queue_id}: status=deferred (bounce failed)")
+        for outcome in active.outcomes:
+            if outcome.status == "bounced":
+                outcome.status = "deferred"
 
     def _give_up(self, message: Message, deferred: list[Outcome], why: str = "") -> None:
         """Return a message; ``why``: a status and a text that come before the reason for the delay."""

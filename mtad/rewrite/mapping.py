@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mtad.errors import MtadError, TableError
 from mtad.tables import StringList
+from mtad.tables.maps import Find
 from mtad.tables.source import split_list
 from mtad.tables.table import fold
 from mtad.wire.tokens import addresses, parse, quote, unquote, written
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mtad.tables.maps import IsLocal, Maps
 
 _DEEPEST = 10
+_KEYS = Find.DEFAULT | Find.QUOTED
 AGAIN = "message not accepted, try again later"
 
 
@@ -65,7 +67,7 @@ class Mapper:
     async def results(self, maps: Maps, address: bytes, propagate: bool) -> list[bytes] | None:
         """The addresses that the tables have for ``address``, at least one, all in internal form.  Raises
         what the table raises, and TableError for what is no address."""
-        found = await maps.match_address(address, self._delimiter, self._is_local, self._myorigin)
+        found = await maps.match_address(address, self._delimiter, self._is_local, self._myorigin, _KEYS)
         if found is None:
             return None
         value, extension = found

@@ -38,6 +38,6 @@ def act(
         message.state = HOLD
 
 
-def _order(recipient: Recipient) -> tuple[bytes, bytes]:
+def _order(recipient: Recipient) -> tuple[bool, bytes, bytes]:
     address = recipient.address
-    return fold(address.rpartition(b"@")[2]), address
+    return b"@" not in address, fold(address.rpartition(b"@")[2]), address

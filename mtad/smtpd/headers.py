@@ -153,7 +153,8 @@ class HeaderCleaner:
         self._seen.add(name)
         if name == b"message-id":
             value = text[len(name) + 1 :].lstrip(_SPACE)
-            state.log.info(f"{state.queue_id}: message-id={printable(value)}")
+            if not state.announced:
+                state.log.info(f"{state.queue_id}: message-id={printable(value)}")
             state.message_id = state.message_id or _within_brackets(value)
         elif name == b"resent-message-id":
             value = text[len(name) + 1 :].lstrip(_SPACE)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from twisted.python.failure import Failure
 
 from mtad.config.parameters import Parameters
-from mtad.errors import QueueError
+from mtad.errors import MtadError
 from mtad.maillog import printable
 from mtad.net.drive import drive
 from mtad.queue.message import Message
 from mtad.queue.postmaster import LINES, Postmaster, Transcript
+from mtad.smtpd.internal import NOTIFY
 from mtad.smtpd.watching import words_of
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
@@ -156,13 +157,15 @@ class Notices:
         history.clear()
 
     def _failed(self, failure: Failure) -> None:
-        if failure.check(QueueError):
+        if failure.check(MtadError):
             self._service.log.warning(f"postmaster notify: {failure.value}")
         else:
             self._service.report_bug(failure)
 
     async def _queue(self, message: Message) -> None:
         service = self._service
+        if not await service.own_mail.clean(message, NOTIFY):
+            return
         await service.store.enqueue(message)
         text = f"{message.queue_id}: message-id={message.attributes['message_id']}"
         service.cleanup_log.info(text)

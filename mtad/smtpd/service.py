@@ -44,6 +44,7 @@ from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.clients import ClientRules
 from mtad.smtpd.commands import CommandFilter
 from mtad.smtpd.etrn import Etrn
+from mtad.smtpd.internal import InternalMail
 from mtad.smtpd.milter.service import Route, milter_service
 from mtad.smtpd.notices import Notices
 from mtad.smtpd.policy_client import PolicyConnections
@@ -158,6 +159,9 @@ class SmtpdService(Factory):
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
         self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
         self.watching = Watching.build(p, self.log)
+        self.own_mail = InternalMail(
+            p, plan.cleanup, self.cleanup, self.cleanup_log, reactor, spool_directory
+        )
         self.notices = Notices.build(p, self)
         self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
         self.authenticator: Authenticator | None = None

@@ -67,9 +67,9 @@ class MessageState:
     """
 
     __slots__ = (
-        "copies", "copying", "detect_utf8", "discarded", "eight_bit", "errors", "filter", "filtering",
-        "held", "log", "mapping", "message_id", "origin", "queue_id", "reason", "recipient", "redirect",
-        "sender", "smtputf8", "wishes",
+        "announced", "copies", "copying", "detect_utf8", "discarded", "eight_bit", "errors", "filter",
+        "filtering", "held", "log", "mapping", "message_id", "origin", "queue_id", "reason", "recipient",
+        "redirect", "sender", "smtputf8", "wishes",
     )  # fmt: skip
 
     def __init__(self, queue_id: str, log: MailLog, origin: Origin, *, overrides: frozenset[str]) -> None:
@@ -90,6 +90,7 @@ class MessageState:
         self.redirect = b""
         self.copies: list[bytes] = []
         self.message_id = b""
+        self.announced = False  # somebody else logs its Message-Id
         self.smtputf8 = False
         self.eight_bit = False
         #: attributes of the message that its headers make (see mtad.queue.message), or REQUIRETLS has made

@@ -41,12 +41,22 @@ class Find(IntFlag):
     PARENTS = 64  # with DOMAIN: parent domains too
     DOT_PARENTS = 128  # with DOMAIN: .parent domains too
     ANY_LOCAL_AT = 256  # user+ext@, user@, whatever the domain
+    QUOTED = 512  # of all these the external form only
     DEFAULT = FULL | NO_EXTENSION | LOCAL | AT_DOMAIN
 
 
-_FULL, _NO_EXTENSION, _LOCAL, _LOCAL_AT, _AT_DOMAIN, _DOMAIN, _PARENTS, _DOT_PARENTS, _ANY_LOCAL_AT = map(
-    int, Find
-)
+(
+    _FULL,
+    _NO_EXTENSION,
+    _LOCAL,
+    _LOCAL_AT,
+    _AT_DOMAIN,
+    _DOMAIN,
+    _PARENTS,
+    _DOT_PARENTS,
+    _ANY_LOCAL_AT,
+    _QUOTED,
+) = map(int, Find)
 
 
 class Maps:
@@ -162,6 +172,8 @@ class Maps:
             (user, user if not at or _DOT_STRING.fullmatch(user) else quote_local(user), dropped)
             for user, dropped in variants
         ]
+        if wanted & _QUOTED:
+            quoted = [(external := quote_local(user), external, dropped) for user, dropped in variants]
         keys: list[_Key] = []
         for user, external, dropped in quoted if wanted & _FULL else quoted[1:]:
             if external is not user:

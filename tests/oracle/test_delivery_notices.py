@@ -43,6 +43,39 @@ OLD = Config(
     "old",
     {"header_from_format": "obsolete", "smtputf8_enable": "no", "disable_verp_bounces": "yes", **VERP},
 )
+#: What is made here goes through cleanup(8): addresses are mapped, and checks see it where that is asked for.
+INTERNAL = Config(
+    "internal",
+    {
+        "mydomain": "example.com",
+        "mydestination": "local.example",
+        "alias_maps": "texthash:{dir}/aliases",
+        "virtual_alias_maps": "texthash:{dir}/virtual",
+        "canonical_maps": "texthash:{dir}/canonical",
+        "masquerade_domains": "example.org",
+        "always_bcc": "all@example.net",
+        "header_checks": "pcre:{dir}/header",
+        "body_checks": "pcre:{dir}/body",
+        "nested_header_checks": "pcre:{dir}/nested",
+        "internal_mail_filter_classes": "bounce",
+        "notify_classes": "bounce",
+        "bounce_notice_recipient": "office",
+    },
+    services=[("submission", {"receive_override_options": "no_header_body_checks"})],
+    files={
+        "aliases": "list user@virtual.example, other@example.net\n",
+        "virtual": "virtual.example x\nuser@virtual.example real@example.net, also@example.net\n"
+        "alice@example.com moved@example.net\noffice@example.com boss@example.net\n",
+        "canonical": "MAILER-DAEMON@example.com daemon@host.example.org\n",
+        # addresses are complete before mtad's checks see them, in Postfix behind
+        "header": "/^Subject: Undelivered/ PREPEND X-Checked: yes\n",
+        "body": "/^Reporting-MTA/ WARN found\n/^redirect/ REDIRECT other@example.net\n"
+        "/^copy/ BCC copy@example.net\n/^discard/ DISCARD gone\n"
+        "/^filter/ FILTER no-dsn:[127.0.0.1]:{port}\n/^replace/ REPLACE replaced\n",
+        "nested": "/^X-Nested:/ IGNORE\n",
+    },
+    transports=NO_DSN,
+)
 ONLY_FIRST = {"rcpt:a@x.example": b"550 5.1.1 no"}
 SOME = {"rcpt:a@x.example": b"550 5.1.1 no", "rcpt:b@x.example": b"550 5.7.1 never"}
 GREETED = "Message-Id: <original@client.example>\n" + TEXT
@@ -79,6 +112,12 @@ CASES = {
         mail("failed", A),
         mail("succeeded", TELL, rules={}),
         mail("headers", A, sender="<alice@example.com> RET=HDRS"),
+    ],
+    INTERNAL: [
+        mail("mapped and checked", A, text="X-Nested: yes\n" + GREETED),
+        *(mail(word, A, text=f"{TEXT}{word}\n") for word in ("redirect", "copy", "filter", "replace")),
+        mail("forwarded", "<list@local.example>", rules={}),
+        mail("succeeded", TELL, rules={}),
     ],
     OLD: [
         mail("failed", A),

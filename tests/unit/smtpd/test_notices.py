@@ -84,7 +84,7 @@ class Service:
         self.said: list[str] = []
         self.log = SimpleNamespace(warning=self.said.append)
         self.cleanup_log = SimpleNamespace(info=lambda text: None)
-        self.store = self
+        self.store = self.own_mail = self
         self.ids = SimpleNamespace(next=lambda: "ID")
         self.notices = Notices.build(
             Parameters.from_mapping({"myhostname": "mail.example", "myorigin": "example", **values}),
@@ -93,6 +93,9 @@ class Service:
 
     def now(self) -> float:
         return 0.0
+
+    async def clean(self, message: Message, source: str) -> bool:
+        return source == "notify"
 
     async def enqueue(self, message: Message) -> None:
         if self.full:
