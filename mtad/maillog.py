@@ -120,18 +120,23 @@ class MailLog:
         self.ident = ident
 
     def named(self, ident: str) -> MailLog:
+        """The same log under another program's name."""
         return MailLog(self.sink, ident)
 
     def info(self, text: str) -> None:
+        """What happens."""
         self._write("info", text)
 
     def warning(self, text: str) -> None:
+        """What an operator should look at."""
         self._write("warning", f"warning: {text}")
 
     def error(self, text: str) -> None:
+        """A mistake of ours."""
         self._write("error", f"error: {text}")
 
     def fatal(self, text: str) -> None:
+        """Why a process, or a service, can't go on."""
         self._write("fatal", f"fatal: {text}")
 
     def _write(self, severity: str, text: str) -> None:

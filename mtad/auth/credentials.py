@@ -33,6 +33,8 @@ class AuthSession:
 @implementer(ISASLPassword)
 @dataclass(frozen=True, slots=True)
 class SASLPassword:
+    """A password that is still to be checked: of ``authcid``, who wants to act as ``authzid``."""
+
     authcid: bytes
     authzid: bytes
     password: bytes = field(repr=False)
@@ -42,6 +44,8 @@ class SASLPassword:
 @implementer(ISASLProven)
 @dataclass(frozen=True, slots=True)
 class SASLProven:
+    """``authcid`` has proven who they are, and wants to act as ``authzid``."""
+
     authcid: bytes
     authzid: bytes
     session: AuthSession

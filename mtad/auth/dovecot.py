@@ -6,7 +6,7 @@ relative). Mechanisms are those that the server tells, as far as the security op
 kept up for all sessions; when it is lost, a new request makes it anew, once.  What keeps the server from
 deciding is a temporary failure.
 
-:meth:`DovecotAuthenticator.open` raises ConfigError; everything later is answered with a reply.
+Making a :class:`DovecotAuthenticator` raises ConfigError; everything later is answered with a reply.
 
 Postfix counterpart: ``xsasl_dovecot_server.c``.
 """
@@ -218,6 +218,7 @@ class Server:
         raise AssertionError
 
     async def ask(self, connection: _Connection, number: int, line: bytes) -> Answer:
+        """The answer to a line of a request; raises :class:`Unavailable`, when it takes too long, too."""
         try:
             return await connection.ask(number, line).addTimeout(ANSWER_TIMEOUT, self._reactor)
         except TimeoutError:

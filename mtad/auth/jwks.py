@@ -60,6 +60,7 @@ class Key:
     material: Any = field(repr=False)
 
     def fits(self, algorithm: str) -> bool:
+        """Whether a signature by ``algorithm`` may be checked with this key."""
         kind, curves = _FITTING[algorithm]
         return (
             self.algorithm in ("", algorithm) and self.kind == kind and (not curves or self.curve in curves)

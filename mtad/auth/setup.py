@@ -269,6 +269,7 @@ def _check_database(
 
 
 def security_options(p: Parameters, name: str) -> Property:
+    """What mechanisms must have, by ``smtpd_sasl_security_options`` or its like.  Raises ConfigError."""
     try:
         return parse_options(p.words(name))
     except ValueError as error:

@@ -48,6 +48,7 @@ class Voice:
             self._log = None
 
     def info(self, text: str) -> None:
+        """Something was done."""
         self._say(text)
         if self._log is not None:
             self._log.info(text)
@@ -58,11 +59,13 @@ class Voice:
             self._log.info(text)
 
     def warning(self, text: str) -> None:
+        """Something is odd, and the command goes on."""
         self._say(f"warning: {text}")
         if self._log is not None:
             self._log.warning(text)
 
     def fatal(self, text: str) -> None:
+        """Why the command ends."""
         self._say(f"fatal: {text}")
         if self._log is not None:
             self._log.fatal(text)

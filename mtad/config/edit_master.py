@@ -41,6 +41,7 @@ class Request:
     matches: int = 0
 
     def matching(self, name: str, kind: str) -> bool:
+        """Whether the request is about the entry of that name and type."""
         return self.name in ("*", name) and self.type in ("*", kind)
 
 

@@ -62,6 +62,7 @@ class MasterLock:
         return False
 
     def write_pid(self, pid: int) -> None:
+        """Say in the file who holds the lock."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{pid:10d}\n".encode(), 0)
 

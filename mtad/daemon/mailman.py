@@ -55,6 +55,7 @@ class Rules:
 
     @classmethod
     def of(cls, p: Parameters, client: int) -> Rules:
+        """The rules of a configuration; ``client``: the user id of ``mail_owner``."""
         home = p["home_mailbox"]
         return cls(
             home_mailbox=home if home.endswith("/") else "",

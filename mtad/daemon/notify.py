@@ -21,15 +21,19 @@ class Notifier:
         self.interval = int(microseconds) / 2_000_000 if microseconds.isdigit() else 0.0
 
     def ready(self, status: str) -> None:
+        """We serve."""
         self._send(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")
 
     def reloading(self) -> None:
+        """A reload has begun; :meth:`ready` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
+        """We are about to end."""
         self._send("STOPPING=1")
 
     def alive(self) -> None:
+        """A sign of life, for ``WatchdogSec``."""
         self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:

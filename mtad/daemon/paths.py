@@ -97,6 +97,7 @@ class Paths:
 
 
 def paths(p: Parameters) -> Paths:
+    """Where the files and sockets of the mail system with parameters ``p`` are."""
     queue = p["mtad_queue_directory"]
     return Paths(
         lock=os.path.join(p["queue_directory"], "pid", "master.pid"),

@@ -68,6 +68,7 @@ class Lines:
     beat: float  # seconds between signs of life, 0: none
 
     def say(self, word: bytes) -> None:
+        """Tell the master a word; nothing happens when it is gone."""
         try:
             os.write(self.pipe, word)
         except OSError:

@@ -69,6 +69,7 @@ class Surroundings:
         return MailLog(self.sink, self.plan.p["syslog_name"])
 
     def ids(self) -> QueueIds:
+        """A source of queue ids, long or short by the configuration."""
         return QueueIds(long=self.plan.p.flag("enable_long_queue_ids"))
 
 
@@ -197,6 +198,7 @@ class QmgrRole:
         self.ended: Deferred[None] = Deferred()
 
     def start(self) -> None:
+        """Make what delivers, and open its sockets: before rights are dropped."""
         around = self._around
         log = around.log.named(f"{around.plan.p['syslog_name']}/qmgr")
         self._recovery = Recovery(self._store, around.reactor, log)
@@ -220,6 +222,7 @@ class QmgrRole:
         self._statistics = Statistics(around.plan.p, around.anvil, log, around.reactor)
 
     def serve(self) -> Deferred[None]:
+        """Begin to deliver; fires when that is under way."""
         self._lock = ManagerLock(os.path.join(self._around.paths.queue, "qmgr.lock"))
         self._begin()
         return self._serving

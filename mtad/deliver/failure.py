@@ -86,6 +86,7 @@ def failure_by(connection: Connection, reply: ServerReply, text: str, soft: bool
 
 
 def malformed(connection: Connection, text: str) -> SessionFailure:
+    """The server's reply is none: the postmaster may be told (``protocol``), the mail is tried again."""
     connection.errors |= PROTOCOL
     reason = f"bad response from {connection.host.pair}: {text}"
     return SessionFailure("4.5.0", reason, temporary=True, relay=connection.host.relay)

@@ -37,6 +37,7 @@ class Timeouts:
 
     @classmethod
     def of(cls, p: Parameters) -> Timeouts:
+        """The ``smtp_*_timeout`` of one service, in seconds."""
         usual = [
             name for name in cls.__slots__ if name not in ("pix_delay", "lingers", "per_request", "data_rate")
         ]

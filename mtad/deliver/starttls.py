@@ -35,6 +35,7 @@ class Feature:
     mark: str = "?"
 
     def decide(self, got: str, good: bool) -> None:
+        """What has come of it, and whether that will do."""
         self.got, self.mark = got, "" if good else "!"
 
     def __str__(self) -> str:

@@ -108,6 +108,7 @@ class Protocols:
     excluded: int
 
     def apply(self, context: SSL.Context) -> None:
+        """Give a context its protocols."""
         context.set_min_proto_version(self.minimum)
         context.set_max_proto_version(self.maximum)
         context.set_options(self.excluded)
@@ -169,7 +170,10 @@ def cipher_list(
 
 
 def apply_cipher_list(context: SSL.Context, ciphers: bytes, parameter: str, grade: str = "") -> None:
-    """``grade``: what the operator called the list."""
+    """Give a context its ciphers up to TLS 1.2; ConfigError where OpenSSL takes none of them.
+
+    ``grade``: what the operator called the list.
+    """
     try:
         context.set_cipher_list(ciphers)
     except SSL.Error as error:

@@ -144,6 +144,7 @@ def verify_path(
 
 
 def session_reused(connection: SSL.Connection) -> bool:
+    """Whether the handshake resumed an earlier session."""
     return bool(_lib.SSL_session_reused(connection._ssl))
 
 

@@ -139,6 +139,7 @@ class ClientTLS:
         return found[1]
 
     def keep_session(self, key: tuple[object, ...], session: SSL.Session) -> None:
+        """Remember a session, to be resumed with the next connection of that ``key``."""
         if self._session_life > 0:
             self._sessions[key] = (self._clock(), session)
             if len(self._sessions) > SESSION_LIMIT:
@@ -238,6 +239,7 @@ class Handshake:
         return self.connection()
 
     def connection(self) -> SSL.Connection:
+        """A new connection for OpenSSL, with all that is said and asked for in its first message."""
         connection = self._trace.connection(self._context, not self._by_ourselves)
         if self._tls.logging.summary:
             openssl.watch(connection)

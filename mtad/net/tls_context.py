@@ -52,7 +52,10 @@ class Logging:
 
     @classmethod
     def parse(cls, p: Parameters, parameter: str, log: MailLog) -> Logging:
-        """An unknown word is a warning, and nothing is logged."""
+        """What ``smtpd_tls_loglevel`` or its like asks for.
+
+        An unknown word is a warning, and nothing is logged.
+        """
         listed = [word for word in re.split(r"[\s,]+", p[parameter]) if word]
         unknown = [word for word in listed if word.lower() not in _SUMMARY | _OTHER | _PACKETS]
         if unknown:

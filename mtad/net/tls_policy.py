@@ -112,10 +112,12 @@ def rank(level: str) -> int:
 
 
 def is_required(level: str) -> bool:
+    """Whether mail may not go in the clear at ``level``."""
     return _RANK[level] >= _RANK["encrypt"]
 
 
 def must_match(level: str) -> bool:
+    """Whether the server's certificate must be the right one at ``level``."""
     return _RANK[level] >= _RANK["fingerprint"]
 
 

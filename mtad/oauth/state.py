@@ -97,4 +97,5 @@ class StateFile:
 
 
 def state_directory(p: Parameters) -> str:
+    """Where the tokens are that outlive a restart."""
     return os.path.join(p["mtad_queue_directory"], "oauth")

@@ -42,6 +42,7 @@ class HeaderContext:
                 setup.warnings.append(f"parameter {_PARAMETER}: invalid request: {word}")
 
     async def ask(self, check: Check) -> int:
+        """OK where the client's headers are completed as our own."""
         for test in self._tests:
             try:
                 if await test(check):

@@ -59,6 +59,7 @@ def parse(message: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def quote(value: bytes) -> bytes:
+    """A value as a quoted string (RFC 2831 section 7.2)."""
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 

@@ -103,6 +103,7 @@ def parse_auth_password(name: bytes, value: bytes) -> Keys | None:
 
 
 def encode_name(name: bytes) -> bytes:
+    """A name with its ``=`` and ``,`` escaped (RFC 5802 section 5.1)."""
     return name.replace(b"=", b"=3D").replace(b",", b"=2C")
 
 

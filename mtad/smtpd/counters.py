@@ -23,9 +23,11 @@ class Counters:
         self._done: dict[bytes, int] = {}
 
     def given(self, verb: bytes) -> None:
+        """A command was given."""
         self._given[verb] = self._given.get(verb, 0) + 1
 
     def done(self, verb: bytes) -> None:
+        """A command succeeded."""
         self._done[verb] = self._done.get(verb, 0) + 1
 
     def __str__(self) -> str:

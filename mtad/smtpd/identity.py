@@ -78,9 +78,11 @@ class Forwarded:
         return bool(self._values)
 
     def add(self, values: Values) -> None:
+        """Take what one XFORWARD said."""
         self._values.update(values)
 
     def clear(self) -> None:
+        """Forget all of it: the transaction is over."""
         self._values.clear()
 
     @property

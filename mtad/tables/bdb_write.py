@@ -104,6 +104,7 @@ def replacing(path: str, *, mode: int, owner: tuple[int, int] | None) -> Iterato
 
 
 def sync_directory(directory: str) -> None:
+    """Have the names in a directory on the disk."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

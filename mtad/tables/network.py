@@ -26,6 +26,7 @@ class Network:
     mask: int
 
     def contains(self, family: int, address: int) -> bool:
+        """Whether an address, as :func:`parse_address` gives it, is in the network."""
         return family == self.family and address & self.mask == self.value
 
 

@@ -101,6 +101,7 @@ class Servers(Generic[C]):
                 return result
 
     def shut(self) -> None:
+        """Hang up everywhere."""
         for server in self._servers:
             server.idle.shut()
 

@@ -37,6 +37,7 @@ def read_text(path: str) -> str:
 
 
 def to_bytes(text: str) -> bytes:
+    """Text as the bytes that it was read from."""
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -54,6 +54,7 @@ class Options:
     warn: Callable[[str], None] = no_warning
 
     def path(self, name: str) -> str:
+        """A file's name, relative to ``directory``."""
         return name if self.directory == "." else os.path.join(self.directory, name)
 
 
@@ -125,6 +126,7 @@ class LocalTable(ABC):
 
 
 def is_utf8(data: bytes) -> bool:
+    """Whether these bytes are UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -27,6 +27,7 @@ _HEX = re.compile(rb"[0-9A-Fa-f]{2}")
 
 
 def encode(data: bytes) -> bytes:
+    """A key or value as the protocol has it."""
     return _UNSAFE.sub(lambda match: b"%%%02X" % match.group()[0], data)
 
 

@@ -33,6 +33,7 @@ class Template:
         return any(code != "%" for code in self.codes)
 
     def fill(self, values: dict[str, str], quote: Quote | None) -> str:
+        """The text with each ``%`` code replaced by its value, through ``quote``."""
         parts = [self.texts[0]]
         for code, text in zip(self.codes, self.texts[1:], strict=True):
             if code == "%":

@@ -33,6 +33,7 @@ class TemplatedTable(BlockingTable):
         self.expansion_limit = self.settings.number("expansion_limit", 0)
 
     async def eligible(self, key: bytes) -> bool:
+        """Whether the server is asked for ``key`` at all, by ``domain`` of the table's settings."""
         if self._domains:
             user, at, domain = key.rpartition(b"@")
             if not at or not user or not await self._domains.matches(domain):

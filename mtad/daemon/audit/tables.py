@@ -40,6 +40,7 @@ class TableUse:
         return f"{self.kind}:{self.name}"
 
     def finding(self, severity: str, text: str) -> Finding:
+        """A finding at the place where the table is named."""
         return Finding(severity, self.path, self.line, self.parameter, text)
 
 
