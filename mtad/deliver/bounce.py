@@ -3,7 +3,8 @@
 :class:`Bouncer` decides who is told (RFC 3461: NOTIFY, RET, ENVID, ORCPT) and makes the messages; the caller
 queues them in the transaction that ends the recipients' delivery, and then calls :meth:`Bouncer.announce`.
 Mail from the null sender is never answered: its failures go to the postmaster when ``notify_classes`` has
-``2bounce``, or end with the log line of the failed delivery.
+``2bounce`` or ``bounce``, or end with the log line of the failed delivery.  Where none of the recipients
+wants a notice, the log has one that is canceled, as Postfix begins and drops it.
 
 Postfix counterpart: ``bounce(8)``, without its log files: the queue's rows are those.
 """
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce_template import templates_of
 from mtad.deliver.dsn_text import Frame, Letter, compose, message_id
+from mtad.deliver.report import external
 from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
-from mtad.wire.command import xtext_encode
+from mtad.wire.command import orcpt_of
 
 #: The most of a message that is searched for the end of its headers.
 _HEADER_LIMIT = 128 * 1024
@@ -111,12 +113,14 @@ class Bouncer:
             return self._notify("failure", "bounce", message, outcomes)
         notices: list[Notice] = []
         for outcome in outcomes:
-            to = verp_sender(message.sender, delimiters, outcome.recipient)
+            to = verp_sender(message.sender, delimiters, outcome.recipient, external)
             notices += self._notify("failure", "bounce", message, [outcome], to, len(outcomes) > _MANY)
         return notices
 
     def delayed(self, message: Message, outcomes: Sequence[Outcome]) -> list[Notice]:
-        """The notices about recipients that are still being tried."""
+        """The notices about recipients that are still being tried; mail from nobody is late in silence."""
+        if not message.sender:
+            return []
         return self._notify("delay", "delay", message, outcomes)
 
     def relayed(
@@ -137,7 +141,7 @@ class Bouncer:
             told = [*report, *(outcome for outcome in told if outcome.action == "expanded")]
         if not told:
             return []
-        if message.sender == self._double_bounce:
+        if self._is_double(message.sender):
             text = f"{message.queue_id}: not sending trace/success notification for double-bounce message"
             self._bounce_log.info(text)
             return []
@@ -153,8 +157,9 @@ class Bouncer:
         """Log notices that have been queued."""
         for notice in notices:
             queued = notice.message
-            name = message_id(queued.queue_id, self._frame.hostname, queued.arrival)
-            self._cleanup_log.info(f"{queued.queue_id}: message-id={name.decode()}")
+            if "message_id" not in queued.attributes:  # else it was seen when the notice was cleaned
+                name = message_id(queued.queue_id, self._frame.hostname, queued.arrival)
+                self._cleanup_log.info(f"{queued.queue_id}: message-id={name.decode()}")
             self._bounce_log.info(f"{notice.about}: {notice.text}: {queued.queue_id}")
 
     def _notify(
@@ -167,7 +172,7 @@ class Bouncer:
         brief: bool = False,
     ) -> list[Notice]:
         """To the sender, whose recipients' NOTIFY has a say, and to the postmaster, who hears of all."""
-        if message.sender == self._double_bounce:
+        if self._is_double(message.sender):
             text = f"{message.queue_id}: undeliverable postmaster notification discarded"
             self._bounce_log.warning(text)
             return []
@@ -176,11 +181,27 @@ class Bouncer:
             told = _wanted(outcomes, b"DELAY" if kind == "delay" else b"FAILURE", default=True)
             if told:
                 notices.append(self._notice(kind, message, told, to or message.sender, brief=brief))
-        elif of == "bounce":
+            elif not to:
+                self._cancel(kind, message)
+            to_postmaster = of in self._classes
+        else:
             of = "2bounce"
-        if of in self._classes:
+            to_postmaster = not self._classes.isdisjoint(("bounce", "2bounce"))
+        if to_postmaster:
             notices.append(self._notice(kind, message, list(outcomes), b"", of, brief=brief))
         return notices
+
+    def _cancel(self, kind: str, message: Message) -> None:
+        """Log a notice to the sender that is not to be."""
+        queue_id = self._new_id()
+        name = message_id(queue_id, self._frame.hostname, self._clock()).decode()
+        self._bounce_log.info(f"{message.queue_id}: sender {self._letters[kind].template.log}: {queue_id}")
+        self._cleanup_log.info(f"{queue_id}: message-id={name}")
+        self._cleanup_log.info(f"{queue_id}: removed (canceled)")
+
+    def _is_double(self, sender: bytes) -> bool:
+        """Whether mail is itself a notice to the postmaster."""
+        return sender.lower() == self._double_bounce.lower()
 
     def _notice(
         self,
@@ -203,7 +224,7 @@ class Bouncer:
             kind == "failure"
             and not brief
             and (not postmaster or not message.sender)  # a postmaster's copy has only the headers
-            and message.ret != b"HDRS"
+            and (message.ret != b"HDRS" or not message.sender)
             and not (self._redacts and "requiretls" in message.attributes)
             and (not self._limit or message.size <= self._limit)
         )
@@ -224,12 +245,11 @@ class Bouncer:
             postmaster=bool(postmaster) and not polite,
             thread=message_id_in(headers) if self._threads else b"",
         )
-        orcpt = b"rfc822;" + xtext_encode(to) if to.isascii() else b""
         eight = self._frame.eight_bits or message.body not in (b"", b"7BIT")
         notice = Message(
             queue_id=queue_id,
             sender=self._double_bounce if postmaster else b"",
-            recipients=[Recipient(to, original=original or to, orcpt=orcpt)],
+            recipients=[Recipient(to, original=original or to, orcpt=orcpt_of(to, message.smtputf8))],
             arrival=now,
             size=len(text),
             content=text,
@@ -244,10 +264,12 @@ class Bouncer:
         return Notice(notice, message.queue_id, f"{who} {self._letters[kind].template.log}")
 
 
-def verp_sender(sender: bytes, delimiters: str, recipient: Recipient) -> bytes:
-    """``prefix+user=domain@origin`` for ``prefix@origin`` and a recipient ``user@domain``."""
+def verp_sender(
+    sender: bytes, delimiters: str, recipient: Recipient, form: Callable[[bytes], bytes] = bytes
+) -> bytes:
+    """``prefix+user=domain@origin`` for ``prefix@origin`` and a recipient ``user@domain`` in that form."""
     prefix, _, origin = sender.rpartition(b"@") if b"@" in sender else (sender, b"", b"")
-    address = recipient.original or recipient.address
+    address = form(recipient.original or recipient.address)
     user, _, domain = address.rpartition(b"@") if b"@" in address else (address, b"", b"")
     first, second = delimiters[:1].encode(), delimiters[1:2].encode()
     made = prefix + first + user + (second + domain if domain else b"")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from mtad.deliver.bounce_template import Template
 from mtad.deliver.report import external
 from mtad.mime.date import mail_date
-from mtad.queue.message import Message, Outcome
+from mtad.queue.message import Message, Outcome, Recipient
+from mtad.wire.command import is_utf8, utf8_xtext_decode
 
 #: By what the client said of its content; nothing is said of what it left open.
 _ENCODING = {b"": b"", b"7BIT": b"7bit"}
@@ -25,6 +26,7 @@ _INDENT = b"    "
 _BLANK = re.compile(rb"[ \t]")
 #: The address in a From header: in angle brackets, or the first word.
 _ADDRESS = re.compile(rb"(?<=<)[^<>]+(?=>)|^[^\s()<>]+(?=\s*(?:\(.*)?$)")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _XTEXT = re.compile(rb"\+([0-9A-F]{2})")
 
 
@@ -76,7 +78,7 @@ def wrap(text: bytes) -> bytes:
 def xtext_decode(data: bytes) -> bytes:
     """RFC 3461 section 4 xtext; control characters come out as ``?``."""
     plain = _XTEXT.sub(lambda match: bytes([int(match[1], 16)]), data)
-    return re.sub(rb"[\x00-\x1f\x7f]", b"?", plain)
+    return _CONTROL.sub(b"?", plain)
 
 
 def compose(
@@ -181,7 +183,7 @@ def _returned_type(whole: bool, utf8: bool) -> bytes:
 def _for_people(template: Template, outcome: Outcome) -> bytes:
     recipient = outcome.recipient
     origin = b""
-    if recipient.original and recipient.original.lower() != recipient.address.lower():
+    if _expanded(recipient):
         origin = b" (expanded from <%b>)" % external(recipient.original)
     reason = _reason(template, outcome).encode("utf-8", "replace")
     return wrap(b"<%b>%b: %b" % (external(recipient.address), origin, reason)) + b"\n\n"
@@ -199,18 +201,19 @@ def _report(template: Template, frame: Frame, message: Message, outcomes: Sequen
         lines.append(b"Original-Envelope-Id: %b" % xtext_decode(message.envid))
     x = b"X-%b-" % frame.mail_name
     lines.append(b"%bQueue-ID: %b" % (x, message.queue_id.encode()))
-    lines.append(b"%bSender: %b; %b" % (x, _address_type(message.sender), _sender(frame, message)))
+    kind = _address_type(message.sender, message.smtputf8)
+    lines.append(b"%bSender: %b; %b" % (x, kind, _sender(frame, message)))
     lines.append(b"Arrival-Date: %b" % mail_date(message.arrival))
     for outcome in outcomes:
         recipient = outcome.recipient
-        lines += [
-            b"",
-            b"Final-Recipient: %b; %b" % (_address_type(recipient.address), external(recipient.address)),
-        ]
+        kind = _address_type(recipient.address, message.smtputf8)
+        lines += [b"", b"Final-Recipient: %b; %b" % (kind, external(recipient.address))]
         if recipient.orcpt:
-            lines.append(b"Original-Recipient: %b" % xtext_decode(recipient.orcpt))
-        elif original := recipient.original or recipient.address:
-            lines.append(b"Original-Recipient: %b;%b" % (_address_type(original), external(original)))
+            lines.append(b"Original-Recipient: %b" % _original(recipient.orcpt))
+        elif _expanded(recipient):
+            original = recipient.original
+            kind = _address_type(original, message.smtputf8)
+            lines.append(b"Original-Recipient: %b; %b" % (kind, external(original)))
         action = template.action if template.name == "failure" else outcome.action.encode() or template.action
         lines += [b"Action: %b" % action, b"Status: %b" % outcome.dsn.encode()]
         if outcome.remote_mta:
@@ -228,5 +231,19 @@ def _sender(frame: Frame, message: Message) -> bytes:
     return external(message.sender) or b"MAILER-DAEMON@%b" % frame.hostname
 
 
-def _address_type(address: bytes) -> bytes:
-    return b"rfc822" if address.isascii() else b"utf-8"
+def _expanded(recipient: Recipient) -> bool:
+    """Whether an address stands for another one that the sender has named."""
+    return bool(recipient.original) and recipient.original.lower() != recipient.address.lower()
+
+
+def _original(orcpt: bytes) -> bytes:
+    """The value of ORCPT as people write it (RFC 3461 section 4.2, RFC 6533 section 3)."""
+    kind, _, address = orcpt.partition(b";")
+    if kind.lower() == b"utf-8":
+        return _CONTROL.sub(b"?", b"%b;%b" % (kind, utf8_xtext_decode(address) or address))
+    return xtext_decode(orcpt)
+
+
+def _address_type(address: bytes, utf8: bool) -> bytes:
+    """``utf8``: the sender has asked for SMTPUTF8."""
+    return b"utf-8" if utf8 and not address.isascii() and is_utf8(address) else b"rfc822"

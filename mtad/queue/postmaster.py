@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from mtad.config.parameters import Parameters
 from mtad.mime.date import mail_date
 from mtad.queue.message import Message, Recipient
-from mtad.wire.command import xtext_encode
+from mtad.wire.command import orcpt_of
 
 _WIDTH, _INDENT = 78, 4
 #: The most that is kept of a session; a line has as much as ``line_length_limit`` by default.
@@ -85,7 +85,7 @@ class Postmaster:
         return Message(
             queue_id=queue_id,
             sender=self.sender,
-            recipients=[Recipient(whole, original=name.encode(), orcpt=b"rfc822;" + xtext_encode(whole))],
+            recipients=[Recipient(whole, original=name.encode(), orcpt=orcpt_of(whole, False))],
             arrival=now,
             size=len(content),
             content=content,

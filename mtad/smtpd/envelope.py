@@ -17,7 +17,7 @@ from mtad.queue.message import Recipient
 from mtad.rewrite.mapping import AGAIN
 from mtad.smtpd.rules import ENVELOPE_RECIPIENT, ENVELOPE_SENDER, CleanupRules
 from mtad.tables.table import fold, is_utf8
-from mtad.wire.command import xtext_encode
+from mtad.wire.command import orcpt_of, xtext_encode
 from mtad.wire.tokens import quote, unquote
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Envelope:
             return
         address = await self._completed(text or rules.empty_recipient)
         if not orcpt and address:
-            orcpt = b"rfc822;" + xtext_encode(address)
+            orcpt = orcpt_of(address, state.smtputf8)
         await self._out(address, original or text, notify, orcpt)
         state.recipient = address
         if state.copying and address and rules.recipient_bcc:

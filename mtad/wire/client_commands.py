@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from mtad.wire.address import quote
 from mtad.wire.client_events import ClientSettings, Envelope, EnvelopeRecipient, Extensions
-from mtad.wire.command import utf8_xtext_encode, xtext_decode, xtext_encode
+from mtad.wire.command import orcpt_of, xtext_decode, xtext_encode
 from mtad.wire.server_reply import Oddity, ServerReply, shown
 
 _BAD_DOMAIN = re.compile(rb"@[^@]*[<>\s][^@]*\Z")
@@ -65,11 +65,7 @@ def rcpt_command(
         return command
     orcpt = _again(recipient.orcpt)
     if not orcpt and recipient.original:
-        original = quote(recipient.original)
-        if envelope.smtputf8 and not original.isascii():
-            orcpt = b"utf-8;" + utf8_xtext_encode(original)
-        else:
-            orcpt = b"rfc822;" + xtext_encode(original)
+        orcpt = orcpt_of(quote(recipient.original), envelope.smtputf8)
     if orcpt:
         command += b" ORCPT=" + orcpt
     if recipient.notify:

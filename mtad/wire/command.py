@@ -127,7 +127,7 @@ def xtext_encode(value: bytes) -> bytes:
 def utf8_xtext_encode(value: bytes) -> bytes:
     r"""Encode UTF-8 in the ``utf-8`` address form: all but plain ASCII as ``\x{HEX}``."""
     text = value.decode("utf-8", "replace")
-    return re.sub(r"[^!-*,-<>-\[\]-~]", lambda m: f"\\x{{{ord(m.group()):X}}}", text).encode("ascii")
+    return re.sub(r"[^!-*,-<>-\[\]-~]", lambda m: f"\\x{{{ord(m.group()):02X}}}", text).encode("ascii")
 
 
 def utf8_xtext_decode(value: bytes) -> bytes | None:
@@ -145,6 +145,13 @@ def utf8_xtext_decode(value: bytes) -> bytes | None:
 
     text = _UNICODE_ESCAPE.sub(decode, value)
     return None if bad else text
+
+
+def orcpt_of(address: bytes, utf8: bool) -> bytes:
+    """ORCPT where the client gave none; ``utf8``: the sender has asked for SMTPUTF8."""
+    if utf8 and not address.isascii() and is_utf8(address):
+        return b"utf-8;" + utf8_xtext_encode(address)
+    return b"rfc822;" + xtext_encode(address)
 
 
 @lru_cache(maxsize=64)

@@ -110,7 +110,7 @@ class Mail:
     smtputf8: bool = False
     auth: bytes | None = None  # AUTH= as sent (xtext), None when absent or ``<>``
     ret: bytes = b""  # b"", b"FULL", b"HDRS" (RFC 3461)
-    envid: bytes = b""  # xtext as sent
+    envid: bytes = b""  # xtext
     line: bytes = b""
     wishes: Wishes | None = None  # what less common parameters ask for
 

@@ -16,7 +16,7 @@ import re
 
 from mtad.wire.address import parse_path
 from mtad.wire.checks import NO_HELO, UNDECLARED, bad_recipient, bad_sender, refuse
-from mtad.wire.command import notify_conditions, split, utf8_xtext_decode, xtext_decode
+from mtad.wire.command import notify_conditions, split, utf8_xtext_decode, xtext_decode, xtext_encode
 from mtad.wire.events import Address, Bdat, Data, Mail, Rcpt, Refused
 from mtad.wire.extensions import Wishes, Wrong, take
 from mtad.wire.logtext import printable
@@ -155,7 +155,7 @@ class Transaction:
                 decoded = xtext_decode(value)
                 if have_envid or not decoded or _UNPRINTABLE.search(decoded):
                     raise Wrong(501, b"5.5.4", b"Bad ENVID parameter syntax")
-                have_envid, envid = True, value
+                have_envid, envid = True, xtext_encode(decoded.strip())
             elif key == b"BODY" and upper == b"BINARYMIME" and self.settings.offers_binary:
                 body = upper
             elif take(self.settings, tls, word, wishes):

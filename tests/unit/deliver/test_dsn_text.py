@@ -96,7 +96,6 @@ def test_a_bounce_has_postfix_words() -> None:
         b"X-Postfix-Sender: rfc822; me@origin.test\r\n"
         b"Arrival-Date: ",
         b"\r\n\r\nFinal-Recipient: rfc822; nosuch@dest.test\r\n"
-        b"Original-Recipient: rfc822;nosuch@dest.test\r\n"
         b"Action: failed\r\n"
         b"Status: 5.1.1\r\n"
         b"Remote-MTA: dns; 127.0.0.1\r\n"
