@@ -9,12 +9,12 @@ RFC 8689.  Postfix counterpart: ``smtp_reqtls_policy.c``.
 
 from __future__ import annotations
 
+from mtad.config.lines import tokens
 from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
 from mtad.maillog import MailLog
 from mtad.net.dns import to_ascii
 from mtad.tables.maps import Maps
-from mtad.tables.source import split_list
 
 NAME = "smtp_requiretls_policy"
 DISABLE, OPPORTUNISTIC, STARTTLS, ENFORCE, ERROR = (
@@ -35,7 +35,7 @@ class RequireTls:
         self._enabled = p.flag("requiretls_enable")
         self._items: list[str | Maps] = [
             Maps(item, p.directory, title=NAME, warn=log.warning) if ":" in item else item
-            for item in split_list(p[NAME])
+            for item in tokens(p[NAME])
         ]
 
     async def level(self, nexthop: str, wished: bool) -> str:

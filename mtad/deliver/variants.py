@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mtad.config.lines import tokens
 from mtad.config.parameters import Parameters
 from mtad.deliver.failure import SessionFailure
 from mtad.deliver.nexthop import Host
 from mtad.errors import TableError
 from mtad.maillog import MailLog, printable
 from mtad.tables.maps import Maps
-from mtad.tables.source import split_list
 from mtad.wire.client_events import ClientSettings
 from mtad.wire.ehlo import discarding
 
@@ -47,7 +47,7 @@ class Variants:
         self._pix = _words(p["smtp_pix_workarounds"])
         self._pix_maps = maps("smtp_pix_workaround_maps")
         self._filter = maps("smtp_reply_filter")
-        kinds = {spec.partition(":")[0] for spec in split_list(p["smtp_reply_filter"])}
+        kinds = {spec.partition(":")[0] for spec in tokens(p["smtp_reply_filter"])}
         if not kinds <= _AT_ONCE:
             raise p.error(
                 "smtp_reply_filter", "a table that asks a server", "use a local table, such as pcre:"

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
+from mtad.config.lines import tokens
 from mtad.errors import MtadError
 from mtad.net.interfaces import own_addresses
 from mtad.rewrite.hostnames import literal_address
 from mtad.tables import DomainList, StringList
 from mtad.tables.network import parse_address
-from mtad.tables.source import split_list, to_bytes
+from mtad.tables.source import to_bytes
 from mtad.tables.table import fold, no_warning
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class _Domains:
         self, p: Parameters, name: str, parent_matches: bool | None, warn: Callable[[str], None]
     ) -> None:
         text = p[name]
-        items = list(split_list(text))
+        items = tokens(text)
         self.plain = not any(item[0] in "!/#" or (":" in item and item[0] != "[") for item in items)
         self._names = frozenset(fold(to_bytes(item)) for item in items) if self.plain else frozenset()
         self._parents = parent_matches if any(self._names) else None

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mtad.config.lines import tokens
 from mtad.errors import MtadError, TableError
 from mtad.tables import StringList
 from mtad.tables.maps import Find
-from mtad.tables.source import split_list
 from mtad.tables.table import fold
 from mtad.wire.tokens import addresses, parse, quote, unquote, written
 
@@ -156,7 +156,7 @@ class Masquerade:
     """``masquerade_domains``: hides the hosts of a domain, but not from some users."""
 
     def __init__(self, domains: str, exceptions: StringList | None) -> None:
-        self._domains = [_masked(item) for item in split_list(domains) if item.strip("!")]
+        self._domains = [_masked(item) for item in tokens(domains) if item.strip("!")]
         self._exceptions = exceptions
 
     async def apply(self, address: bytes, trouble: Trouble) -> bytes:

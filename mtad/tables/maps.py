@@ -18,9 +18,9 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntFlag
 
+from mtad.config.lines import tokens
 from mtad.errors import MtadError, TableError
 from mtad.tables.registry import open_or_defer
-from mtad.tables.source import split_list
 from mtad.tables.table import LocalTable, Options, Table, no_warning
 
 _DOT_STRING = re.compile(rb"[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+(?:\.[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+)*")
@@ -78,7 +78,7 @@ class Maps:
         )
         self.title = title
         self.problems: list[MtadError] = []
-        self.tables = tuple(open_or_defer(spec, options, self.problems) for spec in split_list(specs))
+        self.tables = tuple(open_or_defer(spec, options, self.problems) for spec in tokens(specs))
 
     @property
     def tables(self) -> tuple[Table, ...]:

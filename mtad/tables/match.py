@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mtad.config.lines import logical_lines
+from mtad.config.lines import logical_lines, tokens
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.tables.network import Network, parse_address, parse_network
 from mtad.tables.registry import DeferredTable, open_or_defer
-from mtad.tables.source import read_text, split_list, to_bytes
+from mtad.tables.source import read_text, to_bytes
 from mtad.tables.table import Options, Table, fold, no_warning
 
 _V4 = frozenset("0123456789.")
@@ -65,7 +65,7 @@ class _MatchList:
         self._parse(patterns, True, 0)
 
     def _parse(self, text: str, wanted: bool, depth: int) -> None:
-        for element in split_list(text):
+        for element in tokens(text):
             item = element.lstrip("!")
             match = wanted ^ ((len(element) - len(item)) % 2 == 1)
             if item.startswith("#"):

@@ -14,13 +14,13 @@ import os
 import random
 from collections.abc import Callable, Iterator
 
+from mtad.config.lines import tokens
 from mtad.errors import ConfigError, TableError
 from mtad.tables.source import (
     extract_braces,
     file_value,
     parse_source,
     read_text,
-    split_list,
     split_name_value,
     to_bytes,
 )
@@ -86,7 +86,7 @@ class InlineTable(LocalTable):
         except ConfigError as error:
             raise ConfigError(f'bad syntax: "{spec}"; {usage}') from error
         try:
-            for element in split_list(body):
+            for element in tokens(body):
                 pair = extract_braces(element) if element.startswith("{") else element
                 key, value = split_name_value(pair)
                 data = file_value(value) if options.value_is_file else to_bytes(value)
@@ -130,7 +130,7 @@ class RandomTable(LocalTable):
     def __init__(self, spec: str, options: Options, name: str) -> None:
         super().__init__(spec, options)
         try:
-            values = list(split_list(extract_braces(name)))
+            values = tokens(extract_braces(name))
         except ConfigError:
             values = []
         if not values:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from mtad.config.lines import logical_lines
+from mtad.config.lines import logical_lines, tokens
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError, TableError
-from mtad.tables.source import extract_braces, read_text, split_list
+from mtad.tables.source import extract_braces, read_text
 
 PREFIX = "proxy:"
 
@@ -45,9 +45,9 @@ def unproxied(name: str) -> str:
 def _named(text: str, depth: int) -> Iterator[str]:
     if depth > _NESTING_LIMIT:
         return
-    for item in split_list(text):
+    for item in tokens(text):
         if item.startswith("{"):
-            item = next(split_list(_inside(item)), "")
+            item = next(iter(tokens(_inside(item))), "")
         if item.startswith("/"):
             yield from _named_in_file(item, depth)
         elif not item[:1].isalnum() or ":" not in item:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 
+from mtad.config.lines import tokens
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.tables.accounts import AccountTable
 from mtad.tables.aliases import looks_like_aliases, parse_aliases
@@ -36,7 +37,7 @@ from mtad.tables.pcre import PcreTable
 from mtad.tables.proxymap import approved, unproxied
 from mtad.tables.regexp import RegexpTable
 from mtad.tables.settings import main_cf
-from mtad.tables.source import extract_braces, parse_source, read_text, split_list
+from mtad.tables.source import extract_braces, parse_source, read_text
 from mtad.tables.table import LocalTable, Options, Table, no_warning, state_of
 
 Opener = Callable[[str, Options, str], Table]
@@ -128,7 +129,7 @@ def _blocking(module: str, cls: str) -> Opener:
 def _combined(cls: type[UnionTable] | type[PipeTable]) -> Opener:
     def opener(spec: str, options: Options, name: str) -> Table:
         try:
-            parts = list(split_list(extract_braces(name)))
+            parts = tokens(extract_braces(name))
         except ConfigError:
             parts = []
         if not parts or not all(":" in part for part in parts):

@@ -17,9 +17,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from mtad.config.lines import logical_lines
+from mtad.config.lines import logical_lines, tokens
 from mtad.errors import ConfigError, TableError
-from mtad.tables.source import extract_braces, file_value, read_text, split_list, to_bytes
+from mtad.tables.source import extract_braces, file_value, read_text, to_bytes
 from mtad.tables.table import Identity, LocalTable, Options, Watch, identity
 
 Matcher = Callable[[bytes], "tuple[bytes | None, ...] | None"]
@@ -80,7 +80,7 @@ class RuleTable(LocalTable):
 
     def _inline(self) -> Iterator[tuple[int, str]]:
         try:
-            elements = list(split_list(extract_braces(self._name)))
+            elements = tokens(extract_braces(self._name))
             if not elements:
                 raise ConfigError("empty")
             for element in elements:

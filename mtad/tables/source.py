@@ -3,10 +3,10 @@
 :func:`parse_source` yields ``(line, key, value)``; what can't be an entry is left out with a warning
 in Postfix's words.  The key ends at the first white space outside of double quotes and keeps its quotes.
 
-:func:`split_list` and :func:`extract_braces` are the list syntax of ``inline:``, ``unionmap:`` and
-match lists: elements apart by commas or white space, with ``{}`` groups kept whole.
+:func:`extract_braces` and :func:`split_name_value` take apart the elements of ``inline:``, ``unionmap:`` and
+match lists.
 
-Postfix counterpart: the parser that ``postmap(1)`` and ``texthash:`` share; ``mystrtokq()``, ``extpar()``,
+Postfix counterpart: the parser that ``postmap(1)`` and ``texthash:`` share; ``extpar()``,
 ``split_qnameval()``.
 """
 
@@ -16,7 +16,7 @@ import base64
 import re
 from collections.abc import Iterator
 
-from mtad.config.lines import LIST_SEPARATORS, cut, logical_lines
+from mtad.config.lines import LIST_SEPARATORS, cut, logical_lines, unbraced
 from mtad.errors import ConfigError, TableError
 from mtad.tables.table import Options, is_utf8
 
@@ -100,40 +100,14 @@ def file_value(names: str) -> bytes:
     return base64.b64encode(b"\n".join(content))
 
 
-def split_list(text: str) -> Iterator[str]:
-    """The elements of a list, ``{}`` groups whole (braces included)."""
-    start, level = -1, 0
-    for position, char in enumerate(text):
-        if level == 0 and char in ", \t\r\n":
-            if start >= 0:
-                yield text[start:position]
-                start = -1
-            continue
-        if start < 0:
-            start = position
-        if char == "{":
-            level += 1
-        elif char == "}" and level > 0:
-            level -= 1
-    if start >= 0:
-        yield text[start:]
-
-
 def extract_braces(text: str) -> str:
     """What is between the outer braces of ``text``, stripped; :class:`ConfigError` when they don't match."""
     if not text.startswith("{"):
         raise ConfigError(f"no '{{' at start of text in \"{text}\"")
-    level = 0
-    for position, char in enumerate(text):
-        if char == "{":
-            level += 1
-        elif char == "}":
-            level -= 1
-            if level == 0:
-                if position != len(text) - 1:
-                    raise ConfigError(f"syntax error after '}}' in \"{text}\"")
-                return text[1:-1].strip(_SPACE)
-    raise ConfigError(f"missing '}}' in \"{text}\"")
+    try:
+        return unbraced(text)
+    except ValueError as problem:
+        raise ConfigError(str(problem)) from None
 
 
 def split_name_value(text: str) -> tuple[str, str]:

@@ -73,6 +73,8 @@ class CommandLine:
 
 @dataclass(frozen=True, slots=True)
 class Helo:
+    """HELO, or EHLO where ``extended``."""
+
     name: bytes
     extended: bool  # EHLO
 
@@ -104,6 +106,8 @@ class AuthAborted:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
+    """MAIL FROM.  ``line`` is the command as it came."""
+
     sender: Address
     size: int = 0  # SIZE=, 0 when absent
     body: bytes = b""  # b"", b"7BIT", b"8BITMIME" or b"BINARYMIME"
@@ -117,6 +121,8 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Rcpt:
+    """RCPT TO.  ``line`` is the command as it came."""
+
     recipient: Address
     notify: frozenset[bytes] = field(default_factory=frozenset)  # NEVER SUCCESS FAILURE DELAY; empty: absent
     orcpt: bytes = b""  # "rfc822;xtext" as sent
@@ -177,6 +183,8 @@ class BodyEnd:
 
 @dataclass(frozen=True, slots=True)
 class Vrfy:
+    """VRFY."""
+
     recipient: Address
     line: bytes = b""
     argument: bytes = b""  # as sent: the text of the 252
@@ -184,6 +192,8 @@ class Vrfy:
 
 @dataclass(frozen=True, slots=True)
 class Etrn:
+    """ETRN."""
+
     domain: bytes
 
 
@@ -206,12 +216,12 @@ class Xforward:
 
 @dataclass(frozen=True, slots=True)
 class Noop:
-    pass
+    """NOOP."""
 
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    pass
+    """HELP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +231,7 @@ class Rset:
 
 @dataclass(frozen=True, slots=True)
 class Quit:
-    pass
+    """QUIT."""
 
 
 Event = (

@@ -15,7 +15,7 @@ from mtad.config.lines import logical_lines, tokens
 from mtad.errors import ConfigError, MtadError
 from mtad.tables.maps import Find, Maps
 from mtad.tables.registry import open_table
-from mtad.tables.source import extract_braces, split_list, split_name_value
+from mtad.tables.source import extract_braces, split_name_value
 
 UTIL, GLOBAL = source("util"), source("global")
 pytestmark = pytest.mark.skipif(UTIL is None, reason=WHY)
@@ -127,7 +127,7 @@ def test_inline_files(row: list[str | None]) -> None:
     _, given, *wanted = row
 
     def content() -> str:
-        return "".join(f"{extract_braces(part)}\n" for part in split_list(extract_braces(given or "")))
+        return "".join(f"{extract_braces(part)}\n" for part in tokens(extract_braces(given or "")))
 
     if wanted[-1] is None:
         with pytest.raises(ConfigError, match="syntax error after '}'"):

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mtad.config import types
-from mtad.config.lines import LIST_SEPARATORS, cut
+from mtad.config.lines import LIST_SEPARATORS, cut, tokens
 from mtad.config.lint import ERROR, WARNING, Finding
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError, MtadError
 from mtad.tables.match import AddressList
 from mtad.tables.registry import INDEXED, TYPES, index_files, open_with
-from mtad.tables.source import split_list
 from mtad.tables.table import Options
 
 #: Tables in aliases(5) format, which postalias makes.
@@ -93,7 +92,7 @@ def _opened(p: Parameters, name: str) -> Iterator[Finding]:
     """Open each table of a parameter; what is odd in its source is told, too."""
     path, line = p.where(name)
     told: list[str] = []
-    for spec in split_list(p[name]):
+    for spec in tokens(p[name]):
         if ":" not in spec:  # an error of the parameter's type already
             continue
         try:

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtad.config.lines import tokens
 from mtad.errors import ConfigError, TableError
 from mtad.tables import Table, open_table
 from mtad.tables.bdb_write import write_hash
 from mtad.tables.memory import load_source
 from mtad.tables.registry import open_or_defer
-from mtad.tables.source import extract_braces, parse_source, split_list, split_name_value
+from mtad.tables.source import extract_braces, parse_source, split_name_value
 from mtad.tables.table import Options, fold
 
 
@@ -277,13 +278,11 @@ def test_duplicates(tmp_path):
 
 @given(st.text(alphabet='{}, ab="'))
 def test_list_syntax_never_loses_text(text):
-    assert "".join(split_list(text)).replace(",", "").replace(" ", "") == text.replace(",", "").replace(
-        " ", ""
-    )
+    assert "".join(tokens(text)).replace(",", "").replace(" ", "") == text.replace(",", "").replace(" ", "")
 
 
 def test_list_syntax():
-    assert list(split_list("a, b {c d, e} inline:{x=y, z=w}f ,")) == [
+    assert tokens("a, b {c d, e} inline:{x=y, z=w}f ,") == [
         "a", "b", "{c d, e}", "inline:{x=y, z=w}f",
     ]  # fmt: skip
     assert extract_braces("{ a {b} }") == "a {b}"
