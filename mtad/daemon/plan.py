@@ -100,7 +100,6 @@ def _examine(
     found = [finding for finding in trial.findings if _place(finding) not in wrong]
     found += audit(p, [plan.p for plan in trial.plans])
     found += linted
-    found += transports.findings(p, services)
     found += _logged(sink, found)
     findings = ordered(_distinct(found))
     if findings and findings[0].severity == ERROR:
@@ -108,7 +107,8 @@ def _examine(
     try:
         maillog_path(p)
         who = owner(p)
-        findings = ordered([*findings, *spawner.findings(p, services, who)])
+        kept = transports.findings(p, services)  # whose errors are no reason not to start
+        findings = ordered([*findings, *kept, *spawner.findings(p, services, who)])
         return Plan(p, who, services, trial.plans, findings), findings
     except ConfigError as problem:
         return None, [_error(problem), *findings]

@@ -19,10 +19,12 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.client_flags import NO_FLAGS, ClientFlags
 from mtad.deliver.connection import Connection
 from mtad.deliver.connector import Connector
-from mtad.deliver.convert import Converter
+from mtad.deliver.convert import ConversionFailed, Converter
 from mtad.deliver.credentials import Login, PasswordMaps
+from mtad.deliver.delivered import was_delivered_to
 from mtad.deliver.eai import requires_utf8
 from mtad.deliver.failure import Purpose, SessionFailure
 from mtad.deliver.job import Job, Result
@@ -38,7 +40,7 @@ from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.status_filter import StatusFilter
 from mtad.deliver.transaction import Transaction
 from mtad.errors import ConfigError, TableError
-from mtad.maillog import MailLog
+from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
 from mtad.net.interfaces import OwnAddresses
 from mtad.net.listen import port_number
@@ -87,11 +89,15 @@ class Agent:
         accounts: Accounts,
         lmtp: bool = False,
         sts: MtaSts | None = None,
+        flags: ClientFlags = NO_FLAGS,
     ) -> None:
+        self._flags = flags
         self._store = store
         self._clock = clock
         self._log = log
         self._settings = settings = SmtpSettings.of(p, lmtp)
+        if settings.assume_final and not flags.final:
+            log.warning('lmtp_assume_final is obsolete; instead, specify "flags=X" in master.cf')
         # what another host may do better
         self._again = frozenset(("deferred", "bounced") if settings.soft_bounce else ("deferred",))
         self._passwords = PasswordMaps(p)
@@ -127,6 +133,8 @@ class Agent:
 
     async def deliver(self, job: Job) -> Result:
         """Make a delivery."""
+        if self._flags.single and (refused := await self._refused(job)) is not None:
+            return Result(refused)
         nexthop = job.route.nexthop
         if not job.busy and self._cached and await self._cached.matches(_domain(nexthop)):
             job.busy = True
@@ -143,6 +151,33 @@ class Agent:
         if attempt.pending:
             await self._by_hosts(attempt)
         return attempt.result
+
+    async def _refused(self, job: Job) -> list[Outcome] | None:
+        """The outcomes where ``flags=`` does not let this delivery be."""
+        dsn, reason = "4.3.5", "mail system configuration error"
+        one = job.recipients[0]
+        if len(job.recipients) > 1:
+            flags = self._flags
+            self._log.warning(f"flag `{flags.single}' requires {flags.name}_destination_recipient_limit = 1")
+        elif not self._flags.delivered_to:
+            return None
+        else:
+            try:
+                address = await self._converter.address(one.address)
+            except ConversionFailed as error:
+                dsn, reason = error.dsn, error.text
+            else:
+                if not was_delivered_to(self._store, job.message, address):
+                    return None
+                dsn, reason = "5.4.6", f"mail forwarding loop for {printable(one.address)}"
+        status = "bounced" if dsn[0] == "5" else "deferred"
+        job.stamps.begun = job.stamps.connected = job.stamps.done = self._clock()
+        outcomes = [Outcome(each, status, dsn, reason, self._flags.name) for each in job.recipients]
+        await self._settle(outcomes)
+        digits, probe = self._settings.delay_digits, job.message.probing
+        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, probe=probe)
+        _soften(outcomes)
+        return outcomes
 
     async def _by_hosts(self, attempt: _Attempt) -> None:
         """Go through the hosts until nobody is left to serve."""
@@ -286,6 +321,7 @@ class Agent:
             self._store,
             self._log,
             self._converter,
+            self._flags,
         )
         await transaction.run()
         self._tell(connection, attempt, transaction)
@@ -312,10 +348,11 @@ class Agent:
             result.unreached = None
         elif connection.last:
             result.unreached = transaction.unreached
-        if not connection.session.extensions.dsn or self._settings.assume_final:
+        if not connection.session.extensions.dsn:
             traced = [outcome for outcome in outcomes if outcome.status == "sent"]
+            final = self._settings.lmtp and (self._settings.assume_final or self._flags.final)
             for outcome in traced:
-                outcome.action = "delivered" if self._settings.assume_final else "relayed"
+                outcome.action = "delivered" if final else "relayed"
             result.traced += traced
         keeps = connection.keeps_tls if connection.keeps_tls is not None else self._settings.tls_reuse
         reusable = connection.tls is None or keeps

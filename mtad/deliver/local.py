@@ -23,6 +23,7 @@ from mtad.auth.offload import HASHES, offload
 from mtad.config.expand import expand
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import content_of, header_section, message_id_in
+from mtad.deliver.delivered import was_delivered_to
 from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mailbox import Mailboxes, NotWritten
@@ -165,8 +166,7 @@ class LocalAgent(_Carrier):
 
     async def _recipient(self, job: Job, one: Recipient, result: Result) -> None:
         message = job.message
-        content = content_of(self._office.store, message, _HEADER_LIMIT)
-        if _was_delivered_to(header_section(content[:_HEADER_LIMIT]), one.address):
+        if was_delivered_to(self._office.store, message, one.address):
             reason = f"mail forwarding loop for {printable(external(one.address))}"
             result.outcomes += await self._end(job, [self._outcome(one, "5.4.6", reason)])
             return
@@ -393,14 +393,6 @@ def _look_up(user: str) -> NotWritten:
     except (KeyError, ValueError):
         return NotWritten("5.1.1", "", unknown=True)
     return _NO_MAILDIR
-
-
-def _was_delivered_to(headers: bytes, address: bytes) -> bool:
-    """Whether the mail was delivered to that address before."""
-    if b"elivered-" not in headers:
-        return False
-    found = re.findall(rb"(?im)^delivered-to:(.*)$", headers)
-    return external(address).lower() in [each.strip(b" \t\r").lower() for each in found]
 
 
 def _with_newlines(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
+from mtad.deliver.client_flags import ClientFlags
 from mtad.deliver.connection import Connection, ConnectionBroken
 from mtad.deliver.convert import ConversionFailed, Converter
 from mtad.deliver.notices import DATA, PROTOCOL
@@ -60,6 +62,7 @@ class Transaction:
         "_connection",
         "_converter",
         "_doubtful",
+        "_flags",
         "_log",
         "_message",
         "_open",
@@ -82,7 +85,9 @@ class Transaction:
         store: QueueStore,
         log: MailLog,
         converter: Converter,
+        flags: ClientFlags,
     ) -> None:
+        self._flags = flags
         self._connection = connection
         self._converter = converter
         self._settings = settings
@@ -188,7 +193,8 @@ class Transaction:
         if not (self._settings.block_early_reply and session.tls and session.unread):
             return False
         pair = self._connection.host.pair
-        self._log.warning(f"server {pair} violates smtp_tls_block_early_mail_reply policy")
+        side = "lmtp" if self._settings.lmtp else "smtp"
+        self._log.warning(f"server {pair} violates {side}_tls_block_early_mail_reply policy")
         self._connection.abort()
         self.unreached = ("4.7.0", "unexpected server message")
         self._defer("4.7.0", "unexpected server message")
@@ -264,9 +270,13 @@ class Transaction:
     async def _body(self) -> Iterable[bytes]:
         """The content as it is to go out."""
         message, extensions = self._message, self._connection.session.extensions
+        content = self._content()
+        if self._flags.headers:
+            one = next(iter(self._open.values()))
+            content = chain([await self._flags.head(message, one, self._converter.address)], content)
         if self._converter.needed(message, extensions):
-            return await self._converter.content(message, self._content(), extensions)
-        return self._content()
+            return await self._converter.content(message, content, extensions)
+        return content
 
     # -- outcomes
 

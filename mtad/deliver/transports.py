@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.deliver.agent import Agent
+from mtad.deliver.client_flags import ClientFlags
 from mtad.deliver.internal import Internal
 from mtad.deliver.job import Job, Result
 from mtad.deliver.lmtp_parameters import client_parameters
@@ -108,7 +109,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
         return (await around.resolve(b"", address)).transport == transport
 
     made: dict[str, Deliverer] = {}
-    for name, (program, _) in found.items():
+    for name, (program, line) in found.items():
         parameters = own[name]
         named = log.named(f"{parameters['syslog_name']}/{program}")
         if program in _CLIENTS:
@@ -124,6 +125,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 accounts,
                 program == "lmtp",
                 sts,
+                ClientFlags.of(line, f"{p.directory}/master.cf"),
             )
         elif program in ("local", "virtual"):
             office = Office(around.store, named, around.clock, mailboxes, around.new_id, is_mine)

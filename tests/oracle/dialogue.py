@@ -398,9 +398,14 @@ def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes
 
 def _tls_status(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     for line in lines:
-        if line.ident.endswith(("/smtp", "/lmtp")) and dialogue.tls:
+        connected = re.search(r" relay=[^,]*\]", line.text) is not None or dialogue.tls.endswith("?")
+        if line.ident.endswith(("/smtp", "/lmtp")) and dialogue.tls and connected:
             line.text = re.sub(r"(, delays=\S+), dsn=", rf"\1, tls={dialogue.tls}, dsn=", line.text)
     return lines
+
+
+def _once_a_process(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
+    return [line for line in lines if "lmtp_assume_final is obsolete" not in line.text]
 
 
 def _keywords(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
@@ -438,6 +443,7 @@ DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue, list[bytes]], list[Lin
     "3.11: lines of bad syntax count as unknown commands": _bad_syntax_counted,
     "3.11: tls= in delivery lines": _tls_status,
     "3.11: names of discarded keywords": _keywords,
+    "a process of the LMTP client says it when it starts, mtad when it is started": _once_a_process,
 }
 
 #: Later defaults, the same for both (the installed Postfix has no REQUIRETLS), and what makes runs alike: one
@@ -512,10 +518,10 @@ class Config:
     directory.
 
     ``users``: passwords by ``user@realm`` for sasldb2, which smtpd.conf names unless ``files`` has one.
-    ``transports``: services of the SMTP client by name, each with its ``-o``; mail for NAME.example goes by
-    the service of that name; ``lmtps``: the same, of the LMTP client.  ``cleanups`` and ``rewriters``:
-    services of cleanup(8) and trivial-rewrite(8), alike.  ``hashed``: which of ``files`` are sources of
-    ``hash:`` tables.
+    ``transports``: services of the SMTP client by name, each with its ``-o`` (``flags`` is an argument); mail
+    for NAME.example goes by the service of that name; ``lmtps``: the same, of the LMTP client.  ``cleanups``
+    and ``rewriters``: services of cleanup(8) and trivial-rewrite(8), alike.  ``hashed``: which of ``files``
+    are sources of ``hash:`` tables.
     """
 
     name: str
@@ -543,7 +549,8 @@ mech_list: PLAIN LOGIN
 
 
 def _line(name: str, overrides: Mapping[str, str], private: str, program: str) -> str:
-    options = "".join(f"\n  -o {{ {key} = {value} }}" for key, value in overrides.items())
+    options = "".join(f"\n  -o {{ {key} = {value} }}" for key, value in overrides.items() if key != "flags")
+    options += f"\n  flags={overrides['flags']}" if "flags" in overrides else ""
     processes = 0 if program == "cleanup" else "-"
     return f"{name} unix {private} - n - {processes} {program}{options}\n"
 

@@ -75,8 +75,21 @@ SENDERS = Config(
 )
 CLIENT = Config(
     "client",
-    {"smtp_connect_timeout": "5s"},
+    {
+        "smtp_connect_timeout": "5s",
+        "flagged_destination_recipient_limit": "1",
+        "mapped_destination_recipient_limit": "1",
+    },
     transports={
+        "flagged": {"flags": "DOR"},
+        "many": {"flags": "DR"},
+        "original": {"flags": "O"},
+        "returned": {"flags": "RX"},
+        "mapped": {
+            "flags": "DOR",
+            "smtp_generic_maps": "inline:{ alice@example.com=a@out.example, x@mapped.example=y@out.example }",
+            "smtp_header_checks": "inline:{ Delivered-To=IGNORE } pcre:{dir}/flagged",
+        },
         "filtered": {"smtp_delivery_status_filter": "pcre:{dir}/status"},
         "replies": {"smtp_reply_filter": "pcre:{dir}/replies"},
         "discards": {
@@ -95,6 +108,7 @@ CLIENT = Config(
             "/^5\\\\.7\\\\.9/ 2.0.0 well\n/^5\\\\.7\\\\.8/ nonsense\n"
         ),
         "replies": "/^550( .*)/ 450$1\n/^250-DSN/ 250-X-NOTHING\n",
+        "flagged": "/^X-Original-To: (.*)/ REPLACE X-Was-To: <$1>\n",
     },
     offers=(*OFFERS, "XFORWARD NAME ADDR PROTO HELO SOURCE"),
 )
@@ -105,6 +119,11 @@ LMTP = Config(
         "mail": {},
         "slow": {"lmtp_discard_lhlo_keywords": "pipelining"},
         "named": {"lmtp_lhlo_name": "me.example"},
+        "final": {"flags": "X", "lmtp_discard_lhlo_keywords": "dsn"},
+        "final-dsn": {"flags": "X"},
+        "assumed": {"lmtp_assume_final": "yes", "lmtp_discard_lhlo_keywords": "dsn"},
+        "assumed-dsn": {"lmtp_assume_final": "yes"},
+        "relayed": {"lmtp_discard_lhlo_keywords": "dsn"},
         **{f"dead{number}": {} for number in range(1, 5)},
     },
 )
@@ -185,12 +204,32 @@ CASES = {
         to("<x@pix-maps.example>", rules={"connect": b"220 ****************02**********0"}),
         to("<x@no-pix.example>", rules={"connect": b"220 ***************************"}),
         to('<"x y"@plain-quotes.example>'),
+        # flags= in master.cf
+        to("<x@flagged.example>"),
+        to("<x@flagged.example>", "<y@flagged.example>"),
+        to('<"x y"@flagged.example>', sender=""),
+        to("<x@flagged.example>", text="Delivered-To: other@flagged.example\n" + TEXT),
+        to("<x@flagged.example>", text="DELIVERED-TO:  X@Flagged.example\n" + TEXT),
+        to("<x@flagged.example>", text="Subject: x\n Delivered-To: x@flagged.example\n\nx\n"),
+        to('<"x y"@flagged.example>', text='Delivered-To: "x y"@flagged.example\n' + TEXT),
+        to("<alias@example.com>"),
+        to("<x@many.example>"),
+        to("<x@many.example>", "<y@many.example>"),
+        to("<x@original.example>", "<y@original.example>"),
+        to("<x@returned.example>", "<y@returned.example> NOTIFY=SUCCESS"),
+        to("<x@mapped.example>"),
+        to("<x@mapped.example>", text="Delivered-To: y@out.example\n" + TEXT),
+        to("<x@mapped.example>", text="Delivered-To: x@mapped.example\n" + TEXT),
     ],
     LMTP: [
         to("<x@mail.example>"),
         to("<x@mail.example>", "<y@mail.example>", "<z@mail.example>"),
         to("<x@slow.example>", "<y@slow.example>"),
         to("<x@named.example>"),
+        *(
+            to(f"<x@{name}.example> NOTIFY=SUCCESS")
+            for name in ("final", "final-dsn", "assumed", "assumed-dsn", "relayed")
+        ),
         to("<x@mail.example>", "<y@mail.example>", rules={"rcpt:x@mail.example": b"550 5.1.1 no"}),
         to("<x@mail.example>", "<y@mail.example>", rules={"dot:x@mail.example": b"550 5.2.2 full"}),
         to("<x@mail.example>", "<y@mail.example>", rules={"dot:y@mail.example": b"452 4.2.2 full"}),
