@@ -271,6 +271,10 @@ class Parameters:
         except ExpansionError as error:
             raise ConfigError(str(error), path=f"{self.directory}/main.cf") from error
 
+    def written(self, name: str) -> str:
+        """The name by which the operator knows the parameter."""
+        return name
+
     def spec(self, name: str) -> Spec | None:
         """The row of the table for a name, also for one that is derived from a service."""
         return table().get(name) or service_spec(name)

@@ -107,6 +107,7 @@ class Connector:
         self._variants = Variants(p, log)
         self._oddities = oddities
         self._greetings = Greetings(settings, log)
+        self._wrapper, self._level = (p.written(f"smtp_tls_{n}") for n in ("wrappermode", "security_level"))
         note_offers = p.flag("smtp_tls_note_starttls_offer")
         self._encryption = Encryption(settings, tls, self._greetings, log, note_offers)
         self._own_addresses = OwnAddresses(p)
@@ -127,9 +128,7 @@ class Connector:
     ) -> Connection:
         """A session with ``host``, which is in ``registry`` as long as it lives."""
         if self._settings.wrappermode and not policy.required:
-            self._log.warning(
-                'smtp_tls_wrappermode requires "smtp_tls_security_level = encrypt" (or stronger)'
-            )
+            self._log.warning(f'{self._wrapper} requires "{self._level} = encrypt" (or stronger)')
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True)
         if login is not None and login.account:
             login = await self._with_token(login)

@@ -63,6 +63,9 @@ class LmtpParameters(Parameters):
     def where(self, name: str) -> tuple[str, int]:
         return super().where(sister(name))
 
+    def written(self, name: str) -> str:
+        return sister(name)
+
     def spec(self, name: str) -> Spec | None:
         return super().spec(sister(name))
 

@@ -43,7 +43,6 @@ from mtad.net.tls_policy import (
 from mtad.net.tls_trust import CERTIFICATE, KEY, TRUST_ANCHOR, anchors_of
 from mtad.tables.maps import Maps
 
-_MAPS, _PER_SITE = "smtp_tls_policy_maps", "smtp_tls_per_site"
 _TOKENS = re.compile(r"\{[^{}]*\}|[^\s,]+")
 _SITE_LEVEL = {"none": "none", "may": "may", "must_nopeermatch": "encrypt", "must": "verify"}
 _KINDS = ("sts", "no-policy-found")
@@ -84,10 +83,11 @@ class TlsPolicies:
         unheard = MailLog(ListSink(), "")  # ClientTLS has warned already
         self._tell = Logging.parse(p, "smtp_tls_loglevel", unheard).dane
         self._sts = sts
-        self._maps = Maps(p[_MAPS], p.directory, title=_MAPS, warn=log.warning)
-        self._sites = Maps(p[_PER_SITE], p.directory, title=_PER_SITE, warn=log.warning)
+        self._maps_name, self._sites_name = (p.written(f"smtp_tls_{n}") for n in ("policy_maps", "per_site"))
+        self._maps = Maps(p["smtp_tls_policy_maps"], p.directory, title=self._maps_name, warn=log.warning)
+        self._sites = Maps(p["smtp_tls_per_site"], p.directory, title=self._sites_name, warn=log.warning)
         if self._maps and self._sites:
-            log.warning(f"{_PER_SITE} ignored when {_MAPS} is not empty.")
+            log.warning(f"{self._sites_name} ignored when {self._maps_name} is not empty.")
         self._wrapper = p.flag("smtp_tls_wrappermode")
         self._enforce_patterns = p.flag("smtp_tls_enforce_sts_mx_patterns")
         self._anchors: dict[str, tuple[tuple[int, int], tuple[Tlsa, ...]]] = {}
@@ -145,7 +145,9 @@ class TlsPolicies:
             return main
         servername = main.servername if entry.servername is None else entry.servername
         if servername and not valid_hostname(servername):
-            self._log.warning(f'"smtp_tls_servername = {servername}" specifies an invalid hostname')
+            self._log.warning(
+                f'"{self._p.written("smtp_tls_servername")} = {servername}" specifies an invalid hostname'
+            )
             raise PolicyError
         match, anchors = main.match, tuple(entry.anchors)
         if level in DANE_LEVELS:
@@ -260,14 +262,14 @@ class TlsPolicies:
         try:
             value = await self._sites.lookup(name.encode())
         except MtadError as error:
-            self._log.warning(f'{_PER_SITE}: {what} "{name}": per-site table lookup error')
+            self._log.warning(f'{self._sites_name}: {what} "{name}": per-site table lookup error')
             raise PolicyError("Temporary lookup error", "4.3.0") from error
         if value is None:
             return ""
         level = _SITE_LEVEL.get(value.decode("utf-8", "replace").lower())
         if level is None:
             text = value.decode("utf-8", "replace")
-            self._log.warning(f"{_PER_SITE}: unknown TLS policy '{text}' for {what} {name}")
+            self._log.warning(f"{self._sites_name}: unknown TLS policy '{text}' for {what} {name}")
             raise PolicyError
         return level
 
@@ -275,7 +277,7 @@ class TlsPolicies:
         key = destination
         parents = valid_hostname(to_ascii(destination))
         while key:
-            where = f'{_MAPS}, next-hop destination "{key}"'
+            where = f'{self._maps_name}, next-hop destination "{key}"'
             try:
                 value = await self._maps.lookup(key.encode())
             except MtadError as error:

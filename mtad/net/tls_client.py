@@ -62,6 +62,8 @@ class ClientTLS:
         self._sessions: OrderedDict[tuple[object, ...], tuple[float, SSL.Session]] = OrderedDict()
         self._session_life = p.seconds("smtp_tls_session_cache_timeout")
         self.logging = Logging.parse(p, "smtp_tls_loglevel", log)
+        #: what the log calls the memory of sessions
+        self.cache = p.written("smtp_tls_loglevel").partition("_")[0]
         if self.logging.verbose:
             log.info("initializing the client-side TLS engine")
         self.digest = p["smtp_tls_fingerprint_digest"]
@@ -246,11 +248,11 @@ class Handshake:
         if self._sni:
             connection.set_tlsext_host_name(to_ascii(self._sni).encode("ascii", "replace")[:255])
         if self._tls.logging.cache:
-            self._tls.log.info(f"looking for session {self._session_name} in smtp cache")
+            self._tls.log.info(f"looking for session {self._session_name} in {self._tls.cache} cache")
         session = self._tls.session(self._key)
         if session is not None:
             if self._tls.logging.cache:
-                self._tls.log.info(f"reloaded session {self._session_name} from smtp cache")
+                self._tls.log.info(f"reloaded session {self._session_name} from {self._tls.cache} cache")
             connection.set_session(session)
         return connection
 
@@ -407,7 +409,7 @@ class Handshake:
         session = connection.get_session()
         if session is not None:
             if self._tls.logging.cache:
-                self._tls.log.info(f"save session {self._session_name} to smtp cache")
+                self._tls.log.info(f"save session {self._session_name} to {self._tls.cache} cache")
             self._tls.keep_session(self._key, session)
 
     @property
@@ -415,4 +417,4 @@ class Handshake:
         """How the log calls a session that is kept."""
         policy, address, _, host, nexthop = self._key
         digest = hashlib.sha256(repr(policy).encode()).hexdigest().upper()
-        return f"smtp&{nexthop}&{host}&{address}&&{digest}"
+        return f"{self._tls.cache}&{nexthop}&{host}&{address}&&{digest}"

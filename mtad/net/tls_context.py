@@ -59,7 +59,7 @@ class Logging:
         listed = [word for word in re.split(r"[\s,]+", p[parameter]) if word]
         unknown = [word for word in listed if word.lower() not in _SUMMARY | _OTHER | _PACKETS]
         if unknown:
-            log.warning(f'unknown {parameter} value "{unknown[0]}" in "{p[parameter]}"')
+            log.warning(f'unknown {p.written(parameter)} value "{unknown[0]}" in "{p[parameter]}"')
         words = set() if unknown else {word.lower() for word in listed}
         debug = bool(words & _DEBUG)
         verbose = debug or "verbose" in words
