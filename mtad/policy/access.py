@@ -206,6 +206,11 @@ async def _act(
     setup, request = check.setup, check.request
     if name not in setup.actions:
         check.misconfigured(f"access table {table.spec}: action {name} is not supported")
+    if setup.proxied and name != "PREPEND":
+        setup.log.warning(
+            f"access table {table.spec}: with smtpd_proxy_filter specified, action {name} is unavailable"
+        )
+        return DUNNO
     if request.state == ETRN and name != "PREPEND":
         setup.log.warning(
             f"access table {table.spec}: action {name} is unavailable in smtpd_etrn_restrictions"

@@ -2,9 +2,9 @@
 
 :func:`line` makes any of them (``reject``, ``reject_warning``, ``hold``, ``permit``, ``info`` ...),
 :func:`reject_line` the one for a reply.  The text carries what is known: sender, recipient, protocol,
-HELO name, login.  Nothing is raised; control characters become ``?``.
+HELO name, login: :func:`known`.  Nothing is raised; control characters become ``?``.
 
-Postfix counterpart: ``log_whatsup()`` in ``smtpd_check.c`` (3.10 and later: with the login).
+Postfix counterpart: ``log_whatsup()`` and ``smtpd_whatsup()`` (3.10 and later: with the login).
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from mtad.wire.reply import Reply
 def line(request: Request, what: str, text: str, where: str = "") -> str:
     """The line for ``MailLog.info``: ``what`` happened ``where`` (default: the request's state)."""
     where = where or request.command or request.state
-    out = f"{request.queue_id or 'NOQUEUE'}: {what}: {where} from {request.client}: {text};"
+    return f"{request.queue_id or 'NOQUEUE'}: {what}: {where} from {request.client}: {text};{known(request)}"
+
+
+def known(request: Request) -> str:
+    """What such lines end with."""
+    out = ""
     if request.sender is not None:
         out += f" from=<{printable(request.sender.wire)}>"
     if request.recipient is not None:

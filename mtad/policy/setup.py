@@ -111,6 +111,7 @@ class Setup:
         self.classes = classes
         self.sleep = sleep
         self.actions = actions
+        self.proxied = bool(p["smtpd_proxy_filter"].strip())  # nobody is here to carry them out
         self.route = route
         self.policy = PolicyServices(p, log.warning, dial or NoWay)
         self.errors: list[ConfigError] = []

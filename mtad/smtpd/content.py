@@ -16,7 +16,7 @@ from mtad.errors import QueueError
 from mtad.maillog import printable
 from mtad.mime.binary import BinaryConverter
 from mtad.policy.evaluator import Verdict
-from mtad.policy.report import line
+from mtad.policy.report import known, line
 from mtad.policy.request import Request
 from mtad.queue import untold
 from mtad.queue.message import DEFERRED, INCOMING, Message
@@ -26,6 +26,7 @@ from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
 from mtad.smtpd.identity import Forwarded
 from mtad.smtpd.intake import Intake
+from mtad.smtpd.proxy_filter import Filtering
 from mtad.smtpd.received import Trace, received
 from mtad.smtpd.state import FILE_TOO_BIG, Error, MessageState, Origin
 from mtad.smtpd.transaction import Transaction
@@ -120,10 +121,11 @@ class Content:
         refusal = await self.milters.data() if self.milters is not None else None
         if refusal is not None:
             return refusal
-        local = await service.evaluator.local_headers(request)
-        if isinstance(local, Verdict):
-            return local.reply
-        local = local if self.forwarded.local is None else self.forwarded.local
+        if transaction.filtering is not None:
+            return await self._filtering_begins(transaction, transaction.filtering, mbox)
+        local = await self._is_local()
+        if isinstance(local, Reply):
+            return local
         rules = service.cleanup
         remote = "remote" if rules.rewrites_remote else ""
         birth = Birth(transaction.created, transaction.arrival, "local" if local else remote)
@@ -132,11 +134,29 @@ class Content:
         limit = service.settings.message_size_limit
         spool = service.open_spool
         transaction.intake = intake = Intake(rules, state, birth, size_limit=limit, spool=spool, mbox=mbox)
+        await intake.begin(*self._on_top(transaction))
+        return None
+
+    async def _is_local(self) -> bool | Reply:
+        """Whether the mail comes from a client of our own, whose headers are completed."""
+        if self.forwarded.local is not None:
+            return self.forwarded.local
+        local = await self.service.evaluator.local_headers(self.request)
+        return local.reply if isinstance(local, Verdict) else local
+
+    def _on_top(self, transaction: Transaction) -> tuple[bytes, bytes]:
+        """The headers that access(5) asked for, and our own; binary content will be made text."""
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
         self.converter = BinaryConverter() if transaction.mail.body == b"BINARYMIME" else None
-        prepend = b"".join(line + b"\r\n" for line in request.actions.prepend)
-        await intake.begin(prepend, received(self._trace(), transaction.queue_id, only, transaction.arrival))
-        return None
+        prepend = b"".join(line + b"\r\n" for line in self.request.actions.prepend)
+        return prepend, received(self._trace(), transaction.queue_id, only, transaction.arrival)
+
+    async def _filtering_begins(
+        self, transaction: Transaction, filtering: Filtering, mbox: bool
+    ) -> Reply | None:
+        prepend, trace = self._on_top(transaction)
+        # one that was told of another client is between two servers, and leaves no trace
+        return await filtering.begin(prepend + (b"" if self.forwarded else trace), mbox)
 
     async def _envelope(self, transaction: Transaction) -> MessageState:
         """What is to be known of the message before its content comes: its envelope, cleaned."""
@@ -195,11 +215,12 @@ class Content:
     def chunk(self, data: bytes) -> Coroutine[Any, Any, None] | None:
         """A piece of the message, which is not answered.  What this gives is awaited before the next one."""
         transaction = self.transaction
-        if transaction is None or transaction.intake is None:
+        taker = None if transaction is None else transaction.intake or transaction.filtering
+        if taker is None:
             return None
         if self.converter is not None:
             data = self.converter.feed(data)
-        return transaction.intake.feed(data)
+        return taker.feed(data)
 
     def chunk_failed(self) -> None:
         """We have made a mistake with a piece of the message, which can't be taken."""
@@ -227,24 +248,49 @@ class Content:
             settings.bare_newline_code, b"%b Error: bare <LF> received" % settings.hostname, b"5.5.2"
         )
 
-    def _note_too_big(self, intake: Intake) -> bool:
-        if not intake.too_big:
+    def _note_too_big(self, taker: Intake | Filtering) -> bool:
+        if not taker.too_big:
             return False
-        self.log.warning(f"{self.request.queue_id}: queue file size limit exceeded")
+        self.log.warning(f"{self.request.queue_id or 'NOQUEUE'}: queue file size limit exceeded")
         return True
 
     async def _body_end(self, event: ev.BodyEnd) -> Reply:
         transaction = self.transaction
-        assert transaction is not None and transaction.intake is not None
+        assert transaction is not None
+        taker = transaction.intake or transaction.filtering
+        assert taker is not None
         if self.converter is not None:
-            waiting = transaction.intake.feed(self.converter.finish())
+            waiting = taker.feed(self.converter.finish())
             if waiting is not None:
                 await waiting
         try:
-            return await self._queue(event, transaction, transaction.intake)
+            if isinstance(taker, Filtering):
+                return await self._pass_on(event, transaction, taker)
+            return await self._queue(event, transaction, taker)
         finally:
             if self.transaction is transaction:
                 self._end_transaction()
+
+    async def _pass_on(self, event: ev.BodyEnd, transaction: Transaction, filtering: Filtering) -> Reply:
+        """Have the filter's word on a finished message; the reply is final."""
+        request = self.request
+        refusal = self._bare_newline(event.bare_newline)
+        request.size = event.size
+        self._name_only_recipient()
+        if refusal is None and self._note_too_big(filtering):
+            refusal = FILE_TOO_BIG
+        if refusal is None:
+            verdict = await self.service.evaluator.end_of_data(request)
+            if verdict is not None:
+                return verdict.reply
+        reply = refusal or await filtering.end()
+        request.recipient = transaction.recipients[0].recipient
+        what = "accept" if reply.positive else "reject"
+        where = self.engine.where.decode()
+        self.log.info(f"proxy-{what}: {where}: {printable(filtering.said)};{known(request)}")
+        if reply.positive:
+            self.error_count = self.junk_count = 0
+        return reply
 
     async def _queue(self, event: ev.BodyEnd, transaction: Transaction, intake: Intake) -> Reply:
         """Give the message to the queue; the reply is final."""

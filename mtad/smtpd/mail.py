@@ -15,6 +15,7 @@ from mtad.maillog import printable
 from mtad.policy.report import reject_line
 from mtad.smtpd import wishes
 from mtad.smtpd.content import Content
+from mtad.smtpd.proxy_filter import Filtering, ProxyFilter
 from mtad.smtpd.transaction import Transaction
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
@@ -60,8 +61,9 @@ class MailCommands(Content):
                 self._end_transaction()
                 return refusal
         self.transaction = Transaction(event, service.now())
-        if not service.settings.delay_open:
-            self._open()
+        if not service.settings.delay_open and (refusal := await self._opened(self.transaction)) is not None:
+            self._end_transaction()
+            return refusal
         return (event.wishes and wishes.mail_reply(event.wishes, request)) or MAIL_OK
 
     def _no_room(self, size: int) -> Reply | None:
@@ -71,6 +73,8 @@ class MailCommands(Content):
         if limit and size > limit:
             self.log.info(reject_line(request, "MAIL", TOO_BIG))
             return TOO_BIG
+        if settings.proxy_filter is not None and not settings.proxy_filter.speed_adjust:
+            return None
         space = os.statvfs(self.service.spool_directory)
         free = space.f_bavail * space.f_frsize
         if free >= settings.queue_minfree and free >= 1.5 * limit:
@@ -102,18 +106,49 @@ class MailCommands(Content):
         finally:
             request.recipient = None
         if not transaction.queue_id:
-            self._open()
+            refusal = await self._opened(transaction)
+            if refusal is None and transaction.filtering is not None:
+                refusal = await transaction.filtering.recipient(event.line)
+            if refusal is not None:
+                return refusal
         transaction.recipients.append(event)
         request.recipient_count = len(transaction.recipients)
         return RCPT_OK
 
-    def _open(self) -> None:
-        """The transaction gets its queue id."""
-        transaction, request = self.transaction, self.request
-        assert transaction is not None
+    async def _opened(self, transaction: Transaction) -> Reply | None:
+        """The transaction gets its queue id, or the attention of a filter, which may refuse it."""
+        if transaction.filtering is not None:
+            return None
         transaction.created = self.service.now()
-        transaction.queue_id = request.queue_id = self.service.ids.next()
-        text = f"{transaction.queue_id}: client={self.client}"
+        proxy = self.service.settings.proxy_filter
+        if proxy is None:
+            transaction.queue_id = self.request.queue_id = self.service.ids.next()
+        else:
+            filtering = await self._filtering(proxy, transaction)
+            refusal = filtering if isinstance(filtering, Reply) else await filtering.open()
+            if isinstance(filtering, Reply) or refusal is not None:
+                if isinstance(filtering, Filtering):
+                    filtering.discard()
+                return refusal
+            transaction.filtering = filtering
+        self._log_opened(transaction)
+        return None
+
+    async def _filtering(self, proxy: ProxyFilter, transaction: Transaction) -> Filtering | Reply:
+        """The passage of this transaction's message through the filter, or why there is none."""
+        service, mail = self.service, transaction.mail
+        local = await self._is_local()
+        if isinstance(local, Reply):
+            return local
+        return Filtering(
+            proxy, service.reactor, self.log, mail.line,
+            attributes=self.forwarded.attributes(self.request), local=local,
+            requiretls=mail.wishes is not None and mail.wishes.requiretls, spool=service.open_spool,
+        )  # fmt: skip
+
+    def _log_opened(self, transaction: Transaction) -> None:
+        request = self.request
+        text = f"{transaction.queue_id or 'NOQUEUE'}: client={self.client}"
         if request.sasl_method:
             text += f", sasl_method={request.sasl_method}"
         if request.sasl_username:

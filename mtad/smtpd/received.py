@@ -58,7 +58,8 @@ class Trace:
 
 
 def received(trace: Trace, queue_id: str, recipient: bytes, arrival: float) -> bytes:
-    """The header; ``recipient`` (quoted form) is empty unless it is the only one."""
+    """The header.  ``recipient`` (quoted form) is empty unless it is the only one, ``queue_id`` where mail
+    is not queued here."""
     out = bytearray(b"Received: ")
     protocol = b""
     if not trace.hide_client:
@@ -72,7 +73,9 @@ def received(trace: Trace, queue_id: str, recipient: bytes, arrival: float) -> b
         if trace.protocol == b"ESMTP":  # RFC 3848 is about ESMTP
             protocol += (b"S" if trace.tls else b"") + (b"A" if trace.authenticated else b"")
         protocol = b" with " + protocol
-    out += b"by %b (%b)%b id %b" % (trace.by, trace.mail_name, protocol, queue_id.encode())
+    out += b"by %b (%b)%b" % (trace.by, trace.mail_name, protocol)
+    if queue_id:
+        out += b" id " + queue_id.encode()
     if recipient:
         out += b"\r\n\tfor <%b>; %b\r\n" % (recipient, mail_date(arrival))
     else:

@@ -14,6 +14,7 @@ from mtad.net.interfaces import IPV4, IPV6, protocols
 from mtad.net.tls_server import ServerTLS
 from mtad.smtpd.clients import keywords
 from mtad.smtpd.commands import command_list
+from mtad.smtpd.proxy_filter import ProxyFilter
 from mtad.smtpd.rules import detects_utf8
 from mtad.wire.settings import ServerSettings
 
@@ -52,6 +53,7 @@ class SmtpdSettings:
     min_data_rate: int
     upstream_proxy: bool  # smtpd_upstream_proxy_protocol = haproxy
     upstream_proxy_timeout: int
+    proxy_filter: ProxyFilter | None
 
 
 def read_settings(p: Parameters, service: str) -> SmtpdSettings:
@@ -85,6 +87,7 @@ def read_settings(p: Parameters, service: str) -> SmtpdSettings:
         min_data_rate=p.number("smtpd_min_data_rate"),
         upstream_proxy=p["smtpd_upstream_proxy_protocol"].strip().lower() == "haproxy",
         upstream_proxy_timeout=p.seconds("smtpd_upstream_proxy_timeout"),
+        proxy_filter=ProxyFilter.of(p),
     )
 
 

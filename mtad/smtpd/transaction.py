@@ -8,6 +8,7 @@ from __future__ import annotations
 from mtad.maillog import MailLog
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.intake import Intake
+from mtad.smtpd.proxy_filter import Filtering
 from mtad.wire.events import Mail, Rcpt
 
 
@@ -18,6 +19,7 @@ class Transaction:
         "arrival",
         "created",
         "envelope",
+        "filtering",
         "intake",
         "mail",
         "queue_id",
@@ -34,9 +36,12 @@ class Transaction:
         self.settled = False  # the queue has the message, or it is not wanted
         self.envelope: Envelope | None = None
         self.intake: Intake | None = None
+        self.filtering: Filtering | None = None  # in place of intake, where a filter takes the content
 
     def discard(self, log: MailLog) -> None:
         """The end: drop the content; ``log`` (cleanup's) notes a message that is not to be."""
+        if self.filtering is not None:
+            self.filtering.discard()
         if self.intake is not None:
             self.intake.discard()
             self.intake = None

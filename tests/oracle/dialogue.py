@@ -265,6 +265,7 @@ class _Client:
 
 _LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ (\S+)\[(\d+)\]: (.*)")
 _ID = r"[0-9A-Za-z]{6,}"
+_OPENED = re.compile(rf"(?!NOQUEUE)({_ID}): client=")  # NOQUEUE: a filter before the queue has it
 _NEW_ID = re.compile(rf"^(?!NOQUEUE)({_ID}): (?:client=|message-id=)|notification: ({_ID})$")
 _ACTIVE = re.compile(rf"({_ID}): from=<.*nrcpt=(\d+) \(queue active\)")
 _FOR_NOW = re.compile(" status=(?:deferred|SOFTBOUNCE) ").search
@@ -325,7 +326,7 @@ def _quiet(lines: list[Line], replies: list[bytes], old: bool, final: bool, mess
         return False
     queued = set(re.findall(rf"queued as ({_ID})\r", b"".join(replies).decode("latin-1")))
     if not old:
-        queued |= {m[1] for text in texts if (m := re.match(rf"({_ID}): client=", text))}
+        queued |= {m[1] for text in texts if (m := _OPENED.match(text))}
     queued |= {
         m[1] for text in texts if (m := re.search(rf"(?:notification:|forwarded as) ({_ID})\)?$", text))
     }
@@ -376,7 +377,7 @@ _STAYS = ("hold", "discard")
 
 
 def _canceled(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
-    opened = [m[1] for line in lines if (m := re.match(rf"({_ID}): client=", line.text))]
+    opened = [m[1] for line in lines if (m := _OPENED.match(line.text))]
     active = {m[1] for line in lines if (m := _ACTIVE.match(line.text))}
     action = re.compile(rf"({_ID}): (?:milter-)?(hold|discard): ")
     actions = {m.groups() for line in lines if (m := action.match(line.text))}
@@ -393,6 +394,14 @@ def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes
         for line in lines:
             if re.match(rf"{_ID}: (?:reject|reject_warning|warn|info|hold|redirect|permit): ", line.text):
                 line.text += " " + dialogue.login
+    return lines
+
+
+def _login_in_proxy_lines(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
+    method = next((step.split()[1] for step in dialogue.steps if str(step).startswith("AUTH ")), "")  # type: ignore[union-attr]
+    for line in lines:
+        if line.text.startswith("proxy-"):
+            line.text = re.sub(r"sasl_username=<(.*)>$", rf"sasl_method={method} sasl_username=\1", line.text)
     return lines
 
 
@@ -439,6 +448,7 @@ DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue, list[bytes]], list[Lin
     "3.10: NOQUEUE or the queue id before 'lost connection after' and the like": _ends_with_id,
     "3.10: cleanup logs 'removed (canceled)' or '(discarded)' for a message that is not to be": _canceled,
     "3.10: sasl_method and sasl_username in reject lines": _login_in_rejects,
+    "3.10: the same, and not quoted, in the lines of a filter before the queue": _login_in_proxy_lines,
     "3.11: nobody is taken for the client where a proxy does not say who it is": _unknown_behind_proxy,
     "3.11: lines of bad syntax count as unknown commands": _bad_syntax_counted,
     "3.11: tls= in delivery lines": _tls_status,
