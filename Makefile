@@ -1,8 +1,8 @@
 # make run   the whole program at work, on ports 2587 and 2465 of 127.0.0.1
 # make test  linters, types, layers and all tests
-# make crash stop the program at every single write (some ten minutes)
+# make crash only the tests that stop the program, at every single write and otherwise
 # make bench Debian's Postfix and mtad, side by side
-# make fuzz  random sessions and random routing rules, put to Postfix and to mtad: SEEDS="1000 9000"
+# make fuzz  random sessions, routing rules and mail, put to Postfix and to mtad: SEEDS="1000 9000"
 # make man   the manual page of the parameters, docs/mtad-parameters.5
 
 PYTHON ?= python3
@@ -30,11 +30,12 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 crash: $(VENV)/.installed-test
-	CRASH_SWEEP=all $(BIN)/pytest -s tests/crash/test_crash_sweep.py $(ARGS)
+	$(BIN)/pytest -s tests/crash $(ARGS)
 
 fuzz: $(VENV)/.installed-test
 	cd tests && ../$(BIN)/python -m oracle.fuzz $(SEEDS)
 	cd tests && ../$(BIN)/python -m oracle.fuzz_resolve $(SEEDS)
+	cd tests && ../$(BIN)/python -m oracle.fuzz_intake $(SEEDS)
 
 man: $(VENV)/.installed
 	@mkdir -p docs

@@ -50,6 +50,7 @@ LISTS = (
     "To: bob (a (nested) comment) @ host . example",
     "To: (only a comment)",
     "To: bob@host;",
+    "To: bob, :, carol, a:, dave",
     'To: "unfinished <bob@host>',
     "To: <bob@host",
     "To: bob@host>",
@@ -85,6 +86,7 @@ CANONICAL = {
     + "\nlong@example.net " + "x" * 60 + "@example.net\n@dom.example @other.example\nq@example.net \"a b\"@example.net\n"
     "bare@example.net bare\nboth@example.net bob@example.net, bob@example.net, BOB@example.net\n"
     "postmaster admin@example.net\nc1@example.net c2@example.net\nc2@example.net c3@example.net\nc3@example.net c4@example.net\n",
+    "regexps": "/\\+ext@/ found@example.org\n/^x@/ at@example.org\n",
     "sbcc": "alice@example.com archive@example.org\n@cat.example ab@example.org\n",
     "rbcc": "bob@example.net archive-bob@example.org\ncarol@example.net bob@example.net\n",
 }  # fmt: skip
@@ -124,7 +126,7 @@ ALIASES = (
     to("self@example.net", "copy@example.net"),
     to("x@cat.example", "y@cat.example"),
     to("one@example.net"),
-    to("bare@example.net", "q@example.net", "u@dom.example"),
+    to("bare@example.net", "q@example.net", "u@dom.example", "@dom.example"),
     to("both@example.net", "bob@example.net"),
     to("list+ext@example.net", "self+ext@example.net"),
     to("postmaster"),
@@ -146,6 +148,13 @@ COPIED = (
     to("list@example.net", "bob@example.net NOTIFY=SUCCESS"),
 )
 
+PATTERNS = (
+    to('"a b+ext"@example.net', "a+ext@example.net", sender='"x@y"@example.net'),
+    headers(
+        'From: "x y+ext"@example.net, z+ext@example.net', 'To: "@"@example.net, "a..b+ext"@example.net (c)'
+    ),
+)
+
 RULES: dict[str, tuple[Mapping[str, str], Sequence[Mail]]] = {
     "plain": ({}, tuple(headers(line) for line in LISTS)),
     "canonical": ({"canonical_maps": "texthash:{dir}/canonical"}, MANY),
@@ -162,6 +171,14 @@ RULES: dict[str, tuple[Mapping[str, str], Sequence[Mail]]] = {
             "propagate_unmatched_extensions": "",
         },
         MANY[:5] + MANY[14:17],
+    ),
+    "patterns": (
+        {"canonical_maps": "pcre:{dir}/regexps", "virtual_alias_maps": "pcre:{dir}/regexps"},
+        PATTERNS,
+    ),
+    "few tokens": (
+        {"header_address_token_limit": "5"},
+        (headers("To: Bob B. Bobson <bob@example.net>, carol@example.net", "From: a@example.net, b"),),
     ),
     "masquerade": (
         {
@@ -301,6 +318,7 @@ CASES = {
     CONFIG: [
         *(dialogue for name, (_, mails) in RULES.items() for dialogue in _play(name, mails)),
         *(dialogue for name in REWRITING for dialogue in _play(name, RULES["plain"][1])),
+        *_play("bare", [to("bob", "carol@host", "a!b", "c%d", sender="alice")]),
         *_play("remote", [*RULES["plain"][1][:6], *RULES["plain"][1][-6:]]),
         *_play("remote domain", RULES["plain"][1]),
         *_play("remote nothing", RULES["plain"][1][:18]),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import pytest
-from oracle.dialogue import AVAILABLE, HELLO, MAIL, RCPT, WHY_NOT, Body, Config, Dialogue, Houses, each
+from oracle.dialogue import AVAILABLE, HELLO, MAIL, RCPT, WHY_NOT, Body, Config, Dialogue, Houses, Send, each
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
@@ -163,6 +163,7 @@ TEXTS: dict[str, Text] = {
     + "\nSubject: x\n\ny\n",
     "short of the limit": "X-Long: " + "y" * 470 + "\n " + "z" * 40 + "\n zz\nSubject: x\n\ny\n",
     "hops": "Received: by nobody\n" * 6 + "Message-Id: <a@b>\nX-Warn: x\n\ny\n",
+    "pass ends stripping": "X-Pass: a\nSubject: banana\n\nbanana\n",
     "hop more": "Received: by nobody\n" * 3 + "Message-Id: <a@b>\n\ny\n",
 }
 EIGHT = "gr\u00fcn"
@@ -218,6 +219,7 @@ _TABLES = {
 _CHECKED = [*HEADERS, *TEXTS.values()]
 _FEW = [TEXTS[name] for name in ("several", "multipart", "program", "body", "beyond in parts")]
 _STRANGE = [TEXTS[name] for name in ("nul", "controls", "stray", "latin-1", "utf-8", "long line", "several")]
+_STRIPPED = [*_STRANGE, TEXTS["pass ends stripping"]]
 _LONG = [text for name, text in TEXTS.items() if "long" in name or "limit" in name]
 _MIME = list(MIME_TEXTS.values())
 
@@ -232,7 +234,14 @@ RULES: dict[str, tuple[Mapping[str, str], Sequence[Text]]] = {
     "broken": ({"header_checks": "texthash:{dir}/nowhere"}, _FEW[:1]),
     "broken body": ({"body_checks": "texthash:{dir}/nowhere"}, _FEW[:1]),
     "rejected characters": ({"message_reject_characters": "\\0\\33", **_TABLES}, _STRANGE),
-    "stripped characters": ({"message_strip_characters": "\\0\\01a", **_TABLES}, _STRANGE),
+    "stripped characters": ({"message_strip_characters": "\\0\\01a", **_TABLES}, _STRIPPED),
+    "dropped": (
+        {"message_drop_headers": "x-foo, subject, content-type, Content-Length, to"},
+        [
+            "X-Foo: a\n b\nSubject: x\nContent-Type: text/x\nTo: bob\nBcc: carol\nReturn-Path: x\n\ny\n",
+            MULTIPART,
+        ],
+    ),
     "hops": ({"hopcount_limit": "4", **_TABLES}, [TEXTS["hops"], TEXTS["hop more"]]),
     "short headers": ({"header_size_limit": "512"}, [*_LONG, TEXTS["several"]]),
     "strict": ({"strict_8bitmime": "yes", **_TABLES}, _MIME),
@@ -250,6 +259,7 @@ RULES: dict[str, tuple[Mapping[str, str], Sequence[Text]]] = {
 SERVICES: dict[str, tuple[Mapping[str, str], str, Sequence[Text]]] = {
     "unchecked": ({"receive_override_options": "no_header_body_checks"}, "strict", [*_FEW, *_MIME[:6]]),
     "remote": ({"local_header_rewrite_clients": ""}, "checks", _FEW),
+    "autodetect": ({"smtputf8_autodetect_classes": "smtpd"}, "mime", _FEW[:1]),
     "filtered": ({"content_filter": "other:[127.0.0.1]:{port}"}, "checks", [*_FEW, HEADERS[19], HEADERS[22]]),
     "access": (
         {
@@ -271,6 +281,36 @@ SERVICES: dict[str, tuple[Mapping[str, str], str, Sequence[Text]]] = {
         [HEADERS[19], *_FEW[:1]],
     ),
 }
+
+
+def _chunks(*texts: str) -> list[Send]:
+    """BDAT commands, the last of them LAST."""
+    data = [text.encode().replace(b"\n", b"\r\n") for text in texts]
+    *first, end = data
+    commands = [b"BDAT %d\r\n%b" % (len(each), each) for each in first]
+    return [Send(each, 1) for each in (*commands, b"BDAT %d LAST\r\n%b" % (len(end), end))]
+
+
+#: What is not only about the content.
+OTHERS = [
+    Dialogue("null sender", [HELLO, "MAIL FROM:<>", RCPT, "DATA", Body(HEADERS[0])], service="checks"),
+    Dialogue(
+        "refused in chunks",
+        [HELLO, MAIL, RCPT, *_chunks("X-Reject: x\n\nz\n", "y\n", "y\n")],
+        service="checks",
+    ),
+    Dialogue(
+        "chunks like mbox", [HELLO, MAIL, RCPT, *_chunks("From alice Mon\n", "A: x\n\n")], service="mime"
+    ),
+    Dialogue(
+        "like mbox", [HELLO, MAIL, RCPT, "DATA", Body(">From alice Mon\nA: x\n\nFrom bob\n")], service="mime"
+    ),
+    Dialogue(
+        "utf-8 that nobody asked for",
+        [HELLO, MAIL, RCPT, "DATA", Body(TEXTS["utf-8"]), MAIL, RCPT, "DATA", Body(TEXTS["latin-1"])],
+        service="autodetect",
+    ),
+]
 #: As many messages are sent in one session.
 _IN_ONE = 6
 #: Of these messages, which stay or vanish, little is heard: each has a session of its own.
@@ -325,6 +365,7 @@ CASES = {
     CONFIG: [
         *(dialogue for name, (_, texts) in RULES.items() for dialogue in _play(name, texts)),
         *(dialogue for name, (_, _, texts) in SERVICES.items() for dialogue in _play(name, texts)),
+        *OTHERS,
     ]
 }
 

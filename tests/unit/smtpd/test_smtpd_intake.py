@@ -6,9 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from intake_support import Taken, body_of, headers_of
+from intake_support import BASE, Taken, body_of, headers_of
 
+from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError, TableError
+from mtad.queue.message import HOLD, Message, Recipient
+from mtad.rewrite.address import Rewriter
+from mtad.smtpd.actions import act
 from mtad.tables.maps import Maps
 
 EIGHT = "Content-Transfer-Encoding: 8bit\r\nSubject: x\r\n\r\ngrün = \r\n".encode()
@@ -187,3 +191,16 @@ def test_nothing_is_kept_of_a_message_that_was_given_up() -> None:
     taken.intake.discard()
     assert taken.intake.feed(b"more\r\n") is None
     assert taken.intake.spool is None
+
+
+def test_one_recipient_is_served_in_place_of_all() -> None:
+    """The first by domain, those without one last; so does Postfix, when it comes to deliver the message."""
+    addresses = (b"zed@b.example", b"ab", b"ab@a.example", b"ab+c@A.example", b"Zed@b.example")
+    recipients = [Recipient(each, each, orcpt=b"rfc822;" + each) for each in addresses]
+    message = Message("ID", b"", recipients, 0.0)
+    taken = Taken([b"\r\n"])
+    taken.state.redirect = b"bob"
+    act(message, taken.state, Rewriter(Parameters.from_mapping(BASE)), filter="smtp:x", hold=True)
+    (one,) = message.recipients
+    assert (one.address, one.original, message.state) == (b"bob@example.com", b"ab+c@A.example", HOLD)
+    assert "filter" not in message.attributes
