@@ -210,7 +210,7 @@ class QmgrRole:
             self._store,
             around.reactor,
             around.log,
-            Resolver.build(around.plan.p, around.reactor),
+            Resolver(around.reactor),
             new_id=around.ids().next,
             services=around.plan.services,
             clock=time.time,

@@ -29,7 +29,7 @@ from mtad.deliver.eai import requires_utf8
 from mtad.deliver.failure import Purpose, SessionFailure
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mta_sts import MtaSts
-from mtad.deliver.names import names_of
+from mtad.deliver.names import ClientNames
 from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
 from mtad.deliver.notices import Notices
 from mtad.deliver.oddities import Oddities
@@ -57,7 +57,18 @@ _SOFT = "SOFTBOUNCE"
 class _Attempt:
     """A delivery under way: who is still to be served, and what came of the others."""
 
-    __slots__ = ("broke_lines", "demands", "failure", "job", "key", "loops", "pending", "result", "utf8")
+    __slots__ = (
+        "broke_lines",
+        "demands",
+        "failure",
+        "job",
+        "key",
+        "loops",
+        "mine",
+        "pending",
+        "result",
+        "utf8",
+    )
 
     def __init__(self, job: Job, key: Hashable, utf8: bool) -> None:
         self.job = job
@@ -68,6 +79,7 @@ class _Attempt:
         self.failure: SessionFailure | None = None
         self.demands = Demands()  # of the next hop under way
         self.broke_lines = False  # that was told
+        self.mine = False  # this host is one that the mail is to go to
         self.loops = False  # the mail would come back to us
 
 
@@ -101,7 +113,7 @@ class Agent:
         # what another host may do better
         self._again = frozenset(("deferred", "bounced") if settings.soft_bounce else ("deferred",))
         self._passwords = PasswordMaps(p)
-        names = names_of(p, resolver, log)
+        names = ClientNames(p, resolver, log)
         proxied = frozenset(p.words("proxy_interfaces"))
         own = OwnAddresses(p)
         self._finder = HostFinder(p, names, lambda: proxied.union(own()), rng, lmtp=lmtp, log=log)
@@ -188,7 +200,10 @@ class Agent:
         else:
             await self._by_elements(attempt, nexthop)
         if attempt.pending and attempt.loops and self._settings.best_mx_transport:
-            attempt.result.passed[self._settings.best_mx_transport] = attempt.pending
+            transport, queue_id = self._settings.best_mx_transport, attempt.job.message.queue_id
+            for one in attempt.pending:
+                self._log.info(f"{queue_id}: passing <{printable(one.address)}> to transport={transport}")
+            attempt.result.passed[transport] = attempt.pending
             attempt.pending = []
         if attempt.pending:
             await self._fail(attempt)
@@ -209,8 +224,20 @@ class Agent:
                 hosts = list(found.hosts)[: self._settings.address_limit or None]
                 await self._try_hosts(attempt, hosts, last, found.best)
             refused = attempt.failure is not None and self._is_final(attempt.failure)
-            if not attempt.pending or refused or (found.final if found else attempt.loops):
+            if not attempt.pending or refused or (found.final if found else attempt.mine):
                 break
+        self._excuse(attempt, elements[0], number > len(elements) - len(self._settings.fallback))
+
+    def _excuse(self, attempt: _Attempt, first: str, fallback: bool) -> None:
+        """What the operator has to mend is no reason to bounce; ``fallback``: the last try was at one."""
+        failure = attempt.failure
+        if not attempt.pending or failure is None or failure.temporary or failure.connected:
+            return
+        relayhost = first in self._relayhosts and not self._settings.lmtp
+        if fallback or relayhost:
+            self._log.warning(f"{'smtp_fallback_relay' if fallback else 'relayhost'} configuration problem")
+            attempt.failure = SessionFailure("4.3.5", failure.text, temporary=True)
+            attempt.loops = False
 
     def _is_final(self, failure: SessionFailure) -> bool:
         """Whether a server has said no so that none need be asked any more."""
@@ -225,16 +252,9 @@ class Agent:
             attempt.demands = await self._security.demands(attempt.job.message, destination.host)
             return await self._finder.find(destination)
         except HopError as error:
-            dsn, temporary = error.dsn, error.temporary
-            attempt.loops = error.mine
-            if not temporary and element in settings.fallback:
-                self._log.warning("smtp_fallback_relay configuration problem")
-                dsn, temporary = "4.3.5", True
-            elif not temporary and element in self._relayhosts and not settings.lmtp:
-                self._log.warning("relayhost configuration problem")
-                dsn, temporary = "4.3.5", True
-            attempt.loops = error.mine and not temporary
-            attempt.failure = SessionFailure(dsn, error.text, temporary=temporary)
+            attempt.mine = error.mine
+            attempt.loops = error.mine and not error.temporary
+            attempt.failure = SessionFailure(error.dsn, error.text, temporary=error.temporary)
             return None
 
     async def _try_hosts(

@@ -182,9 +182,10 @@ class Connector:
             await self._dial(connection, (bind, 0) if bind else None)
             return
         except error.ConnectBindError as problem:
-            self._log.warning(f"bind {bind}: {_reason(problem)}")
+            self._log.warning(f"smtp_connect_addr: bind {bind}: {_reason(problem)}")
             if self._settings.bind_enforce:
-                text = f"server unavailable: cannot bind to {bind}"
+                text = "server configuration error"
+                self._log.info(text)
                 raise SessionFailure("4.4.0", text, temporary=True) from problem
         except error.ConnectError as problem:
             raise self._not_connected(host, problem) from problem

@@ -1,8 +1,8 @@
 """The DNS as the SMTP client of one transport sees it.
 
 :class:`Names` is what a :class:`~mtad.deliver.nexthop.HostFinder` asks: mail exchangers, hosts of a service,
-addresses.  :func:`names_of` gives the resolver itself, or where ``smtp_dns_reply_filter`` or
-``smtp_dns_resolver_options`` have a say, :class:`FilteredNames` before it.  All raise
+addresses.  :class:`ClientNames` is a resolver by the rules of one transport: ``smtp_host_lookup``,
+``smtp_dns_support_level``, ``smtp_dns_reply_filter``, ``smtp_dns_resolver_options``.  It raises
 :class:`~mtad.net.dns.DnsError`.
 
 Postfix counterpart: ``dns_lookup(3)`` with ``smtp_dns_res_opt`` and ``dns_rr_filter_maps``.
@@ -36,8 +36,8 @@ class Names(Protocol):
     async def canonical(self, host: str) -> str: ...
 
 
-class FilteredNames:
-    """A resolver whose answers go through a filter, and that completes names without a dot."""
+class ClientNames:
+    """See the module."""
 
     def __init__(self, p: Parameters, resolver: Resolver, log: MailLog) -> None:
         title = "smtp_dns_reply_filter"
@@ -46,7 +46,8 @@ class FilteredNames:
         reply_filter = self._maps.lookup if self._maps else None
         self._lookup = Lookup(resolver, log.warning, log.info, protocols(p), reply_filter, title)
         self._options = frozenset(word.lower() for word in p.words("smtp_dns_resolver_options"))
-        self._ways = p.words("smtp_host_lookup")
+        disabled = p.flag("disable_dns_lookups") or p["smtp_dns_support_level"] == "disabled"
+        self._ways = ("native",) if disabled else p.words("smtp_host_lookup")
 
     async def mx(self, domain: str) -> list[tuple[int, str]]:
         """The mail exchangers; none where there is no MX record."""
@@ -88,7 +89,7 @@ class FilteredNames:
 
     async def _of_one(self, host: str, protocols: Sequence[str]) -> list[str]:
         if not self._maps or "dns" not in self._ways:
-            return await self._resolver.addresses(host, protocols)
+            return await self._resolver.addresses(host, protocols, self._ways)
         try:
             records = await self._lookup.all(host, self._lookup.address_types)
         except DnsError as error:
@@ -101,10 +102,3 @@ class FilteredNames:
         """The domains that complete a name: all of resolv.conf's with ``res_dnsrch``, else the first."""
         found = self._resolver.search
         return found if "res_dnsrch" in self._options else found[:1]
-
-
-def names_of(p: Parameters, resolver: Resolver, log: MailLog) -> Names:
-    """The names as the client with these parameters sees them."""
-    if p["smtp_dns_reply_filter"] or p.words("smtp_dns_resolver_options"):
-        return FilteredNames(p, resolver, log)
-    return resolver

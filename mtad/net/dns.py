@@ -24,7 +24,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTCP, IReactorTime, IReactorUDP
 
-from mtad.config.parameters import Parameters
 from mtad.errors import MtadError
 from mtad.idn import to_ascii as to_ascii
 from mtad.net.dns_message import (
@@ -48,6 +47,7 @@ CACHE_LIMIT = 2000
 TTL_LIMIT = 3600
 NEGATIVE_TTL_LIMIT = 300
 _CNAME_LIMIT = 10
+_GARBLED = 15  # stands for the code of an answer that can't be read; nobody has it
 
 # in the words of herror(3), and those of gai_strerror(3) for the same
 _NO_HOST, _TRY_AGAIN, _FAILED = "Host not found", "Host not found, try again", "Non-recoverable error"
@@ -58,6 +58,7 @@ _GAI = {
     _NO_DATA: "No address associated with hostname",
 }
 
+_NATIVE_DSN = {_TRY_AGAIN: "4.4.4", _FAILED: "5.3.0", _NO_DATA: "5.3.0"}
 _ADDRESS_TYPE = {"ipv4": "A", "ipv6": "AAAA"}
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 
@@ -122,7 +123,6 @@ class Resolver:
         reactor: Reactor,
         servers: Sequence[Server] | None = None,
         *,
-        host_lookup: tuple[str, ...] = ("dns",),
         resolv_conf: str = "/etc/resolv.conf",
         hosts: HostsFile | None = None,
         timeout: float = 5.0,
@@ -142,17 +142,10 @@ class Resolver:
         self._stamp: tuple[int, int, int] | None = None
         self._conf = ResolvConf.parse("")
         self._turn = 0
-        self._host_lookup = host_lookup
         self.hosts = hosts or HostsFile()
         self._randbelow = randbelow
         self._cache: OrderedDict[tuple[str, str], tuple[float, _Outcome]] = OrderedDict()
         self._pending: dict[tuple[str, str], list[Deferred[_Outcome]]] = {}
-
-    @classmethod
-    def build(cls, p: Parameters, reactor: Reactor) -> Resolver:
-        """The resolver of the SMTP client, by ``smtp_host_lookup`` and ``smtp_dns_support_level``."""
-        disabled = p.flag("disable_dns_lookups") or p["smtp_dns_support_level"] == "disabled"
-        return cls(reactor, host_lookup=("native",) if disabled else p.words("smtp_host_lookup"))
 
     @property
     def search(self) -> tuple[str, ...]:
@@ -160,26 +153,6 @@ class Resolver:
         return self._configuration().search
 
     # -- what is asked
-
-    async def mx(self, domain: str) -> list[tuple[int, str]]:
-        """The mail exchangers of a domain, best preference first; none where it has no MX record.
-
-        DnsError where that cannot be known, or where the domain takes no mail (null MX).
-        """
-        try:
-            records = await self.query(domain, "MX")
-        except DnsError as error:
-            if error.status is DnsStatus.NOT_FOUND:
-                return []
-            raise
-        found = [record.data for record in records]
-        pairs = [data for data in found if isinstance(data, tuple) and len(data) == 2]
-        if all(name == "" for _, name in pairs):
-            raise DnsError(DnsStatus.NULL_MX, f"Domain {domain} does not accept mail (nullMX)")
-        hosts = [(int(pref), name) for pref, name in pairs if isinstance(name, str) and valid_hostname(name)]
-        if not hosts:
-            raise _malformed(domain, "MX")
-        return sorted(hosts, key=lambda pair: pair[0])
 
     async def srv(self, name: str) -> list[tuple[int, int, int, str]]:
         """The hosts of a service ``_service._tcp.domain``: priority, weight, port and name, in no order.
@@ -200,8 +173,10 @@ class Resolver:
             raise _malformed(name, "SRV")
         return found
 
-    async def addresses(self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6")) -> list[str]:
-        """The addresses of a host, by ``smtp_host_lookup``; never none, DnsError instead."""
+    async def addresses(
+        self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6"), ways: Sequence[str] = ("dns",)
+    ) -> list[str]:
+        """The addresses of a host, found in these ways (``smtp_host_lookup``); never none, DnsError."""
         try:
             literal = ip_address(host)
         except ValueError:
@@ -209,11 +184,11 @@ class Resolver:
         else:
             if f"ipv{literal.version}" in protocols:
                 return [str(literal)]
-        if "dns" in self._host_lookup:
+        if "dns" in ways:
             try:
                 return await self.dns_addresses(host, protocols)
             except DnsError as error:
-                if error.status is not DnsStatus.NOT_FOUND or "native" not in self._host_lookup:
+                if error.status is not DnsStatus.NOT_FOUND or "native" not in ways:
                     raise
         return await self.native_addresses(host, protocols)
 
@@ -226,7 +201,9 @@ class Resolver:
             return await self.dns_addresses(host, protocols)
         except DnsError as error:
             reason = _GAI.get(error.reason, "Name or service not known")
-            raise DnsError(error.status, f"unable to look up host {host}: {reason}", reason) from error
+            failure = DnsError(error.status, f"unable to look up host {host}: {reason}", reason)
+            failure.dsn = _NATIVE_DSN.get(error.reason, "5.4.4")
+            raise failure from error
 
     async def dns_addresses(self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6")) -> list[str]:
         """The A and AAAA records of a host; where both lookups fail, the graver status is reported."""
@@ -327,6 +304,8 @@ class Resolver:
         for _ in range(_CNAME_LIMIT):
             message = await self._exchange(name, type_)
             secure = secure and message.authentic and self._configuration().trust_ad
+            if message.rcode == _GARBLED:
+                raise DnsError(DnsStatus.RETRY, _malformed(name, type_).text)
             if message.rcode not in (NOERROR, NXDOMAIN):
                 raise _failure(name, type_)
             owner, records, ttl = _answers(message, name, type_, ttl)
@@ -369,7 +348,8 @@ class Resolver:
             try:
                 message = decode(data)
             except MessageError:
-                return None
+                mine = data[:2] == identifier.to_bytes(2, "big") and data[2:3] >= b"\x80"
+                return Message(identifier, _GARBLED, name, type_, (), ()) if mine else None
             mine = message.id == identifier and message.is_response and message.type == type_
             return message if mine and message.name.lower() == name.lower() else None
 

@@ -17,6 +17,7 @@ from mtad.deliver.qmgr import QueueManager
 from mtad.errors import QueueError
 from mtad.maillog import ListSink, MailLog
 from mtad.net.dns import DnsError, DnsStatus
+from mtad.net.dns_message import Record
 from mtad.queue.message import DEFERRED, DONE, INCOMING, PENDING, Message, Outcome, Recipient
 
 NOW = 1_000_000.0
@@ -151,7 +152,16 @@ class FakeResolver:
             raise found
         return found
 
-    async def addresses(self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6")) -> list[str]:
+    async def query(self, name: str, type_: str) -> tuple[Record, ...]:
+        assert type_ == "MX"
+        found = await self.mx(name)
+        if not found:
+            raise DnsError(DnsStatus.NOT_FOUND, f"no {name}")
+        return tuple(Record(name, "MX", 60, pair) for pair in found)
+
+    async def addresses(
+        self, host: str, protocols: Sequence[str] = ("ipv4", "ipv6"), ways: Sequence[str] = ()
+    ) -> list[str]:
         found = self.address_records.get(host)
         if found is None:
             text = f"Host or domain name not found. Name service error for name={host} type=A: Host not found"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from delivery_world import FakeResolver, World, finish
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.lmtp_parameters import LmtpParameters, sister
-from mtad.deliver.names import FilteredNames, names_of
+from mtad.deliver.names import ClientNames
 from mtad.deliver.nexthop import Destination, Host
 from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.status_filter import StatusFilter
@@ -86,21 +88,21 @@ def test_status_filter(before: tuple[str, str], answer: str, after: tuple[str, s
     assert (outcome.status, outcome.dsn, outcome.reason) == after
 
 
-def test_names_are_asked_of_the_resolver_itself_where_nothing_has_a_say() -> None:
-    resolver = FakeResolver()
-    assert names_of(Parameters.from_mapping({}), resolver, LOG) is resolver  # type: ignore[arg-type]
-    p = Parameters.from_mapping({"smtp_dns_resolver_options": "res_defnames"})
-    resolver.search = ("first.test", "second.test")  # type: ignore[attr-defined]
+def test_names_without_a_dot_are_completed() -> None:
+    resolver: Any = FakeResolver()
+    resolver.search = ("first.test", "second.test")
     resolver.address_records = {
         "mx.first.test": ["192.0.2.1"],
         "other.second.test": ["192.0.2.2"],
         "mx": ["192.0.2.3"],
     }
-    names = names_of(p, resolver, LOG)  # type: ignore[arg-type]
-    assert isinstance(names, FilteredNames)
-    assert finish(names.addresses("mx")) == ["192.0.2.1"]
-    p = Parameters.from_mapping({"smtp_dns_resolver_options": "res_defnames, res_dnsrch"})
-    assert finish(names_of(p, resolver, LOG).addresses("other")) == ["192.0.2.2"]  # type: ignore[arg-type]
+    for options, name, found in (
+        ("", "mx", "192.0.2.3"),
+        ("res_defnames", "mx", "192.0.2.1"),
+        ("res_defnames, res_dnsrch", "other", "192.0.2.2"),
+    ):
+        p = Parameters.from_mapping({"smtp_dns_resolver_options": options})
+        assert finish(ClientNames(p, resolver, LOG).addresses(name)) == [found]
 
 
 def test_a_request_has_a_deadline_where_that_is_wanted() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from net_pki import parameters
 from net_reactor import NameServer, Turned
 from twisted.internet.defer import ensureDeferred
 
+from mtad.deliver.names import ClientNames
+from mtad.maillog import ListSink, MailLog
 from mtad.net.dns import DnsError, DnsStatus, Resolver, to_ascii, valid_hostname
 from mtad.net.hosts_file import HostsFile
 from mtad.net.resolv_conf import ResolvConf
@@ -35,6 +38,11 @@ def resolver(reactor: Turned, server: NameServer, tmp_path: Path) -> Resolver:
     return Resolver(reactor, [server.address], hosts=HostsFile(str(tmp_path / "hosts")), timeout=5.0)
 
 
+def mx(resolver: Resolver, domain: str) -> Coroutine[Any, Any, list[tuple[int, str]]]:
+    """The mail exchangers, as the SMTP client asks for them."""
+    return ClientNames(parameters(), resolver, MailLog(ListSink(), "smtp")).mx(domain)
+
+
 def fails(reactor: Turned, work: object) -> DnsError:
     with pytest.raises(DnsError) as caught:
         reactor.finish(work)  # type: ignore[arg-type]
@@ -44,15 +52,15 @@ def fails(reactor: Turned, work: object) -> DnsError:
 def test_mx(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.zone["example.com"] = {"MX": [(20, "b.example.com"), (10, "a.example.com"), (10, "c.example.com")]}
     wanted = [(10, "a.example.com"), (10, "c.example.com"), (20, "b.example.com")]
-    assert reactor.finish(resolver.mx("Example.com")) == wanted
-    assert reactor.finish(resolver.mx("example.COM")) == wanted
+    assert reactor.finish(mx(resolver, "Example.com")) == wanted
+    assert reactor.finish(mx(resolver, "example.COM")) == wanted
     assert len(server.asked) == 1  # the second came from the cache
 
 
 def test_cached_answers_do_not_wait(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.zone["example.com"] = {"MX": [(10, "a.example.com")]}
-    reactor.finish(resolver.mx("example.com"))
-    assert ensureDeferred(resolver.mx("example.com")).called
+    reactor.finish(mx(resolver, "example.com"))
+    assert ensureDeferred(mx(resolver, "example.com")).called
 
 
 def test_one_question_for_all_who_ask(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
@@ -64,13 +72,13 @@ def test_one_question_for_all_who_ask(reactor: Turned, server: NameServer, resol
 
 def test_no_mx(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.zone["example.com"] = {"A": ["192.0.2.1"]}
-    assert reactor.finish(resolver.mx("example.com")) == []
-    assert reactor.finish(resolver.mx("nowhere.example.com")) == []
+    assert reactor.finish(mx(resolver, "example.com")) == []
+    assert reactor.finish(mx(resolver, "nowhere.example.com")) == []
 
 
 def test_null_mx(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.zone["example.com"] = {"MX": [(0, "")]}
-    error = fails(reactor, resolver.mx("example.com"))
+    error = fails(reactor, mx(resolver, "example.com"))
     assert (error.status, error.dsn, error.temporary) == (DnsStatus.NULL_MX, "5.1.0", False)
     assert error.text == "Domain example.com does not accept mail (nullMX)"
 
@@ -106,7 +114,7 @@ def test_postfix_words(
 
 def test_server_failure(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.codes["bad.example.com"] = 2
-    error = fails(reactor, resolver.mx("bad.example.com"))
+    error = fails(reactor, mx(resolver, "bad.example.com"))
     assert (error.status, error.dsn, error.temporary) == (DnsStatus.RETRY, "4.4.3", True)
     assert error.text == (
         "Host or domain name not found. "
@@ -114,7 +122,7 @@ def test_server_failure(reactor: Turned, server: NameServer, resolver: Resolver)
     )
     assert len(server.asked) == 2
     server.codes["worse.example.com"] = 1
-    error = fails(reactor, resolver.mx("worse.example.com"))
+    error = fails(reactor, mx(resolver, "worse.example.com"))
     assert (error.status, error.dsn) == (DnsStatus.FAILED, "5.4.3")
 
 
@@ -125,13 +133,13 @@ def test_the_next_server_is_asked(reactor: Turned, server: NameServer, tmp_path:
     reactor.iterate(0)
     server.zone["example.com"] = {"MX": [(10, "a.example.com")]}
     resolver = Resolver(reactor, [other.address, server.address])
-    assert reactor.finish(resolver.mx("example.com")) == [(10, "a.example.com")]
+    assert reactor.finish(mx(resolver, "example.com")) == [(10, "a.example.com")]
 
 
 def test_silence_ends(reactor: Turned, server: NameServer) -> None:
     server.silent.add("example.com")
     resolver = Resolver(reactor, [server.address], timeout=0.02)
-    assert fails(reactor, resolver.mx("example.com")).temporary
+    assert fails(reactor, mx(resolver, "example.com")).temporary
     assert len(server.asked) == 2
 
 
@@ -165,7 +173,7 @@ def test_answers_to_other_questions_are_passed_over(reactor: Turned, server: Nam
         lambda reply: reply[:20],
     ):
         server.garble = spoil
-        assert fails(reactor, resolver.mx("example.com")).temporary
+        assert fails(reactor, mx(resolver, "example.com")).temporary
 
 
 def test_each_question_has_a_port_and_an_id_of_its_own(reactor: Turned, server: NameServer) -> None:
@@ -173,7 +181,7 @@ def test_each_question_has_a_port_and_an_id_of_its_own(reactor: Turned, server: 
     resolver = Resolver(reactor, [server.address], randbelow=lambda bound: next(ids) % bound)
     for number in range(4):
         server.zone[f"d{number}.example.com"] = {"MX": [(10, "a.example.com")]}
-        reactor.finish(resolver.mx(f"d{number}.example.com"))
+        reactor.finish(mx(resolver, f"d{number}.example.com"))
     assert len(set(server.ports)) > 1
     assert next(ids) == 5
 
@@ -216,10 +224,11 @@ def test_the_name_that_counts_after_aliases(reactor: Turned, server: NameServer,
 
 
 def test_malformed_mx(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
-    server.zone["example.com"] = {"MX": [(10, "under_score.example.com"), (5, "192.0.2.1")]}
-    assert reactor.finish(resolver.mx("example.com")) == [(10, "under_score.example.com")]
-    server.zone["bad.example.com"] = {"MX": [(5, "192.0.2.1")]}
-    error = fails(reactor, resolver.mx("bad.example.com"))
+    server.zone["example.com"] = {"MX": [(10, "under_score.example.com"), (5, "192.0.2.1"), (1, "-x")]}
+    wanted = [(5, "192.0.2.1"), (10, "under_score.example.com")]
+    assert reactor.finish(mx(resolver, "example.com")) == wanted
+    server.zone["bad.example.com"] = {"MX": [(5, "-x.example.com")]}
+    error = fails(reactor, mx(resolver, "bad.example.com"))
     assert error.text.endswith("type=MX: Malformed or unexpected name server reply")
 
 
@@ -228,19 +237,14 @@ def test_native_lookup(reactor: Turned, server: NameServer, tmp_path: Path) -> N
     hosts.write_text("192.0.2.7 inside.example.com inside\n")
     server.zone["inside.example.com"] = {"A": ["192.0.2.1"]}
     file = HostsFile(str(hosts))
-    native = Resolver(reactor, [server.address], host_lookup=("native",), hosts=file)
-    assert ensureDeferred(native.addresses("Inside")).result == ["192.0.2.7"]  # type: ignore[comparison-overlap]
-    error = fails(reactor, native.addresses("gone.example.com"))
+    native = Resolver(reactor, [server.address], hosts=file)
+    assert ensureDeferred(native.addresses("Inside", ways=("native",))).result == ["192.0.2.7"]  # type: ignore[comparison-overlap]
+    error = fails(reactor, native.addresses("gone.example.com", ways=("native",)))
     assert error.text == "unable to look up host gone.example.com: Name or service not known"
     dns = Resolver(reactor, [server.address], hosts=file)
     assert reactor.finish(dns.addresses("inside.example.com", ("ipv4",))) == ["192.0.2.1"]
-    both = Resolver(reactor, [server.address], host_lookup=("dns", "native"), hosts=file)
-    assert reactor.finish(both.addresses("inside", ("ipv4",))) == ["192.0.2.7"]
-
-
-def test_from_parameters(reactor: Turned) -> None:
-    assert Resolver.build(parameters(), reactor)._host_lookup == ("dns",)
-    assert Resolver.build(parameters(disable_dns_lookups="yes"), reactor)._host_lookup == ("native",)
+    both = Resolver(reactor, [server.address], hosts=file)
+    assert reactor.finish(both.addresses("inside", ("ipv4",), ("dns", "native"))) == ["192.0.2.7"]
 
 
 def test_resolv_conf(reactor: Turned, tmp_path: Path) -> None:
