@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import smtplib
+import socket
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from live.daemon import MTAD, Sink, wait_until
+from oracle.upstream import Upstream
 from postfix import AVAILABLE, WHY_NOT, Postfix, free_port, wait_for_port
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
@@ -122,106 +127,206 @@ def postcat_fields(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(120)
-def test_there_and_back() -> None:
+@contextmanager
+def filled(**settings: str) -> Iterator[tuple[Postfix, Sink, dict[str, dict[str, Any]]]]:
+    """A Postfix with mail for a sink that takes the first recipient of all and no other, and its queue."""
     with Sink(*REFUSE) as sink:
         main_cf = {
             "mynetworks": "127.0.0.0/8",
             "relayhost": f"[127.0.0.1]:{sink.port}",
             "default_destination_concurrency_failed_cohort_limit": "0",
-            "default_destination_recipient_limit": "50",
+            **settings,
+        }
+        with Postfix(main_cf, ports={"submission": free_port()}) as postfix:
+            fill(*postfix.ports.values())
+            yield postfix, sink, queue_of(postfix.command)
+
+
+def takes_all(sink: Sink) -> None:
+    """From now on."""
+    sink.stop()
+    sink._options = ()
+    sink.start()
+
+
+@contextmanager
+def running(postfix: Postfix) -> Iterator[None]:
+    """mtad runs in its place."""
+    started = mtad(postfix, "start")
+    assert started.returncode == 0, started.stderr
+    try:
+        yield
+    finally:
+        mtad(postfix, "stop")
+
+
+def heard(upstream: Upstream) -> Counter[tuple[bytes, bytes]]:
+    """Recipients and content of what came, without what is new each time."""
+    found: Counter[tuple[bytes, bytes]] = Counter()
+    for session in upstream.sessions:
+        names: list[bytes] = []
+        for line in list(session.lines):
+            if line.startswith(b"MAIL"):
+                names = []
+            elif line.startswith(b"RCPT"):
+                names.append(line.partition(b"<")[2].partition(b">")[0])
+            elif line.endswith(b"\r\n.\r\n"):
+                text = re.sub(rb"\b([0-9A-F]{9,15}|[0-9]{6,14})\b", b"ID", line)
+                text = re.sub(rb"\w{3}, +\d+ \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", b"DATE", text)
+                found.update((name, text) for name in names)
+    return found
+
+
+def logs(postfix: Postfix) -> dict[str, list[str]]:
+    """What the files tell of recipients, without what mtad does not keep."""
+    found: dict[str, list[str]] = {}
+    for name in ("defer", "bounce", "trace"):
+        paths = [path for path in (postfix.queue / name).rglob("*") if path.is_file()]
+        gone = "offset=.*" if name != "defer" else "(offset|diag_type|diag_text|mta_type|mta_mname)=.*"
+        texts = [re.sub(f"(?m)^{gone}\n", "", path.read_text()) for path in paths]
+        found[name] = sorted(block for text in texts for block in text.split("\n\n"))
+    return found
+
+
+@pytest.mark.timeout(120)
+def test_what_nobody_was_told_yet() -> None:
+    """Postfix is stopped while a message is being delivered, whose sender is then told, once: by mtad, and by
+    Postfix after the queue was at mtad's and came back.  A message on hold is told of at its release."""
+    with Upstream(offers=["8BITMIME"]) as upstream, socket.create_server(("127.0.0.1", 0)) as silent:
+        upstream.rules = {
+            "rcpt:bad@example.net": b"550 5.1.1 <x>: no = such user",
+            "rcpt:a b@example.net": b"550 5.1.1 none",
+            "rcpt:later@example.net": b"450 4.2.1 later",
+        }
+        main_cf = {
+            "mynetworks": "127.0.0.0/8",
+            "relayhost": f"[127.0.0.1]:{upstream.port}",
+            "smtp_destination_recipient_limit": "1",
+            "transport_maps": f"inline:{{slow@example.net=smtp:[127.0.0.1]:{silent.getsockname()[1]}}}",
+            "virtual_alias_maps": "inline:{{alias@example.net=one@example.net,two@example.net}}",
+            "smtpd_recipient_restrictions": "check_recipient_access inline:{alias@example.net=HOLD}",
         }
         with Postfix(main_cf, ports={"submission": free_port()}) as postfix:
             (port,) = postfix.ports.values()
-            fill(port)
-            before = queue_of(postfix.command)
-            name = held(before)
-            assert mtad(postfix, "queue", "import").returncode == 1, "Postfix runs"
-            assert "already running: Postfix" in mtad(postfix, "queue", "import").stderr
-            postfix.command("postsuper", "-h", name, check=True)
-            first = next(one for one in before if "todo" in str(before[one]))
-            shown = postfix.command("postcat", "-q", first).stdout
-            shapes = [["-s", "deferred"], ["-p", "-b", "4", "-t", "10", "deferred", "hold"], ["-l"]]
-            directory = ["-c", str(postfix.directory)]
-            drawn = [
-                subprocess.run(["qshape", *directory, *shape], text=True, capture_output=True).stdout
-                for shape in shapes
-            ]
-            postfix.command("postfix", "stop")
+            with smtplib.SMTP("127.0.0.1", port) as client:
+                client.ehlo("client.example")
+                names = ["bad", '"a b"', "good", "later", "slow"]
+                client.sendmail(
+                    "alice@example.com", [f"{name}@example.net" for name in names], BODIES[0], ["ENVID=a"],
+                    ["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;or+2Big@example.org"],
+                )  # fmt: skip
+                client.sendmail("alice@example.com", ["alias@example.net"], BODIES[1], [], ["NOTIFY=SUCCESS"])
+            wait_until(lambda: sum(map(len, logs(postfix).values())) >= 8, "all but the slow one", 30)
+            postfix.command("postfix", "abort")
+            silent.close()
+            upstream.sessions.clear()
+            told, kept = logs(postfix), postfix.root / "kept"
+            subprocess.run(["cp", "-a", str(postfix.queue), str(kept)], check=True)
 
-            # to mtad
-            done = mtad(postfix, "queue", "import")
-            assert (done.returncode, done.stderr) == (0, "mtad queue: 4 messages imported\n")
-            before[name]["queue_name"] = "hold"
-            assert listing(mtad(postfix, "postqueue", "-j")) == before
-            assert postfix.command("postqueue", "-p").stdout == "Mail queue is empty\n"
-            assert [mtad(postfix, "qshape", *shape).stdout for shape in shapes] == drawn
-            again = mtad(postfix, "queue", "import")
-            assert again.stderr == "mtad queue: 0 messages imported\n"
-            ours = mtad(postfix, "postcat", "-q", first).stdout
-            mine = postcat_fields(ours)
-            theirs = [line for line in postcat_fields(shown) if "done" not in line]
-            assert [line for line in theirs if line not in mine] == []
-
-            # it is mtad's now: it tries, and is refused as Postfix was
-            started = mtad(postfix, "start")
-            assert started.returncode == 0, started.stderr
-            try:
-                assert mtad(postfix, "queue", "export").returncode == 1, "mtad runs"
-                assert mtad(postfix, "postqueue", "-f").returncode == 0
-                queue_of_four = {**before, name: before[name]}
-                wait_until(
-                    lambda: listing(mtad(postfix, "postqueue", "-j")).keys() == queue_of_four.keys(),
-                    "the queue",
-                )
-            finally:
-                mtad(postfix, "stop")
-
-            # and back, where it is delivered in the end
-            before = listing(mtad(postfix, "postqueue", "-j"))
-            exported = mtad(postfix, "queue", "export")
-            assert (exported.returncode, exported.stderr) == (0, "mtad queue: 4 messages exported\n")
-            theirs_now = listing(postfix.command("postqueue", "-j"))
-            assert without_ids(theirs_now) == without_ids(before)
-            first = next(one for one in theirs_now if "todo" in str(theirs_now[one]))
-            assert postcat_fields(postfix.command("postcat", "-q", first).stdout) == postcat_fields(ours)
-            assert mtad(postfix, "postqueue", "-p").stdout == "Mail queue is empty\n"
-            sink.stop()
-            sink._options = ()
-            sink.start()
+            assert mtad(postfix, "queue", "import").returncode == 0
+            assert not any(logs(postfix).values())
+            listed = mtad(postfix, "postqueue", "-j").stdout
+            assert '"bounce_reason": "host 127.0.0.1[127.0.0.1] said: 550 5.1.1 <x>: no = such user' in listed
+            assert mtad(postfix, "queue", "export").returncode == 0
+            assert logs(postfix) == told
             postfix.start()
-            postfix.command("postsuper", "-H", "ALL", check=True)
-            postfix.command("postqueue", "-f", check=True)
-            wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
-            wait_until(lambda: not listing(postfix.command("postqueue", "-j")), "an empty queue", 30)
-            assert arrived(sink) == expected()
+            postfix.command("postsuper", "-H", "ALL")
+            postfix.command("postqueue", "-f")
+            settled(postfix.command, upstream)
+            postfix.command("postfix", "stop")
+            theirs = heard(upstream)
+            upstream.sessions.clear()
+
+            for name in ("active", "deferred", "hold", "defer", "bounce", "trace"):
+                shutil.rmtree(postfix.queue / name)
+                subprocess.run(["cp", "-a", str(kept / name), str(postfix.queue)], check=True)
+            assert mtad(postfix, "queue", "import").returncode == 0
+            with running(postfix):
+                mtad(postfix, "postsuper", "-H", "ALL")
+                settled(lambda *words: mtad(postfix, *words), upstream)
+            assert heard(upstream) == theirs
+            assert len(told_of(theirs)) == 3
+
+
+def settled(run: Any, upstream: Upstream) -> None:
+    """Wait until the sender was told, and nothing is left but what must wait."""
+
+    def names() -> list[str]:
+        found = listing(run("postqueue", "-j"))
+        return sorted(r["address"] for one in found.values() for r in one["recipients"])
+
+    wait_until(lambda: len(told_of(heard(upstream))) == 3, "notifications", 30)
+    wait_until(lambda: names() == ["later@example.net", "slow@example.net"], "what must wait", 30)
+
+
+def told_of(found: Counter[tuple[bytes, bytes]]) -> list[bytes]:
+    return [text for name, text in found.elements() if name == b"alice@example.com"]
+
+
+@pytest.mark.timeout(120)
+def test_there_and_back() -> None:
+    with filled(default_destination_recipient_limit="50") as (postfix, sink, before):
+        name = held(before)
+        assert mtad(postfix, "queue", "import").returncode == 1, "Postfix runs"
+        assert "already running: Postfix" in mtad(postfix, "queue", "import").stderr
+        postfix.command("postsuper", "-h", name, check=True)
+        first = next(one for one in before if "todo" in str(before[one]))
+        shown = postfix.command("postcat", "-q", first).stdout
+        shapes = [["-s", "deferred"], ["-p", "-b", "4", "-t", "10", "deferred", "hold"], ["-l"]]
+        directory = ["-c", str(postfix.directory)]
+        drawn = [
+            subprocess.run(["qshape", *directory, *shape], text=True, capture_output=True).stdout
+            for shape in shapes
+        ]
+        postfix.command("postfix", "stop")
+
+        # to mtad
+        done = mtad(postfix, "queue", "import")
+        assert (done.returncode, done.stderr) == (0, "mtad queue: 4 messages imported\n")
+        before[name]["queue_name"] = "hold"
+        assert listing(mtad(postfix, "postqueue", "-j")) == before
+        assert postfix.command("postqueue", "-p").stdout == "Mail queue is empty\n"
+        assert [mtad(postfix, "qshape", *shape).stdout for shape in shapes] == drawn
+        again = mtad(postfix, "queue", "import")
+        assert again.stderr == "mtad queue: 0 messages imported\n"
+        ours = mtad(postfix, "postcat", "-q", first).stdout
+        mine = postcat_fields(ours)
+        theirs = [line for line in postcat_fields(shown) if "done" not in line]
+        assert [line for line in theirs if line not in mine] == []
+
+        # it is mtad's now: it tries, and is refused as Postfix was
+        with running(postfix):
+            assert mtad(postfix, "queue", "export").returncode == 1, "mtad runs"
+            assert mtad(postfix, "postqueue", "-f").returncode == 0
+            wait_until(lambda: listing(mtad(postfix, "postqueue", "-j")).keys() == before.keys(), "the queue")
+
+        # and back, where it is delivered in the end
+        before = listing(mtad(postfix, "postqueue", "-j"))
+        exported = mtad(postfix, "queue", "export")
+        assert (exported.returncode, exported.stderr) == (0, "mtad queue: 4 messages exported\n")
+        theirs_now = listing(postfix.command("postqueue", "-j"))
+        assert without_ids(theirs_now) == without_ids(before)
+        first = next(one for one in theirs_now if "todo" in str(theirs_now[one]))
+        assert postcat_fields(postfix.command("postcat", "-q", first).stdout) == postcat_fields(ours)
+        assert mtad(postfix, "postqueue", "-p").stdout == "Mail queue is empty\n"
+        takes_all(sink)
+        postfix.start()
+        postfix.command("postsuper", "-H", "ALL", check=True)
+        postfix.command("postqueue", "-f", check=True)
+        wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
+        wait_until(lambda: not listing(postfix.command("postqueue", "-j")), "an empty queue", 30)
+        assert arrived(sink) == expected()
 
 
 @pytest.mark.timeout(120)
 def test_delivered_by_mtad() -> None:
-    with Sink(*REFUSE) as sink:
-        main_cf = {
-            "mynetworks": "127.0.0.0/8",
-            "relayhost": f"[127.0.0.1]:{sink.port}",
-            "default_destination_concurrency_failed_cohort_limit": "0",
-            "enable_long_queue_ids": "yes",
-        }
-        with Postfix(main_cf, ports={"submission": free_port()}) as postfix:
-            (port,) = postfix.ports.values()
-            fill(port)
-            before = queue_of(postfix.command)
-            postfix.command("postfix", "stop")
-            sink.stop()
-            sink._options = ()
-            sink.start()
-            assert mtad(postfix, "queue", "import").returncode == 0
-            assert listing(mtad(postfix, "postqueue", "-j")) == before
-            started = mtad(postfix, "start")
-            assert started.returncode == 0, started.stderr
-            try:
-                mtad(postfix, "postqueue", "-f")
-                wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
-                wait_until(lambda: not listing(mtad(postfix, "postqueue", "-j")), "an empty queue", 30)
-            finally:
-                mtad(postfix, "stop")
-            assert arrived(sink) == expected()
+    with filled(enable_long_queue_ids="yes") as (postfix, sink, before):
+        postfix.command("postfix", "stop")
+        takes_all(sink)
+        assert mtad(postfix, "queue", "import").returncode == 0
+        assert listing(mtad(postfix, "postqueue", "-j")) == before
+        with running(postfix):
+            mtad(postfix, "postqueue", "-f")
+            wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
+            wait_until(lambda: not listing(mtad(postfix, "postqueue", "-j")), "an empty queue", 30)
+        assert arrived(sink) == expected()
