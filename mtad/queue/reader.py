@@ -19,6 +19,9 @@ _PAGE = 200
 #: Recipients of a message that come with it to those who deliver it.
 PORTION = 1000
 
+#: Connections for contents that are kept when nobody reads; opening one costs more than a small content.
+_IDLE = 8
+
 _PART = key(1)
 _WITH_CONTENT = (
     f"SELECT {rows.MESSAGE_FIELDS}, p.data FROM message m"
@@ -50,11 +53,14 @@ class Reader:
     def __init__(self, directory: str, *, read_only: bool) -> None:
         self._directory = directory
         self._db = schema.connect(directory, read_only=read_only)
+        self._idle: list[sqlite3.Connection] = []
         # No message between these two is incoming: only new ones are, and they come behind.
         self._empty_from = self._empty_to = 0
 
     def close(self) -> None:
         self._db.close()
+        while self._idle:
+            self._idle.pop().close()
 
     def incoming(self, after: int, limit: int) -> list[Message]:
         if self._empty_from <= after < self._empty_to:
@@ -141,7 +147,11 @@ class Reader:
 
     def read(self, message: Message) -> Iterator[bytes]:
         """The pieces of a message's content, on a connection of their own: for any thread."""
-        db = schema.connect(self._directory, read_only=True)
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = schema.connect(self._directory, read_only=True)
+        kept = False
         try:
             found = db.execute("SELECT content, size FROM message WHERE seq = ?", (message.seq,)).fetchall()
             if not found:
@@ -152,10 +162,14 @@ class Reader:
                 if not piece:
                     raise QueueError(f"{message.queue_id}: message is gone")
                 yield piece[0][0]
+            kept = len(self._idle) < _IDLE
         except sqlite3.Error as error:
             raise schema.queue_error(error) from error
         finally:
-            db.close()
+            if kept:
+                self._idle.append(db)
+            else:
+                db.close()
 
 
 class _Snapshot:
