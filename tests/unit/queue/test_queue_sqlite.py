@@ -62,6 +62,32 @@ def test_failed_large_message_leaves_nothing(driver: SQLiteDriver) -> None:
     assert count(driver.directory, "piece") == count(driver.directory, "partial") == 0
 
 
+def test_contents_are_read_on_few_connections(driver: SQLiteDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for letter in (b"a", b"b", b"c"):
+        driver.wait(driver.store.enqueue(spooled(letter * (3 * PIECE))))
+    messages = driver.wait(driver.store.incoming(0, 10))
+    opened: list[sqlite3.Connection] = []
+    connect = schema.connect
+
+    def counted(directory: str, *, read_only: bool = False) -> sqlite3.Connection:
+        opened.append(connect(directory, read_only=read_only))
+        return opened[-1]
+
+    monkeypatch.setattr(schema, "connect", counted)
+    for _ in range(3):
+        assert [b"".join(driver.store.read(each))[:1] for each in messages] == [b"a", b"b", b"c"]
+    assert len(opened) == 1
+    halves = [driver.store.read(each) for each in messages]
+    assert [next(half)[:1] for half in halves] == [b"a", b"b", b"c"]
+    assert len(opened) == 3
+    for half in halves:
+        list(half)
+    driver.wait(driver.store.close())
+    for db in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            db.execute("SELECT 1")
+
+
 def test_no_batch_reads_a_whole_table(driver: SQLiteDriver) -> None:
     db = schema.connect(str(driver.directory))
     for where, value in ((reader._INCOMING, 0), (reader._NAMED, "[1]"), (reader._AFTER, 0)):
