@@ -181,8 +181,6 @@ class Handshake:
         self._peer = f"{host}[{address}]:{port}"
         self.level = policy.level
         self._trace = Trace(tls.logging, tls.log, self._peer, "SSL_connect")
-        #: whether what OpenSSL finds in the chain is of no account
-        self._by_ourselves = policy.must_match and bool(policy.anchors or policy.level == "fingerprint")
         if tls.logging.verbose:
             tls.log.info(f"setting up TLS connection to {self._peer}")
         self._context = tls.context(policy)
@@ -202,6 +200,8 @@ class Handshake:
         if self._sni and tls.logging.debug:
             tls.log.info(f"{self._peer}: SNI hostname: {self._sni}")
         self._anchors = self._usable_anchors()
+        #: whether what OpenSSL finds in the chain is of no account
+        self._by_ourselves = must_match(self.level) and bool(policy.anchors or self.level == "fingerprint")
         self._key = (policy, address, port, host, nexthop)
 
     def _usable_anchors(self) -> tuple[Tlsa, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,10 @@ from oracle.upstream import OFFERS, Upstream
 @dataclass(frozen=True, eq=False)
 class Scene:
     """``certificate``: the name of one of the PKI, empty: no STARTTLS.  ``policy``: its line in the policy
-    table, if any; ``zone``: further DNS data, where {name} and {address} stand for its own, and all of it, if
-    ``plain`` is false.  ``rules`` and ``offers`` are the upstream's.  ``domain``: mail goes there instead."""
+    table, if any; ``zone``: its DNS data, if not an MX record and an address; ``transport``: its line in the
+    transport table, if any; ``key``: what stands in the policy table for it, if not the next hop.  In all of
+    these {name} and {address} stand for its own.  ``rules``, ``offers``, ``ciphers`` and ``authorities`` are
+    the upstream's.  ``domain``: mail goes there instead."""
 
     name: str
     certificate: str = "good"
@@ -32,6 +34,16 @@ class Scene:
     rules: Mapping[str, bytes] = field(default_factory=dict)
     offers: Sequence[str] = OFFERS
     domain: str = ""
+    transport: str = ""
+    key: str = ""
+    ciphers: str = ""
+    authorities: str = ""
+
+    @property
+    def nexthop(self) -> str:
+        """What it has in the policy table."""
+        hop = self.transport.partition(":")[2].removeprefix("inet:")
+        return self.key or hop or "{name}.example"
 
     @property
     def recipient(self) -> str:
@@ -47,8 +59,11 @@ MASKS = (
     (r"(TLS library problem: )(?:error:\w+:)?(SSL routines:[^:]*:[^:]*).*", r"\1\2"),
     (r"(SSL_connect error to \S+): -?\d+", r"\1: N"),
     (r"/\S*/(?=[\w.]+\.pem)", "DIR/"),
+    (r"(session \w+&\S*)&[0-9A-F]{64}", r"\1&DIGEST"),
+    (r"save session .*", ""),  # a ticket comes when it comes
 )
-_LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ postfix/smtp\[(\d+)\]: (.*)")
+_LINE = re.compile(r"\w{3} [ \d]\d [\d:]{8} \S+ postfix/(?:smtp|lmtp)\[(\d+)\]: (.*)")
+_NETWORKS = ("192.0.2", "198.51.100", "203.0.113")
 
 
 class Scenes:
@@ -71,15 +86,28 @@ class Scenes:
 
     def policies(self) -> str:
         """The text of the policy table."""
-        return "".join(f"{scene.name}.example {scene.policy}\n" for scene in self.scenes if scene.policy)
+        return self._table((scene.nexthop, scene.policy) for scene in self.scenes)
+
+    def transports(self) -> str:
+        """The text of the transport table."""
+        return self._table((f"{scene.name}.example", scene.transport) for scene in self.scenes)
+
+    def _table(self, lines: Iterable[tuple[str, str]]) -> str:
+        return "".join(
+            f"{key} {value}\n".replace("{name}", scene.name).replace("{address}", self.address(number))
+            for number, (scene, (key, value)) in enumerate(zip(self.scenes, lines, strict=True))
+            if value
+        )
 
     def address(self, number: int) -> str:
-        return f"192.0.2.{number + 1}"
+        return f"{_NETWORKS[number // 200]}.{number % 200 + 1}"
 
     def __enter__(self) -> Scenes:
         for number, scene in enumerate(self.scenes):
             tls = self._pki[scene.certificate] if scene.certificate else None
-            upstream = Upstream(scene.offers, tls=tls, address=(self.address(number), 25))
+            address = (self.address(number), 25)
+            more = {"ciphers": scene.ciphers, "authorities": scene.authorities}
+            upstream = Upstream(scene.offers, tls=tls, address=address, **more)
             upstream.rules = scene.rules
             self.upstreams[scene.name] = self._stack.enter_context(upstream)
         return self
@@ -92,6 +120,7 @@ class Scenes:
         logged, by scene."""
         for upstream in self.upstreams.values():
             upstream.server_names.clear()
+            upstream.client_certificates.clear()
         if send is not None:
             send()
         else:
@@ -106,12 +135,19 @@ class Scenes:
         """The TLS server names that the client has sent last, by scene."""
         return {name: each.server_names[-1] for name, each in self.upstreams.items() if each.server_names}
 
+    def certificates(self) -> dict[str, bytes]:
+        """The client certificates that were shown last, by scene."""
+        return {
+            name: shown[-1] for name, each in self.upstreams.items() if (shown := each.client_certificates)
+        }
+
     def _statuses(self, log: str) -> int:
         return sum(f"to=<{scene.recipient}>" in log for scene in self.scenes)
 
     def _about(self, scene: Scene, texts: Sequence[tuple[str, str]]) -> list[str]:
         """The lines about a scene, among them what the TLS library says after a failed handshake."""
-        names = rf"{re.escape(scene.name)}\.example|{re.escape(scene.recipient)}"
+        address = re.escape(self.address(self.scenes.index(scene)))
+        names = rf"{re.escape(scene.name)}\.example|{re.escape(scene.recipient)}|{address}"
         mine = re.compile(rf"(?<![\w-])({names})(?![\w-])")
         found = []
         failing: dict[str, bool] = {}  # by process: its last line was that a handshake of ours failed
@@ -124,4 +160,4 @@ class Scenes:
             for pattern, substitute in MASKS:
                 text = re.sub(pattern, substitute, text)
             found.append(text)
-        return sorted(set(found))  # another process warns again
+        return sorted({text for text in found if text})  # another process warns again

@@ -43,9 +43,12 @@ class Upstream:
         mechanisms: str = "PLAIN LOGIN CRAM-MD5",
         tls: tuple[str, str] | None = None,
         address: tuple[str, int] = ("127.0.0.1", 0),
+        ciphers: str = "",
+        authorities: str = "",
     ) -> None:
         """``users``: passwords by login; with any, MAIL needs a login.  ``tls``: certificate and key.
-        ``address``: where to listen."""
+        ``address``: where to listen.  ``ciphers``: OpenSSL's list, if not the usual one.  ``authorities``:
+        file of those whose client certificates are asked for."""
         self.users = dict(users or {})
         self.rules: Mapping[str, bytes] = {}
         self.sessions: list[Heard] = []
@@ -53,7 +56,14 @@ class Upstream:
         self.context: ssl.SSLContext | None = None
         if tls is not None:
             self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            if ciphers:
+                self.context.set_ciphers(ciphers)
             self.context.load_cert_chain(*tls)
+            if authorities:
+                self.context.verify_mode = ssl.CERT_OPTIONAL
+                self.context.load_verify_locations(authorities)
+        #: the certificates of clients, in turn, as far as they had any
+        self.client_certificates: list[bytes] = []
         #: the names that clients have asked for in TLS, in turn
         self.server_names: list[str] = []
         if self.context is not None:
@@ -180,7 +190,9 @@ class _Conversation:
             self._socket.sendall(garbage)
             return False
         if again and self._positive:
-            self._socket = context.wrap_socket(self._socket, server_side=True)
+            wrapped = context.wrap_socket(self._socket, server_side=True)
+            self._upstream.client_certificates.append(wrapped.getpeercert(True) or b"")
+            self._socket = wrapped
             self._stream = self._socket.makefile("rb")
             self._tls = True
         return again

@@ -323,6 +323,34 @@ def applied(zone: dict[tuple[str, str], list[Any]], level: str = "dane", **value
     return run(dane.apply(level, host("s.example", "mx.s.example")))
 
 
+def test_dane_by_srv_records() -> None:
+    """It is the SRV record that must be secure, whatever there is of MX records."""
+
+    def found(srv: str, level: str = "dane") -> Any:
+        destination = Destination(f"{srv}:submission", srv, 587, False, "submission")
+        one = Host("mx.s.example", "192.0.2.1", 587, 10, destination, "SRV")
+        zone = {
+            ("mx.s.example", "A"): ["192.0.2.1"],
+            ("_587._tcp.mx.s.example", "TLSA"): [EE],
+            (f"_submission._tcp.{srv}", "SRV"): [(10, 0, 587, "mx.s.example")],
+        }
+        return run(Dane(parameters(**DNSSEC), Answers(zone), log()[0]).apply(level, one))  # type: ignore[arg-type]
+
+    secure = found("s.example")
+    assert (secure.level, secure.names) == ("dane", ("mx.s.example", "_submission._tcp.s.example"))
+    assert found("i.example").level == "halfdane"
+    with pytest.raises(PolicyError, match="non DNSSEC destination"):
+        found("i.example", "dane-only")
+
+
+def test_dane_asks_for_nothing_where_it_has_an_address() -> None:
+    answers = Answers({})
+    dane = Dane(parameters(**DNSSEC), answers, log()[0])  # type: ignore[arg-type]
+    there = Host("192.0.2.1", "192.0.2.1", 25, 0, Destination("[192.0.2.1]", "192.0.2.1", 25, True))
+    assert run(dane.apply("dane", there)).level == "may"
+    assert answers.asked == []
+
+
 def test_dane_levels() -> None:
     found = applied(ZONE)
     assert (found.level, found.base_domain) == ("dane", "mx.s.example")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,39 @@ class Issued:
         authority: bool = False,
         kind: str = "ec",
         days: int = 30,
+        addresses: tuple[str, ...] = (),
+        subject: tuple[tuple[x509.ObjectIdentifier, str], ...] = (),
+        extensions: tuple[x509.ExtensionType, ...] = (),
     ) -> None:
+        """``subject``: what stands before ``name`` in it; ``extensions``: critical ones; ``kind``: ec, rsa,
+        rsa1024; ``days`` from now it ends, and with more than 300 it has not begun."""
+        sizes = {"rsa": 2048, "rsa1024": 1024}
         self.key: Any = (
-            rsa.generate_private_key(65537, 2048)
-            if kind == "rsa"
+            rsa.generate_private_key(65537, sizes[kind])
+            if kind in sizes
             else ec.generate_private_key(ec.SECP256R1())
         )
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
+        names_of = (*subject, *([(NameOID.COMMON_NAME, name)] if name else []))
+        distinguished = x509.Name([x509.NameAttribute(kind_of, text) for kind_of, text in names_of])
         start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=60)
+        if days > 300:  # not yet
+            start += datetime.timedelta(days=90)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.certificate.subject if issuer else subject)
+            .subject_name(distinguished)
+            .issuer_name(issuer.certificate.subject if issuer else distinguished)
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(start + datetime.timedelta(days=60 + days))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
-        if names:
-            alternatives = x509.SubjectAlternativeName([x509.DNSName(word) for word in names])
-            builder = builder.add_extension(alternatives, critical=False)
+        alternatives: list[x509.GeneralName] = [x509.DNSName(word) for word in names]
+        alternatives += [x509.IPAddress(ip_address(word)) for word in addresses]
+        if alternatives:
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
         signer = issuer.key if issuer else self.key
         self.certificate = builder.sign(signer, hashes.SHA256())
 

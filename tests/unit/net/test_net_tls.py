@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
 from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
-from mtad.net.tls_names import name_matches
+from mtad.net.tls_names import matching, name_matches
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +405,29 @@ def test_unknown_log_level_is_a_warning(pki: Path) -> None:
 )
 def test_name_matches(presented: str, wanted: str, fits: bool) -> None:
     assert name_matches(presented, wanted) is fits
+
+
+@pytest.mark.parametrize(
+    ("names", "addresses", "wanted", "address", "found"),
+    [
+        (("a.example",), (), ["x.example", "a.example"], "", "a.example"),
+        (("a.example",), (), ["a.example."], "", None),
+        (("a.example.",), (), ["a.example"], "", None),
+        (("a.example",), (), [], "", None),
+        ((), ("192.0.2.1",), [], "192.0.2.1", ""),
+        ((), ("192.0.2.1",), ["192.0.2.1"], "", None),
+        ((), ("2001:db8::1",), [], "2001:DB8:0::1", ""),
+        ((), ("192.0.2.1",), [], "192.0.2.2", None),
+        (("a.example",), ("192.0.2.1",), ["a.example"], "192.0.2.1", "a.example"),
+        (("b.example",), ("192.0.2.1",), ["a.example"], "192.0.2.1", None),
+        (("a.example",), (), ["a.example"], "192.0.2.1", None),
+    ],
+)
+def test_matching(
+    names: tuple[str, ...], addresses: tuple[str, ...], wanted: list[str], address: str, found: str | None
+) -> None:
+    certificate = Issued("cn.example", names=names, addresses=addresses).certificate
+    assert matching(certificate, wanted, address) == found
 
 
 def test_comment() -> None:
