@@ -4,7 +4,7 @@
 deliveries wait for one destination, and not again for ``qmgr_clog_warn_time``; nothing at all when that is 0
 or ``helpful_warnings`` is off.  Nothing is raised.
 
-Postfix counterpart: ``qmgr_entry_create``.
+Postfix counterpart: ``qmgr_entry_create``, which also advises more processes; there is no limit of them here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Clog:
             return [f"you may need a separate master.cf transport for {state.nexthop}"]
         return [
             f"{may} reduce {name} connect and helo timeouts",
-            "so that unavailable hosts are skipped quickly",
+            "so that Postfix quickly skips unavailable hosts",
             f"{may} increase the main.cf minimal_backoff_time and maximal_backoff_time",
-            "so that less time is wasted on undeliverable mail",
+            "so that Postfix wastes less time on undeliverable mail",
         ]

@@ -33,6 +33,19 @@ struct plan {
 
 static struct plan *plan;
 
+static struct plan *kept;
+
+/* whether the faults are for others, until further notice */
+void spare_this_process(int spare)
+{
+    if (spare && plan) {
+        kept = plan;
+        plan = 0;
+    } else if (!spare && kept) {
+        plan = kept;
+    }
+}
+
 #define REAL(type, name, ...) \
     static type (*real)(__VA_ARGS__); \
     if (!real) real = (type (*)(__VA_ARGS__)) dlsym(RTLD_NEXT, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import shutil
@@ -10,14 +11,17 @@ import signal
 import sqlite3
 import struct
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from live.daemon import MTAD, Mtad, wait_until
+from live.daemon import Mtad
 from oracle.postfix import wait_for_port
 
 SOURCE = Path(__file__).with_name("faults.c")
+NURSERY = Path(__file__).with_name("nursery.py")
 AVAILABLE = shutil.which("gcc") is not None
 WHY_NOT = "needs gcc"
 
@@ -40,8 +44,20 @@ def library() -> str:
     return _library
 
 
+def soon(condition: Callable[[], object], what: Callable[[], str], seconds: float = 20.0) -> None:
+    """``wait_until`` for what happens many hundred times."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what()}"
+        time.sleep(0.004)
+
+
 def alive(group: int) -> bool:
     """Whether a process of the group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
@@ -90,35 +106,65 @@ class Faulty(Mtad):
     def __init__(self, main_cf: Mapping[str, str]) -> None:
         super().__init__(main_cf)
         self.plan = Plan(self.root / "plan")
-        self.process: subprocess.Popen[bytes] | None = None
+        self._group = 0
+        self._nursery = subprocess.Popen(
+            [sys.executable, str(NURSERY), "mtad"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "LD_PRELOAD": library(), "FAULTS": str(self.root / "plan")},
+        )  # fmt: skip
+        self._heard()
+
+    def _heard(self) -> str:
+        assert self._nursery.stdout is not None
+        return self._nursery.stdout.readline().strip()
+
+    def child(self, *arguments: str, text: str = "") -> int:
+        """Run ``mtad`` as a child of the nursery: the pid, or the exit status of what is no daemon."""
+        assert self._nursery.stdin is not None
+        self._nursery.stdin.write(json.dumps([text, *arguments]) + "\n")
+        self._nursery.stdin.flush()
+        return int(self._heard())
 
     def start(self) -> None:
         self.plan.disarm()
-        seen = self.log().count(" disconnect from ")
-        self.process = subprocess.Popen(
-            [*MTAD, "-c", str(self.directory), "start-fg", "--single"],
-            env={**os.environ, "LD_PRELOAD": library(), "FAULTS": str(self.root / "plan")},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+        here = self.mark()
+        self._group = self.child("-c", str(self.directory), "start-fg", "--single")
         (port,) = self.ports.values()
-        wait_for_port(port)
-        wait_until(lambda: self.log().count(" disconnect from ") > seen, "the end of our own look")
+        asked = 0.0
+
+        def looked() -> bool:
+            """Look for it, and again where a dying predecessor was found."""
+            nonlocal asked
+            if time.monotonic() > asked + 1:
+                wait_for_port(port, step=0.004)
+                asked = time.monotonic()
+            return " disconnect from " in self.since(here)
+
+        soon(looked, lambda: f"the end of our own look:\n{self.since(here)}")
+
+    def mark(self) -> int:
+        """The end of the log."""
+        return self.maillog.stat().st_size if self.maillog.exists() else 0
+
+    def since(self, mark: int) -> str:
+        """What was logged since then."""
+        with self.maillog.open("rb") as log:
+            log.seek(mark)
+            return log.read().decode(errors="replace")
 
     def dead(self) -> bool:
-        return self.process is None or self.process.poll() is not None
+        return not alive(self._group)
 
     def kill(self) -> None:
-        if self.process is not None:
+        if group := self._group:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            group = self.process.pid
-            self.process.wait(10)
-            self.process = None
-            wait_until(lambda: not alive(group), "all processes to be gone")
+                os.killpg(group, signal.SIGKILL)
+            soon(lambda: not alive(group), lambda: "all processes to be gone")
+            self._group = 0
 
     def stop(self) -> None:
         self.kill()
+        self._nursery.kill()
+        self._nursery.communicate()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def queued(self) -> list[tuple[str, int]]:

@@ -83,8 +83,7 @@ def test_the_system_fails_for_a_while(number: int, which: int, firsts: tuple[int
                 told[name] = send(mtad, name, size)
             assert mtad.plan.get("ended")
             mtad.plan.disarm()
-            if mtad.process is not None and mtad.process.poll() is not None:
-                raise AssertionError(f"it ended:\n{mtad.log()[-3000:]}")
+            assert not mtad.dead(), f"it ended:\n{mtad.log()[-3000:]}"
             wait_until(lambda: send(mtad, "again") or False, "it takes mail again", 30)
             mtad.command("postqueue", "-f")  # what found no socket would wait for minutes
             wait_until(lambda: subjects(sink)["again"] > 0, "it delivers again", 40)

@@ -220,7 +220,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def wait_for_port(port: int, seconds: float = 20.0) -> None:
+def wait_for_port(port: int, seconds: float = 20.0, step: float = 0.02) -> None:
     """Wait until something listens on 127.0.0.1:``port``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -230,4 +230,4 @@ def wait_for_port(port: int, seconds: float = 20.0) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)
+            time.sleep(step)

@@ -67,6 +67,8 @@ TRANSPORTS: dict[str, Mapping[str, str]] = {
         "destination_recipient_limit": "2",
         "destination_concurrency_failed_cohort_limit": "0",
     },
+    "clogged": {"destination_concurrency_limit": "1"},
+    "roomy": {},
     "flushed": {"initial_destination_concurrency": "1"},
     "paced": {"destination_rate_delay": "2s"},
     "timed": {"transport_rate_delay": "2s"},
@@ -83,6 +85,7 @@ MAIN_CF = {
     "minimal_backoff_time": "2s",
     "maximal_backoff_time": "2s",
     "queue_run_delay": "3s",
+    "qmgr_message_active_limit": "300",
 }
 
 
@@ -305,6 +308,33 @@ def test_a_flush_tries_those_that_were_left_alone(houses: list[House]) -> None:
 
     results = compare(houses, ask)
     assert "suspended" not in results["a"] and "suspended" in results["b"]
+
+
+@pytest.mark.parametrize(
+    ("transport", "advice"),
+    [
+        ("clogged", "increase the main.cf clogged_destination_concurrency_limit from 1"),
+        ("roomy", "reduce roomy connect and helo timeouts"),
+    ],
+)
+def test_warnings_of_a_destination_that_takes_up_the_queue(
+    houses: list[House], transport: str, advice: str
+) -> None:
+    """More than a fifth of what may be in hand; Postfix speaks of its limit of processes, too."""
+
+    def ask(house: House) -> list[str]:
+        for number in range(62):
+            house.send(transport, f"s{number}", "a")
+        house.sinks[transport].allow(100)
+        house.sinks[transport].wait_for(62)
+        lines = re.findall(r"/qmgr\[\d+\]: warning: (.*)", house.server.log())
+        text = f"mail for [127.0.0.1]:{house.nexthops[transport]} is using up 61 of "
+        start = next(n for n, line in enumerate(lines) if line.startswith(text))
+        end = next(n for n, line in enumerate(lines) if n > start and "qmgr_clog_warn_time = 0" in line)
+        return [line for line in lines[start + 1 : end + 1] if "process limit" not in line]
+
+    lines = compare(houses, ask)
+    assert f"you may need to {advice}" in lines
 
 
 #: When three deliveries begin, seconds after the mail came, if timers know whole seconds, as Postfix's.

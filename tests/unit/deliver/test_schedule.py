@@ -261,3 +261,104 @@ def test_a_dead_destination_is_left_alone_for_a_while() -> None:
     kept = list(world.store.messages.values())
     assert all(message.state == DEFERRED for message in kept)
     assert isinstance(kept[0].recipients[0], Recipient)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 2),
+        ({"qmgr_clog_warn_time": "10m"}, 1),
+        ({"qmgr_clog_warn_time": "0"}, 0),
+        ({"helpful_warnings": "no"}, 0),
+    ],
+)
+def test_who_takes_up_the_queue_is_warned_of(settings: dict[str, str], expected: int) -> None:
+    """Not more than once in ``qmgr_clog_warn_time``, and nothing for those who want no help."""
+    world = World(qmgr_message_active_limit="10", smtp_destination_rate_delay="1000s", **settings)
+    world.server()
+    for number in range(3):
+        world.submit(f"A{number}", b"a@dest.test")
+    world.run()  # one is delivered, two wait
+    world.submit("B", b"a@dest.test")
+    world.run()
+    world.advance(400)
+    world.submit("C", b"a@dest.test")
+    world.run()
+    found = [line for line in world.lines if "is using up" in line]
+    text = "postfix/qmgr: warning: mail for [192.0.2.1]:2525 is using up {} of {} active queue entries"
+    assert found == [text.format(number, number) for number in (3, 4)[:expected]]
+
+
+def test_limits_that_do_not_fit_are_adjusted() -> None:
+    world = World(qmgr_message_active_limit="100", qmgr_message_recipient_limit="50")
+    name = "qmgr_message_recipient_limit"
+    text = f"warning: {name} is smaller than qmgr_message_active_limit - adjusting {name}"
+    assert [line for line in world.lines if name in line] == [f"postfix/qmgr: {text}"]
+    world.server(rcpt=lambda line: b"")
+    for number in range(9):
+        world.submit(f"Q{number}", *many(20, f"d{number}.test"))
+    world.run()
+    assert len(world.qmgr.snapshot()) == 5
+
+
+def test_a_flush_of_one_message_revives_its_destination_alone() -> None:
+    world = World(
+        initial_destination_concurrency="1",
+        relayhost="",
+        transport_maps="inline:{a.test=smtp:[192.0.2.1]:2525, b.test=smtp:[192.0.2.2]:2525}",
+    )
+    world.submit("A", b"x@a.test")
+    world.submit("B", b"x@b.test")
+    world.run()
+    servers = world.server("192.0.2.1"), world.server("192.0.2.2")
+    flushed = next(message for message in world.store.messages.values() if message.queue_id == "A")
+    flushed.next_attempt = 0.0  # what the store makes of it
+    world.qmgr.scan()
+    world.settle()
+    assert [len(server.messages) for server in servers] == [1, 0]
+    world.submit("C", b"x@b.test")
+    world.run()
+    assert "delivery temporarily suspended" in world.log("C")[1]
+
+
+def test_a_success_under_way_revives_a_destination() -> None:
+    """The window is then as wide as what is under way."""
+    world = World(
+        initial_destination_concurrency="2",
+        default_destination_concurrency_negative_feedback="0",
+        smtp_connection_cache_on_demand="no",
+    )
+    server = world.server(message=b"")
+    world.submit("SLOW", b"slow@dest.test")
+    world.run()
+    del world.servers["192.0.2.1", 2525]  # nobody listens any more
+    for name in ("Q1", "Q2"):
+        world.submit(name, b"x@dest.test")
+        world.run()
+    assert "Connection refused" in world.log("Q1")[1]
+    world.submit("Q3", b"x@dest.test")
+    world.run()
+    assert "delivery temporarily suspended" in world.log("Q3")[1]
+    server.answers.clear()
+    world.servers["192.0.2.1", 2525] = server
+    world.wires[0].say(b"250 ok\r\n")
+    world.settle()
+    world.submit("Q4", b"x@dest.test")
+    world.run()
+    assert "status=sent" in world.log("SLOW")[1] and "status=sent" in world.log("Q4")[1]
+
+
+def test_a_mistake_of_ours_counts_as_a_failure_of_the_destination() -> None:
+    world = World(initial_destination_concurrency="1")
+
+    async def fail(job: object) -> None:
+        raise RuntimeError("a mistake")
+
+    world.qmgr.deliver = fail  # type: ignore[assignment,method-assign]
+    for name in ("Q1", "Q2"):
+        world.submit(name, b"x@dest.test")
+    world.run()
+    text = "unknown mail transport error)"
+    assert f"status=deferred ({text}" in world.log("Q1")[-1]
+    assert f"status=deferred (delivery temporarily suspended: {text}" in world.log("Q2")[-1]
+    assert sum("a mistake" in line for line in world.lines) == 1  # the second was not even tried
