@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce_template import templates_of
 from mtad.deliver.dsn_text import Frame, Letter, compose, message_id
+from mtad.deliver.job import Result
 from mtad.deliver.report import external
 from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
@@ -280,6 +281,20 @@ def message_id_in(headers: bytes) -> bytes:
     """The Message-Id of a message, where it is one."""
     match = _MESSAGE_ID.search(headers)
     return match[1] if match else b""
+
+
+def late_no_more(result: Result) -> list[Outcome]:
+    """Recipients that were late, and whose delivery is news to the sender (``confirm_delay_cleared``): those
+    for whom it is told of delays, and as Postfix has it, those for whom nothing is asked but to be told of
+    success by the next server."""
+    found = []
+    for outcome in result.outcomes:
+        notify = outcome.recipient.notify
+        if outcome not in result.traced:
+            notify -= {b"SUCCESS"}
+        if outcome.status == "sent" and (not notify or b"DELAY" in notify):
+            found.append(outcome)
+    return found
 
 
 def _wanted(outcomes: Iterable[Outcome], word: bytes, *, default: bool) -> list[Outcome]:

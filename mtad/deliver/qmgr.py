@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
-from mtad.deliver.bounce import Bouncer
+from mtad.deliver.bounce import Bouncer, late_no_more
 from mtad.deliver.budget import Budget
 from mtad.deliver.calls import Calls
 from mtad.deliver.clog import Clog
@@ -369,9 +369,10 @@ class QueueManager:
         active = self._active[job.message.seq]
         active.traced += result.traced
         message = active.message
-        traced = "T" in message.attributes.get("deliver_by", "")
-        if traced or (self._confirm and message.warned):
+        if "T" in message.attributes.get("deliver_by", ""):
             active.cleared += [outcome for outcome in result.outcomes if outcome.status == "sent"]
+        elif self._confirm and message.warned and message.sender:
+            active.cleared += late_no_more(result)
         active.forwards += result.forwards
         for transport, recipients in result.passed.items():
             self._pass_on(job, active, transport, recipients)

@@ -13,7 +13,13 @@ from collections.abc import Iterable
 
 from mtad.wire.address import quote
 from mtad.wire.client_events import ClientSettings, Envelope, EnvelopeRecipient, Extensions
-from mtad.wire.command import orcpt_of, xtext_decode, xtext_encode
+from mtad.wire.command import (
+    orcpt_of,
+    utf8_xtext_decode,
+    utf8_xtext_encode,
+    xtext_decode,
+    xtext_encode,
+)
 from mtad.wire.server_reply import Oddity, ServerReply, shown
 
 _BAD_DOMAIN = re.compile(rb"@[^@]*[<>\s][^@]*\Z")
@@ -76,10 +82,13 @@ def rcpt_command(
 def _again(orcpt: bytes) -> bytes:
     """An ORCPT in the form that its type asks for: its client may have been careless."""
     kind, semicolon, address = orcpt.partition(b";")
-    if not semicolon or kind.lower() == b"utf-8":
+    if not semicolon:
         return orcpt
-    plain = xtext_decode(address)
-    return orcpt if plain is None else kind + b";" + xtext_encode(plain)
+    if kind.lower() == b"utf-8":
+        plain, encode = utf8_xtext_decode(address), utf8_xtext_encode
+    else:
+        plain, encode = xtext_decode(address), xtext_encode
+    return orcpt if plain is None else kind + b";" + encode(plain)
 
 
 def forward_commands(offered: Extensions, envelope: Envelope) -> list[tuple[bytes, str]]:
