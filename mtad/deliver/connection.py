@@ -108,6 +108,9 @@ class Connection(Protocol):
         self._data_rate = timeouts.data_rate
         self._deadline = 0.0  # of the request under way; 0: not set
         self._patience = timeouts.helo
+        self._limit = 0.0  # of what is waited for
+        self._left = 0  # then unsent
+        self._carrier: Any = None  # the transport below TLS
         self._reactor = reactor
         self._timer: IDelayedCall | None = None
         self._waiter: Deferred[None] | None = None
@@ -269,9 +272,19 @@ class Connection(Protocol):
             now = self._reactor.seconds()
             self._deadline = self._deadline or now + limit
             limit = max(0.0, self._deadline - now)
+        self._limit, self._left = limit, self._unsent if self._paused else 0
         self._arm(limit)
         self._waiter = waiter = Deferred[None]()
         await waiter
+
+    @property
+    def _unsent(self) -> int:
+        return getattr(self._carrier, "unsent", 0)
+
+    def _moves(self) -> bool:
+        """Whether the server has taken some of a message meanwhile, which is all that is asked of it."""
+        left, self._left = self._left, self._unsent
+        return self._left < left and self._paused and not self._per_request
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -285,6 +298,8 @@ class Connection(Protocol):
             gone()
         elif self._quitting:
             self.transport.abortConnection()
+        elif self._waiter is not None and self._moves():
+            self._arm(self._limit)
         elif self._waiter is not None:
             stage = _worded(self.session.stage)
             if self._shaking:
@@ -297,6 +312,7 @@ class Connection(Protocol):
     # -- what Twisted calls
 
     def connectionMade(self) -> None:
+        self._carrier = self.transport
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         if self.made is not None:

@@ -7,7 +7,10 @@ Postfix counterpart: none.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 from twisted.internet import tcp
@@ -24,6 +27,17 @@ class EagerClient(tcp.Client):
     write: Any = EagerServer.write
     writeSequence: Any = EagerServer.writeSequence
     streamingProducer: bool
+
+    @property
+    def unsent(self) -> int:
+        """How much of what was written has not arrived yet, so far as the kernel knows."""
+        connection: Any = self
+        waiting = len(connection.dataBuffer) - int(connection.offset) + int(connection._tempDataLen)
+        try:
+            answer = ioctl(connection.socket.fileno(), TIOCOUTQ, b"\0\0\0\0")
+        except OSError:
+            return waiting
+        return waiting + int.from_bytes(answer, sys.byteorder)
 
     def startTLS(self, ctx: Any, normal: bool = True) -> None:
         """Begin TLS, as the client unless not ``normal``."""

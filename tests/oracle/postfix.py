@@ -213,11 +213,11 @@ class Postfix:
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended is not, though its parent may take its time to see that."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
-    return True
 
 
 def wait_for_port(port: int, seconds: float = 20.0, step: float = 0.02) -> None:
