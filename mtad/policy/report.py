@@ -30,12 +30,18 @@ def known(request: Request) -> str:
     out += f" proto={request.protocol}"
     if request.helo:
         out += f" helo=<{printable(request.helo)}>"
+    return out + login_text(request, " ")
+
+
+def login_text(request: Request, before: str) -> str:
+    """Who has logged in and how, as far as there is anything to say, with ``before`` each of it."""
+    out = ""
     if request.sasl_method:
-        out += f" sasl_method={request.sasl_method}"
+        out += f"{before}sasl_method={request.sasl_method}"
     if request.sasl_username:
-        out += f" sasl_username={printable(request.sasl_username)}"
+        out += f"{before}sasl_username={printable(request.sasl_username)}"
     if request.sasl_sender:
-        out += f" sasl_sender={request.sasl_sender}"
+        out += f"{before}sasl_sender={request.sasl_sender}"
     return out
 
 

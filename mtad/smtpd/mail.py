@@ -12,7 +12,7 @@ import os
 
 from mtad.errors import TableError
 from mtad.maillog import printable
-from mtad.policy.report import reject_line
+from mtad.policy.report import login_text, reject_line
 from mtad.smtpd import wishes
 from mtad.smtpd.content import Content
 from mtad.smtpd.proxy_filter import Filtering, ProxyFilter
@@ -148,13 +148,7 @@ class MailCommands(Content):
 
     def _log_opened(self, transaction: Transaction) -> None:
         request = self.request
-        text = f"{transaction.queue_id or 'NOQUEUE'}: client={self.client}"
-        if request.sasl_method:
-            text += f", sasl_method={request.sasl_method}"
-        if request.sasl_username:
-            text += f", sasl_username={printable(request.sasl_username)}"
-        if request.sasl_sender:
-            text += f", sasl_sender={request.sasl_sender}"
+        text = f"{transaction.queue_id or 'NOQUEUE'}: client={self.client}{login_text(request, ', ')}"
         if self.forwarded:
             text += self.forwarded.log_text(request)
         self.log.info(text)

@@ -196,18 +196,17 @@ def internal(address: Token) -> bytes:
 def _internal(parts: Sequence[Token], loose: bool) -> bytes:
     out = bytearray()
     for number, token in enumerate(parts):
-        kind = token.kind
-        if kind == LITERAL:
-            out += b"[" + token.text + b"]"
-        elif kind == GROUP:
-            out += b":"
-        elif len(kind) > 1:
-            out += token.text
-        else:
-            out += kind.encode()
+        out += b"[" + token.text + b"]" if token.kind == LITERAL else _same(token)
         if loose and _blank_after(parts, number):
             out += b" "
     return bytes(out)
+
+
+def _same(token: Token) -> bytes:
+    """A token whose text is the same in both forms."""
+    if token.kind == GROUP:
+        return b":"
+    return token.text if len(token.kind) > 1 else token.kind.encode()
 
 
 def external(address: Token) -> bytes:
@@ -263,12 +262,8 @@ def _external(tokens: Sequence[Token], loose: bool) -> bytes:
             out += b'"' + _TO_QUOTE.sub(rb"\\\1", token.text) + b'"'
         elif kind == LITERAL:
             out += b"[" + _TO_QUOTE_LITERAL.sub(rb"\\\1", token.text) + b"]"
-        elif kind == GROUP:
-            out += b":"
-        elif len(kind) > 1:
-            out += token.text
         else:
-            out += kind.encode()
+            out += _same(token)
         if loose and _blank_after(tokens, number):
             out += b" "
     return bytes(out)

@@ -156,12 +156,9 @@ class Server:
         self._selector.register(connection, selectors.EVENT_READ, action)
 
     def _on_data(self, client: _Client) -> None:
-        try:
-            data = client.socket.recv(4096)
-        except BlockingIOError:
+        data = _received(client.socket)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self._drop(client)
             return
@@ -236,12 +233,9 @@ class Server:
         return helper
 
     def _on_answer(self, helper: _Helper) -> None:
-        try:
-            data = helper.socket.recv(4096)
-        except BlockingIOError:
+        data = _received(helper.socket)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self._gone(helper)
             return
@@ -326,6 +320,16 @@ class Server:
             self._answer(client, "NO timed out")
         for helper in [each for each in self._helpers if each.request is not None and each.deadline < now]:
             self._gone(helper)
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    """What has come, nothing at the end of the connection; None: it was nothing after all."""
+    try:
+        return connection.recv(4096)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 def work(channel: socket.socket, backend: Backend) -> None:
