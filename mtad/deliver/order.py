@@ -146,7 +146,7 @@ class Order:
                 if share is first or share.children:
                     continue
                 most = share.most()
-                waited = max(now - share.since, 0) + 1
+                waited = now - share.since + 1
                 if 0 < most - share.begun <= slots and (score := waited / most) > best_score:
                     best, best_score = share, score
                 if waited <= best_score and share.level == 0:

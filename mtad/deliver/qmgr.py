@@ -87,12 +87,11 @@ class QueueManager:
         )
         clog = Clog(p, self._log, lambda: len(self._active))
         self._dispatcher = Dispatcher(
-            self, ways.limits_of, self._clock, reactor.callLater, self._log.info, clog
+            self, ways.limits_of, reactor.seconds, reactor.callLater, self._log.info, clog
         )
         self.verifier = ways.verifier
         self._budget = Budget(p, self._log.warning)
         self._run_delay = p.seconds("queue_run_delay")
-        self._latest = 0.0  # when the last message was taken
         self._confirm = p.flag("confirm_delay_cleared")
         self._active: dict[int, Active] = {}
         self._after = 0  # seq of the last message taken from "incoming"
@@ -306,9 +305,8 @@ class QueueManager:
             if "release" in attributes and (release := float(attributes["release"])) > now:
                 await self._store.finish(message, [], release)
                 continue
-            self._latest = max(self._latest, now)
             flushed = message.state == DEFERRED and not message.next_attempt
-            active = Active(message, now, flushed, since=self._latest)
+            active = Active(message, now, flushed, since=self._reactor.seconds())
             if "mt_priority" in attributes:
                 active.priority = int(attributes["mt_priority"])
             self._active[message.seq] = active

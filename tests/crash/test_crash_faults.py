@@ -10,7 +10,9 @@ import errno
 import os
 import signal
 import smtplib
+import socket
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -121,6 +123,32 @@ def test_the_clock_jumps() -> None:
         sink.start()
         assert mtad.command("postqueue", "-f").returncode == 0
         check(mtad, sink, told)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ahead", [7200, -7200])
+def test_timers_do_not_heed_the_clock_of_the_day(ahead: int) -> None:
+    """A client that is silent is neither cut off at once nor kept for hours, and a destination that was dead
+    lives again in time."""
+    quick = {"minimal_backoff_time": "2s", "maximal_backoff_time": "2s", "queue_run_delay": "2s"}
+    with Sink() as sink:
+        main_cf = {**settings(sink), **quick, "smtpd_timeout": "4s", "initial_destination_concurrency": "1"}
+        sink.stop()
+        with Faulty(main_cf) as mtad:
+            assert send(mtad, "mail 1")
+            wait_until(lambda: "Connection refused" in mtad.log(), "a dead destination")
+            (port,) = mtad.ports.values()
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+                silent.recv(1000)
+                begun = time.monotonic()
+                mtad.plan.put("ahead", ahead)
+                sink.start()
+                assert send(mtad, "mail 2")
+                wait_until(lambda: subjects(sink)["mail 2"], f"mail 2:\n{mtad.log()[-2000:]}", 15)
+                assert b"421 4.4.2" in silent.recv(1000)
+                assert 3.5 < time.monotonic() - begun < 15
+            mtad.plan.put("ahead", 0)
+            check(mtad, sink, {"mail 1": True, "mail 2": True})
 
 
 def fill(mtad: Mtad, count: int) -> None:
