@@ -1,7 +1,8 @@
 """``sendmail -bs``: SMTP on standard input and output, each message into the maildrop.
 
 Who calls it is the client, so no restriction is asked; the addresses and headers are completed as for any
-other mail of this host once it is picked up.  Ends with QUIT or the end of input.  RFC 5321.
+other mail of this host once it is picked up.  Whose first line ends in a lone LF ends all lines so.  Ends
+with QUIT or the end of input.  RFC 5321.
 
 Postfix counterpart: ``smtpd -S``.
 """
@@ -9,6 +10,7 @@ Postfix counterpart: ``smtpd -S``.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 from mtad.cli.voice import Fatal
@@ -17,18 +19,18 @@ from mtad.daemon.authorized import sender_refused
 from mtad.errors import QueueError
 from mtad.maillog import printable
 from mtad.queue.postfix import records as rec
-from mtad.queue.postfix.envelope import content_records
+from mtad.queue.postfix.envelope import content_records, decoded_orcpt, notify_mask
 from mtad.queue.postfix.maildrop import Drop, open_drop
 from mtad.queue.postfix.records import attribute, pack
+from mtad.smtpd.received import Trace, received
 from mtad.wire import events as ev
-from mtad.wire.command import xtext_decode
+from mtad.wire.command import xtext_decode, xtext_encode
 from mtad.wire.ehlo import ehlo_reply, helo_reply
 from mtad.wire.reply import Reply
 from mtad.wire.server import HELP, ServerSession
 from mtad.wire.settings import ServerSettings
 
 _READ = 65536
-_NOTIFY = {b"NEVER": 1, b"SUCCESS": 2, b"FAILURE": 4, b"DELAY": 8}
 _RETURN = {b"FULL": 1, b"HDRS": 2}
 _ENCODING = {b"7BIT": "7bit", b"8BITMIME": "8bit"}
 _OK = Reply(250, b"Ok", b"2.0.0")
@@ -50,6 +52,8 @@ class _Dialogue:
         self._engine = ServerSession(self._settings)
         self._mail: ev.Mail | None = None
         self._recipients: list[ev.Rcpt] = []
+        self._helo = ev.Helo(b"localhost", False)
+        self._bare: bool | None = None
         self._drop: Drop | None = None
         self._pieces = _Pieces()
         self._failure: Reply | None = None
@@ -64,7 +68,7 @@ class _Dialogue:
             data = os.read(0, _READ)
             if not data:
                 break
-            engine.receive(data)
+            engine.receive(self._with_returns(data))
             while (event := engine.next_event()) is not None:
                 if isinstance(event, ev.BodyChunk):
                     self._write(self._pieces.feed(event.data))
@@ -76,6 +80,12 @@ class _Dialogue:
                     engine.reply(reply)
         self._forget()
 
+    def _with_returns(self, data: bytes) -> bytes:
+        """Input as SMTP has it."""
+        if self._bare is None and b"\n" in data:
+            self._bare = not data.partition(b"\n")[0].endswith(b"\r")
+        return data.replace(b"\n", b"\r\n") if self._bare else data
+
     def _answer(self, event: ev.Event) -> Reply | None:
         """The reply; None: let the chunk come."""
         match event:
@@ -83,6 +93,7 @@ class _Dialogue:
                 return event.reply
             case ev.Helo():
                 self._forget()
+                self._helo = event
                 return ehlo_reply(self._settings, False, ()) if event.extended else helo_reply(self._settings)
             case ev.Mail():
                 self._forget()
@@ -100,7 +111,9 @@ class _Dialogue:
             case ev.BdatEnd():
                 return Reply(250, b"Ok: %d bytes" % event.size, b"2.0.0")
             case ev.BodyEnd():
-                return self._end()
+                return self._end(
+                    b"Ok: %d bytes queued as" % event.size if event.chunked else b"Ok: queued as"
+                )
             case ev.Rset():
                 self._forget()
                 return _OK
@@ -129,6 +142,8 @@ class _Dialogue:
             self._drop = open_drop(self._p)
             for record in self._envelope(mail):
                 self._drop.write(record)
+            for record in content_records((self._received(mail, self._drop.name),)):
+                self._drop.write(record)
         except QueueError as error:
             return Reply(451, b"Error: queue file write error: " + printable(str(error)).encode(), b"4.3.0")
         return None
@@ -146,9 +161,22 @@ class _Dialogue:
             yield attribute("encoding", _ENCODING[mail.body])
         for recipient in self._recipients:
             if recipient.notify:
-                yield attribute("notify_flags", sum(_NOTIFY[word] for word in recipient.notify))
+                yield attribute("notify_flags", notify_mask(recipient.notify))
+            orcpt = recipient.orcpt or b"rfc822;" + xtext_encode(recipient.argument)
+            yield attribute("dsn_orig_rcpt", decoded_orcpt(orcpt))
             yield pack(rec.RECIPIENT, recipient.recipient.text)
         yield pack(rec.MESSAGE, b"")
+
+    def _received(self, mail: ev.Mail, queue_id: str) -> bytes:
+        trace = Trace(
+            helo=self._helo.name, client_name=b"localhost", client_address=b"127.0.0.1",
+            by=self._settings.hostname, mail_name=self._p["mail_name"].encode(),
+            protocol=b"ESMTP" if self._helo.extended else b"SMTP", smtputf8=mail.smtputf8, tls=False,
+            tls_lines=(), authenticated=False, authenticated_sender=b"",
+            hide_client=self._p.flag("smtpd_hide_client_session"),
+        )  # fmt: skip
+        only = self._recipients[0].argument if len(self._recipients) == 1 else b""
+        return received(trace, queue_id, only, time.time())
 
     def _write(self, data: bytes) -> None:
         if self._drop is None or self._failure is not None:
@@ -162,18 +190,18 @@ class _Dialogue:
         except QueueError:
             self._failure = Reply(451, b"Error: queue file write error", b"4.3.0")
 
-    def _end(self) -> Reply:
+    def _end(self, size: bytes) -> Reply:
         self._write(self._pieces.finish() + pack(rec.EXTRACTED, b"") + pack(rec.END, b""))
-        drop, failure = self._drop, self._failure
+        drop, failure, queued = self._drop, self._failure, ""
         assert drop is not None
         if failure is None:
             try:
                 drop.commit()
-                self._drop = None
+                queued, self._drop = drop.name, None
             except QueueError:
                 failure = Reply(451, b"Error: queue file write error", b"4.3.0")
         self._forget()
-        return failure or Reply(250, b"Ok: queued", b"2.0.0")
+        return failure or Reply(250, b"Ok: %bqueued as %b" % (size, queued.encode()), b"2.0.0")
 
 
 class _Pieces:

@@ -186,16 +186,25 @@ def test_sendmail_log(both: tuple[Postfix, Mtad]) -> None:
         assert re.search(r"postfix/pickup\[\d+\]: \w+: uid=0 from=<alice@example.com>\n", system.log())
 
 
-def test_smtp_on_standard_input(both: tuple[Postfix, Mtad]) -> None:
+def test_smtp_on_standard_input(both: tuple[Postfix, Mtad], sinks: tuple[Sink, Sink]) -> None:
     dialogue = (
         "EHLO x\nNOOP\nMAIL FROM:<a@b.c> BODY=8BITMIME\nRCPT TO:<>\nRCPT TO:<bs@example.net>\nXX\nRSET\n"
+        "VRFY a\nMAIL FROM:<a@b.c> RET=HDRS\nRCPT TO:<bs1@example.net> NOTIFY=DELAY ORCPT=rfc822;a+2Bb\n"
+        "DATA\nSubject: lone LF\n\n..dot\nend\n.\n"
     )
-    dialogue += "VRFY a\nQUIT\n"
-    a, b = (
-        said(theirs(both[0], "sendmail", ["-bs"], dialogue)),
-        said(ours(both[1], "sendmail", ["-bs"], dialogue)),
-    )
-    assert a == b
+    chunk = "EHLO y\nMAIL FROM:<a@b.c>\nRCPT TO:<bs2@example.net>\nRCPT TO:<bs3@example.net>\n"
+    chunk += "BDAT 6 LAST\nhi\n\nQUIT\n"
+    for text in (dialogue + "QUIT\n", dialogue, chunk.replace("\n", "\r\n")):
+        a, b = theirs(both[0], "sendmail", ["-bs"], text), ours(both[1], "sendmail", ["-bs"], text)
+        a.stdout, b.stdout = (re.sub(r"queued as \w+", "queued as ID", done.stdout) for done in (a, b))
+        assert said(a) == said(b)
+        assert "queued as ID" in a.stdout
+    for sink in sinks:
+        wait_until(lambda sink=sink: b"bs3@example.net" in by_recipient(sink), "the last mail")
+    one, two = (by_recipient(sink) for sink in sinks)
+    for name in (b"bs1@example.net", b"bs2@example.net", b"bs3@example.net"):
+        assert one[name] == two[name]
+    assert one[b"bs1@example.net"].count(b"Received: ") == 2
 
 
 def test_postsuper(both: tuple[Postfix, Mtad]) -> None:

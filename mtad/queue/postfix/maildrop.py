@@ -26,7 +26,7 @@ from typing import BinaryIO, Protocol
 
 from mtad.config.parameters import Parameters
 from mtad.errors import QueueError
-from mtad.queue.postfix.files import MAILDROP, READY, SECRET
+from mtad.queue.postfix.files import MAILDROP, READY, SECRET, public_name
 from mtad.queue.postfix.records import TIME, pack
 from mtad.queue.spool import queue_error
 
@@ -34,7 +34,9 @@ _BUFFER = 65536
 
 
 class Drop(Protocol):
-    """A message on its way into the maildrop."""
+    """A message on its way into the maildrop.  ``name``: what is known of its file's name."""
+
+    name: str
 
     def write(self, data: bytes) -> None:
         """Some records, the one of the time not among them."""
@@ -63,6 +65,7 @@ class FileDrop:
             if os.stat(directory).st_mode & stat.S_IXOTH:
                 name += secrets.token_hex(SECRET // 2).upper()  # the file can be read by who knows its name
             self._path = os.path.join(directory, name)
+            self.name = public_name(name)
             os.rename(temporary, self._path)
         except OSError as error:
             raise queue_error(error) from error
@@ -119,27 +122,37 @@ class PostdropDrop:
         environment = {**os.environ, "MAIL_CONFIG": p.directory}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [program, "-r"], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+            [program, "-r"], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, bufsize=0
         )
+        assert self._process.stdout is not None
+        said = b""  # names and values, then nothing
+        while not said.endswith(b"\0\0") and (more := self._process.stdout.read(1024)):
+            said += more
+        self.name = _values(said).get("queue_id", "")
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(data)
+            while data:
+                data = data[self._process.stdin.write(data) :]
         except BrokenPipeError:
             pass  # it says why at the end
 
     def commit(self) -> None:
         said, _ = self._process.communicate()
-        words = said.split(b"\0")
-        status = words[words.index(b"status") + 1] if b"status" in words[:-1] else b"1"
-        if self._process.returncode or status != b"0":
-            reason = words[words.index(b"reason") + 1] if b"reason" in words[:-1] else b""
-            raise QueueError(reason.decode("utf-8", "replace") or "mail system configuration error")
+        values = _values(said)
+        if self._process.returncode or values.get("status") != "0":
+            raise QueueError(values.get("reason") or "mail system configuration error")
 
     def abandon(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def _values(said: bytes) -> dict[str, str]:
+    """What postdrop(1) says: names and values, each with a NUL behind it."""
+    words = said.decode("utf-8", "replace").split("\0")
+    return dict(zip(words[::2], words[1::2], strict=False))
 
 
 def open_drop(p: Parameters, limit: int = 0) -> Drop:
