@@ -126,8 +126,8 @@ class Peer:
                 offer = b"250-STARTTLS\r\n" if self._tls is not None and not talk.tls else b""
                 self._answer(talk, "helo", EHLO.replace(b"250-8", offer + b"250-8"))
             elif verb == b"STARTTLS" and self._tls is not None:
-                self._answer(talk, "starttls", b"220 go\r\n")
-                talk.start_tls(self._tls)
+                if self._answer(talk, "starttls", b"220 go\r\n").startswith(b"220"):
+                    talk.start_tls(self._tls)
             elif verb == b"AUTH":
                 self._answer(talk, "auth", b"235 welcome\r\n")
             elif verb == b"MAIL":
