@@ -111,9 +111,7 @@ class _Dialogue:
             case ev.BdatEnd():
                 return Reply(250, b"Ok: %d bytes" % event.size, b"2.0.0")
             case ev.BodyEnd():
-                return self._end(
-                    b"Ok: %d bytes queued as" % event.size if event.chunked else b"Ok: queued as"
-                )
+                return self._end(b"%d bytes " % event.size if event.chunked else b"")
             case ev.Rset():
                 self._forget()
                 return _OK
