@@ -32,6 +32,7 @@ from mtad.net.drive import drive
 from mtad.policy.verify import Known
 from mtad.queue.message import Outcome
 from mtad.rewrite.address import Rewriter
+from mtad.rewrite.probe_sender import ProbeSender
 
 _STATUS = {"sent": Known.OK, "deferred": Known.DEFER, "bounced": Known.BOUNCE}
 #: Seconds after which a probe that gave no answer is lost.
@@ -46,14 +47,6 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS address (
 Probe = Callable[[bytes, bytes], Coroutine[Any, Any, Outcome]]
 
 
-def verify_sender(p: Parameters) -> bytes:
-    """The sender of probes."""
-    sender = p["address_verify_sender"].encode()
-    if sender in (b"", b"<>"):
-        return b""
-    return Rewriter(p).rewrite_internal(sender)
-
-
 def verify_socket(p: Parameters) -> str:
     """Where the server listens."""
     return os.path.join(p["mtad_queue_directory"], "verify")
@@ -66,7 +59,7 @@ class Verifier:
         self._log = log
         self._probe = probe
         self._clock = clock
-        self._sender = verify_sender(p)
+        self._sender = ProbeSender(p, Rewriter(p))
         self._path = ":memory:"
         if p["address_verify_map"]:
             self._path = os.path.join(p["mtad_queue_directory"], "verify.db")
@@ -115,7 +108,7 @@ class Verifier:
         if updated or self._keeps_negative:
             self._put(address, status, self._clock(), updated, text)
         self._pending.add(address)
-        work = self._probe(self._sender, address)
+        work = self._probe(self._sender.address(self._clock()), address)
         drive(work, partial(self._probed, address), partial(self._broken, address))
 
     def _probed(self, address: bytes, outcome: Outcome) -> None:

@@ -9,6 +9,7 @@ RFC 5321 section 3.3.  Postfix counterpart: ``mail_cmd()``, ``rcpt_cmd()`` and `
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from mtad.errors import TableError
 from mtad.maillog import printable
@@ -18,6 +19,7 @@ from mtad.smtpd.content import Content
 from mtad.smtpd.proxy_filter import Filtering, ProxyFilter
 from mtad.smtpd.transaction import Transaction
 from mtad.wire import events as ev
+from mtad.wire.address import from_text
 from mtad.wire.reply import Reply
 
 MAIL_OK = Reply(250, b"Ok", b"2.1.0")
@@ -37,6 +39,8 @@ class MailCommands(Content):
             self._end_transaction()
         if not await service.evaluator.acceptable(event.sender, event.smtputf8):
             return Reply(501, b"Bad sender address syntax", b"5.1.7")
+        if (known := service.probe_sender.lasting(event.sender.text, service.now())) is not None:
+            event = replace(event, sender=from_text(known))
         request.sender = event.sender
         request.smtputf8 = event.smtputf8
         request.size = event.size
@@ -92,10 +96,16 @@ class MailCommands(Content):
         try:
             if not await service.evaluator.acceptable(event.recipient, transaction.mail.smtputf8):
                 return Reply(501, b"Bad recipient address syntax", b"5.1.3")
-            verdict = await service.evaluator.rcpt(request)
-            refusal = verdict.reply if verdict is not None else None
-            if refusal is None and service.login_limits is not None:
-                refusal = await service.login_limits.recipient(request)
+            known = service.probe_sender.lasting(event.recipient.text, service.now())
+            if known is not None:  # a server that we have probed asks whether we are there
+                event = replace(event, recipient=from_text(known))
+                request.recipient = event.recipient
+                refusal = None
+            else:
+                verdict = await service.evaluator.rcpt(request)
+                refusal = verdict.reply if verdict is not None else None
+                if refusal is None and service.login_limits is not None:
+                    refusal = await service.login_limits.recipient(request)
             if self.milters is not None:
                 refusal = await self.milters.rcpt(event, refusal) or refusal
             if refusal is not None:

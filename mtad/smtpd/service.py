@@ -41,6 +41,7 @@ from mtad.queue.spool import open_spool
 from mtad.queue.store import QueueStore
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
+from mtad.rewrite.probe_sender import ProbeSender
 from mtad.smtpd.clients import ClientRules
 from mtad.smtpd.commands import CommandFilter
 from mtad.smtpd.etrn import Etrn
@@ -141,6 +142,7 @@ class SmtpdService(Factory):
         self.cleanup_log = log.named(f"{plan.cleanup['syslog_name']}/cleanup")
         # trivial-rewrite(8) knows nothing of -o
         self.rewriter = Rewriter(main)
+        self.probe_sender = ProbeSender(p, self.rewriter)
         classes = AddressClasses(main)
         self.cleanup = CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.cleanup_log)
         self.evaluator = Evaluator(

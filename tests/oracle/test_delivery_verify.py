@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import smtplib
+import time
 from collections.abc import Iterator
 
 import pytest
 from live.daemon import Mtad
 from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 from oracle.upstream import Upstream
+
+from mtad.config.parameters import Parameters
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.probe_sender import ProbeSender
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
@@ -42,7 +47,12 @@ SERVICES = (
         {"smtpd_sender_restrictions": "reject_unverified_sender", "unverified_sender_reject_code": "550"},
     ),
     ("impatient", {RECIPIENT: PROBED, "address_verify_poll_count": "1"}),
+    ("closed", {RECIPIENT: "reject"}),
+    ("closed for good", {RECIPIENT: "reject", "address_verify_sender_ttl": "0"}),
+    ("closed to nobody", {RECIPIENT: "reject", "address_verify_sender": "<>"}),
 )
+#: Of the probes' sender.
+DAYS = 30
 RULES = {
     "rcpt:bad@x.example": b"550 5.1.1 no such user",
     "rcpt:later@x.example": b"450 4.2.1 come back",
@@ -65,6 +75,31 @@ ASKED = [
 ]
 
 
+def stamped(slots: int = 0) -> str:
+    """The sender of probes, so many slots from now."""
+    values = {"myorigin": "example.com", "address_verify_sender_ttl": f"{DAYS}d"}
+    p = Parameters.from_mapping(values)
+    return ProbeSender(p, Rewriter(p)).address(time.time() + slots * DAYS * 86400).decode()
+
+
+LASTING = "double-bounce@example.com"
+SENDERS = (
+    LASTING,
+    "Double-Bounce@EXAMPLE.com",
+    "double-bounce",
+    "double-bounce@x.example",
+    "bob@example.com",
+)
+STAMPED = (*SENDERS, stamped(), stamped(1), stamped(-1), stamped(2), stamped(-2), stamped().lower())
+ASKED += [
+    ("closed", "", STAMPED),
+    ("closed", stamped(), (stamped(), BAD)),
+    ("closed", LASTING, (stamped(),)),
+    ("closed for good", "", STAMPED),
+    ("closed to nobody", "", STAMPED),
+]
+
+
 def main_cf(port: int) -> dict[str, str]:
     return {
         "mynetworks": "127.0.0.0/8",
@@ -73,6 +108,7 @@ def main_cf(port: int) -> dict[str, str]:
         "smtpd_relay_restrictions": "permit_mynetworks, reject",
         "smtpd_delay_reject": "yes",
         "address_verify_poll_delay": "1s",
+        "address_verify_sender_ttl": f"{DAYS}d",
         "transport_maps": "inline:{ {lost.example=error:5.7.3 get lost}, discarded.example=discard: }",
         "smtpd_error_sleep_time": "0s",
         "notify_classes": "",
@@ -123,7 +159,7 @@ def test_the_next_hop_hears_the_same(postfix: Postfix, mtad: Mtad, upstream: Ups
     assert [b" ".join(line.split()[:2]) for line in heard[1]] == [
         b" ".join(line.split()[:2]) for line in heard[0]
     ]
-    assert heard[0][1].startswith(b"MAIL FROM:<double-bounce@example.com>")
+    assert heard[0][1].startswith(f"MAIL FROM:<{stamped()}>".encode())
     assert heard[0][-1] == b"RSET"
 
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.verify import Verifier, verify_sender
+from mtad.deliver.verify import Verifier
 from mtad.maillog import ListSink, MailLog
 from mtad.policy.verify import Known
 from mtad.queue.message import Outcome, Recipient
@@ -112,14 +112,3 @@ def test_only_so_many_probes_at_a_time(tmp_path: Path) -> None:
 def test_a_broken_cache_is_no_answer(tmp_path: Path) -> None:
     (tmp_path / "verify.db").write_bytes(b"not a database" * 100)
     assert Bench(tmp_path).ask() == (Known.DEFER, "Address verification status unavailable")
-
-
-def test_senders_of_probes() -> None:
-    for value, sender in (
-        ("double-bounce", b"double-bounce@x.test"),
-        ("<>", b""),
-        ("", b""),
-        ("a@b.test", b"a@b.test"),
-    ):
-        p = Parameters.from_mapping({"address_verify_sender": value, "myorigin": "x.test"})
-        assert verify_sender(p) == sender
