@@ -261,6 +261,9 @@ class MtaSts:
         if answer.status != 200:
             self._fail(domain, f"{answer.where} answered {answer.status}", "sts-policy-fetch-error")
             return
+        if answer.kind not in ("", "text/plain"):  # RFC 8461 section 3.2: what others have put there
+            self._fail(domain, f"{answer.where} is no text/plain", "sts-policy-invalid")
+            return
         try:
             policy = parse_policy(answer.body, identifier, self._clock())
         except ValueError as error:

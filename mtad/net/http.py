@@ -53,11 +53,13 @@ class HttpError(MtadError):
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """Status and content of an answer.  ``where`` is for messages: the address, without its query."""
+    """Status and content of an answer.  ``where`` is for messages: the address, without its query; ``kind``:
+    the media type of the content, lower case, as far as the server tells it."""
 
     where: str
     status: int
     body: bytes = field(repr=False)
+    kind: str = ""
 
     def json(self) -> dict[str, Any]:
         """The content, an object in JSON; raises :class:`HttpError`."""
@@ -142,18 +144,18 @@ class HttpClient:
         answer = Deferred.fromCoroutine(self._ask(method, url, headers, body))
         answer.addTimeout(self._timeout, self._reactor, _late)
         try:
-            status, content = await answer
+            status, content, kind = await answer
         except TimeoutError:
             raise HttpError(f"{where} did not answer within {self._timeout:.0f} seconds") from None
         except CancelledError:
             raise
         except Exception as error:
             raise HttpError(f"cannot ask {where}: {_reason(error)}") from error
-        return HttpAnswer(where, status, content)
+        return HttpAnswer(where, status, content, kind)
 
     async def _ask(
         self, method: bytes, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes, str]:
         if self._agent is None:
             endpoints = _Endpoints(self._reactor, self._trust, self._timeout)
             self._agent = self._web.Agent.usingEndpointFactory(self._reactor, endpoints)
@@ -165,7 +167,8 @@ class HttpClient:
         )
         reader = _Reader(self._ends)
         response.deliverBody(reader)
-        return response.code, await reader.done
+        kind = next(iter(response.headers.getRawHeaders("Content-Type") or ()), "")
+        return response.code, await reader.done, kind.partition(";")[0].strip().lower()
 
 
 def _late(result: Any, timeout: float) -> Any:

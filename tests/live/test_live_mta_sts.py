@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from live.daemon import Mtad, wait_until
 from oracle import names as place
 from oracle.names import Names
@@ -52,12 +54,16 @@ POLICIES: dict[str, str | int] = {
     "moved.example": 302,
     "broken.example": "version: STSv1\nmode: enforce\nmax_age: 86400\n",
     "dane.example": policy("enforce", "mx.dane.example"),
+    "dane-good.example": policy("enforce", "elsewhere.example"),
+    "page.example": policy("enforce", "elsewhere.example"),
 }
+#: Whose policy is said to be something else than text.
+PAGES = {"page.example": "text/html; charset=utf-8"}
 SCENES = [
     *(
         Scene(domain.removesuffix(".example"), domain.removesuffix(".example"), zone=RECORDS)
         for domain in POLICIES
-        if domain not in ("stripped.example", "dane.example")
+        if domain not in ("stripped.example", "dane.example", "dane-good.example")
     ),
     Scene("stripped", "", zone=RECORDS),
     Scene(
@@ -65,6 +71,7 @@ SCENES = [
         "dane",
         zone=RECORDS + "dane.example SECURE\n_25._tcp.mx.dane.example TLSA 3 1 1 " + "00" * 32 + "\n",
     ),
+    Scene("dane-good", "dane-good", zone=RECORDS + "dane-good.example SECURE\n"),
     Scene("unknown", "forged", zone=PLAIN),
     Scene("forged-web", "forged-web", zone=RECORDS.replace(WEB, "192.0.2.251")),
 ]
@@ -88,7 +95,9 @@ class Web:
                 self.send_response(answer if isinstance(answer, int) else 200)
                 if answer == 302:
                     self.send_header("Location", f"https://mta-sts.good.example{self.path}")
-                self.send_header("Content-Type", "text/plain")
+                self.send_header(
+                    "Content-Type", PAGES.get(host.removeprefix("mta-sts."), "Text/Plain; charset=x")
+                )
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -165,6 +174,13 @@ def outcome(texts: list[str]) -> str:
     return "sent" if status.startswith("sent") else status
 
 
+def matching_record(path: str) -> str:
+    """The TLSA record of a certificate."""
+    certificate = x509.load_pem_x509_certificate(Path(path).read_bytes())
+    digest = certificate.fingerprint(hashes.SHA256()).hex()
+    return f"\n_25._tcp.mx.dane-good.example TLSA 3 0 1 {digest}\n"
+
+
 NOT_VERIFIED = "deferred (Server certificate not verified)"
 
 
@@ -184,7 +200,7 @@ def test_policies_are_kept_and_reports_are_made(directory: Path) -> None:
     stage = Scenes(SCENES, pki)
     with (
         Collector(directory / "tlsrpt") as collector,
-        Names(stage.zone()) as names,
+        Names(stage.zone() + matching_record(pki["dane-good"][0])) as names,
         stage,
         Mtad(main) as mtad,
     ):
@@ -195,7 +211,7 @@ def test_policies_are_kept_and_reports_are_made(directory: Path) -> None:
         wait_until(lambda: len(collector.records) == len(SCENES) - 2, "all reports")
         check_reports(collector.records)
         assert sorted(set(web.asked)) == sorted(
-            f"mta-sts.{domain}" for domain in POLICIES if domain != "dane.example"
+            f"mta-sts.{domain}" for domain in POLICIES if not domain.startswith("dane")
         )
         # no record, no web server, no memory: what was said before counts
         web.close()
@@ -230,12 +246,14 @@ def check_outcomes(said: dict[str, list[str]]) -> None:
         "moved": "sent",
         "broken": "sent",
         "dane": NOT_VERIFIED,
+        "dane-good": "sent",
+        "page": "sent",
         "unknown": "sent",
         "forged-web": "sent",
     }
-    for name in ("good", "wild"):
+    for name in ("good", "wild", "dane-good"):
         assert any("Verified TLS connection established to" in text for text in said[name]), said[name]
-    for name in ("tested", "missing", "no-mode"):
+    for name in ("tested", "missing", "no-mode", "page"):
         assert any("Trusted TLS connection established to" in text for text in said[name]), said[name]
     text = "MX name 'mx.other-mx.example' does not match STS MX pattern for 'other-mx.example'"
     assert any(text in line for line in said["other-mx"])
@@ -261,6 +279,7 @@ def check_reports(records: dict[str, dict[str, Any]]) -> None:
         "dane": 203,
     }
     assert (code("missing"), code("broken"), code("forged-web"), code("no-mode")) == (301, 302, 303, 0)
+    assert (code("page"), code("dane-good")) == (302, 0)
     details = records["forged.example"]["policies"][0]["failure-details"][0]
     assert records["forged.example"] == {
         "dpv": "1",

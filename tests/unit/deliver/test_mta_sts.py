@@ -124,7 +124,9 @@ class World:
             raise HttpError(self.body)
         if isinstance(self.body, int):
             return HttpAnswer("there", self.body, b"")
-        return HttpAnswer("there", 200, self.body)
+        return HttpAnswer(
+            "there", 200, self.body, "text/html" if self.body.startswith(b"<") else "text/plain"
+        )
 
     def sts(self) -> MtaSts:
         """As after a start."""
@@ -169,6 +171,7 @@ def test_who_suppresses_answers_does_not_make_us_forget(tmp_path: Path, gone: An
         ("cannot ask x: Connection refused", "sts-policy-fetch-error"),
         ("cannot ask x: TLS: certificate verify failed", "sts-webpki-invalid"),
         (b"nonsense", "sts-policy-invalid"),
+        (b"<pre>\n" + TEXT, "sts-policy-invalid"),
     ],
 )
 def test_a_failure_is_no_policy_and_not_tried_again_at_once(tmp_path: Path, body: Any, failure: str) -> None:
