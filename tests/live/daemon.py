@@ -21,7 +21,7 @@ from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
 
-from oracle.postfix import free_port, master_line, wait_for_port
+from oracle.postfix import free_port, main_cf_of, master_line, wait_for_port
 
 MTAD = [sys.executable, "-m", "mtad.cli.main"]
 
@@ -65,25 +65,7 @@ class Mtad:
         self.maillog = self.root / "maillog"
         self.directory.mkdir()
         self.ports = {name: (ports or {}).get(name) or free_port() for name, _ in services}
-        values = {
-            "compatibility_level": "3.6",
-            "myhostname": "mail.example.com",
-            "inet_interfaces": "127.0.0.1",
-            "inet_protocols": "ipv4",
-            "mydestination": "",
-            "local_recipient_maps": "",
-            "alias_maps": "",
-            "alias_database": "",
-            "append_dot_mydomain": "no",
-            "biff": "no",
-            "mail_owner": mail_owner(),
-            **main_cf,
-            "queue_directory": str(self.queue),
-            "data_directory": str(self.root / "data"),
-            "maillog_file": str(self.maillog),
-            "maillog_file_prefixes": str(self.root),
-        }
-        self.values = values
+        self.values = main_cf_of(self.root, {"mail_owner": mail_owner(), **main_cf})
         self._services = list(services)
         self._master_extra = master_extra
         self.write_main_cf()

@@ -41,8 +41,9 @@ from oracle.upstream import OFFERS, Upstream
 from mtad.tables.sasldb import SaslDb
 
 __all__ = [
-    "AVAILABLE", "HELLO", "MAIL", "RCPT", "START", "TEXT", "WHY_NOT", "Body", "Config", "Dialogue", "End",
-    "Hang", "House", "Houses", "Send", "Slow", "Step", "Tls", "at", "b64", "cram", "each", "plain",
+    "AVAILABLE", "GROUP", "HELLO", "MAIL", "RCPT", "START", "TEXT", "WHY_NOT", "WIRE", "Body", "Config",
+    "Dialogue", "End", "Hang", "House", "Houses", "Send", "Slow", "Step", "Tls", "at", "b64", "cram", "each",
+    "plain",
 ]  # fmt: skip
 
 PATIENCE = 15.0
@@ -52,6 +53,8 @@ LATECOMERS = 2.0  # and for lines that may not come at all
 HELLO, MAIL, RCPT = "EHLO client.example", "MAIL FROM:<alice@example.com>", "RCPT TO:<bob@example.net>"
 START = (HELLO, MAIL, RCPT, "DATA")
 TEXT = "From: alice@example.com\nTo: bob@example.net\nSubject: hello\n\nHello.\n"
+WIRE = TEXT.replace("\n", "\r\n").encode()
+GROUP = b"EHLO c.example\r\n", b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 
 # -- what is said
 

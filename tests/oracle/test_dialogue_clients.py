@@ -5,14 +5,11 @@ from __future__ import annotations
 import socket
 import struct
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -25,8 +22,6 @@ from oracle.dialogue import (
     each,
     plain,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 ALL = (
     "XCLIENT NAME=spike.example ADDR=192.0.2.7 PORT=4711 HELO=h.example PROTO=ESMTP LOGIN=joe"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -21,8 +18,6 @@ from oracle.dialogue import (
     at,
     each,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 REFUSE = "check_recipient_access texthash:{dir}/refused, permit"
 REFUSED = ["RCPT TO:<five@x.example>", "RCPT TO:<four@x.example>", "RCPT TO:<bye@x.example>"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -19,9 +16,6 @@ from oracle.dialogue import (
     at,
     each,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
-
 
 LOCAL = Config(
     "local headers",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -17,8 +14,6 @@ from oracle.dialogue import (
     each,
 )
 from oracle.upstream import DROP
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 BOB, CAROL, DAVE = "RCPT TO:<bob@example.net>", "RCPT TO:<carol@example.net>", "RCPT TO:<dave@example.org>"
 SEND = (*START, Body(TEXT))

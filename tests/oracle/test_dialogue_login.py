@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -24,8 +21,6 @@ from oracle.dialogue import (
     each,
     plain,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 USERS = {"alice@example.com": "wonder land:1", "bob@mail.example.com": "builder"}
 ALICE = plain("alice@example.com", "wonder land:1")

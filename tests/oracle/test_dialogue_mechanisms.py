@@ -5,14 +5,11 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -26,8 +23,6 @@ from oracle.dialogue import (
 )
 
 from mtad.sasl.client import Client, ClientContext, choose
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 OPTIONS = ("noplaintext", "noactive", "nodictionary", "noanonymous", "mutual_auth")
 CONF = (

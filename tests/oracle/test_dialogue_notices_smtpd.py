@@ -11,13 +11,11 @@ import re
 import pytest
 from live.daemon import Mtad, wait_until
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -28,8 +26,6 @@ from oracle.dialogue import (
     mask,
 )
 from oracle.postfix import Postfix
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 CONFIG = Config(
     "notices",

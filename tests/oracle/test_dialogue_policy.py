@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -20,8 +17,6 @@ from oracle.dialogue import (
     Tls,
     each,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 OPEN = {"smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination"}
 

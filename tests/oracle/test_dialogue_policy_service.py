@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -32,8 +30,6 @@ from oracle.dialogue import (
 from oracle.postfix import free_port
 
 from mtad import POSTFIX_VERSION
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 Request = dict[str, str]
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import socket
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -26,8 +23,6 @@ from oracle.dialogue import (
     plain,
 )
 from oracle.upstream import DROP, OFFERS
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 CAROL = "RCPT TO:<carol@example.net>"
 TWO = (HELLO, MAIL, RCPT, CAROL, "DATA")

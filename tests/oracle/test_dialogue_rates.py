@@ -13,13 +13,11 @@ from collections.abc import Iterator
 import pytest
 from live.daemon import wait_until
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -29,8 +27,6 @@ from oracle.dialogue import (
     Tls,
     plain,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 SASL = {"smtpd_sasl_auth_enable": "yes", "smtpd_sasl_path": "smtpd", "cyrus_sasl_config_path": "{dir}/sasl"}
 TLS = {"smtpd_tls_security_level": "may", "smtpd_client_new_tls_session_rate_limit": "2"}

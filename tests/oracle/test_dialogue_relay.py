@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 from oracle.dialogue import (
-    AVAILABLE,
+    GROUP,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
+    WIRE,
     Body,
     Config,
     Dialogue,
@@ -20,12 +19,6 @@ from oracle.dialogue import (
     Send,
     each,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
-
-WIRE = TEXT.replace("\n", "\r\n").encode()
-GROUP = b"EHLO c.example\r\n", b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
-
 
 RELAY = Config("relay", {})
 CASES = {

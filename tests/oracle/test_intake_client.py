@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pytest
-from oracle.dialogue import AVAILABLE, HELLO, WHY_NOT, Body, Config, Dialogue, Houses, each
+from oracle.dialogue import HELLO, Body, Config, Dialogue, Houses, each
 from oracle.test_intake_content import (
     BODY_CHECKS,
     CHECKS,
@@ -20,8 +19,6 @@ from oracle.test_intake_content import (
     TEXTS,
     Text,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 OLD = {"smtp_discard_ehlo_keywords": "8bitmime, smtputf8"}
 _CHECKS = {

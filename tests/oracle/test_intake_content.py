@@ -9,10 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import pytest
-from oracle.dialogue import AVAILABLE, HELLO, MAIL, RCPT, WHY_NOT, Body, Config, Dialogue, Houses, Send, each
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+from oracle.dialogue import HELLO, MAIL, RCPT, Body, Config, Dialogue, Houses, Send, each
 
 Text = str | bytes
 

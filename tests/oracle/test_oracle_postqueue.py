@@ -8,12 +8,10 @@ import smtplib
 import time
 
 import pytest
-from postfix import AVAILABLE, WHY_NOT, Postfix, free_port
+from postfix import Postfix, free_port
 
 from mtad.queue.listing import json_listing, text_listing
 from mtad.queue.message import Message, Recipient
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 PATIENCE = 30.0
 

@@ -21,9 +21,7 @@ from typing import Any
 import pytest
 from live.daemon import MTAD, Sink, wait_until
 from oracle.upstream import Upstream
-from postfix import AVAILABLE, WHY_NOT, Postfix, free_port, wait_for_port
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+from postfix import Postfix, free_port, wait_for_port
 
 REFUSE = ("--reply", "rcpt=250 ok", "--reply", "rcpt=450 4.2.0 later")
 BODIES = [

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 from oracle.policy_cases import Case, compare, running
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+from oracle.postfix import Postfix
 
 MAIN = {
     "compatibility_level": "3.6",

@@ -20,10 +20,8 @@ from typing import Any
 
 import pytest
 from live.daemon import Mtad, wait_until
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from unit.net.net_pki import Issued
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 ROOT = Issued("Test Root", authority=True)
 

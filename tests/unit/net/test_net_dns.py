@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,6 @@ from mtad.maillog import ListSink, MailLog
 from mtad.net.dns import DnsError, DnsStatus, Resolver, to_ascii, valid_hostname
 from mtad.net.hosts_file import HostsFile
 from mtad.net.resolv_conf import ResolvConf
-
-
-@pytest.fixture(scope="module")
-def reactor() -> Iterator[Turned]:
-    turned = Turned()
-    yield turned
-    turned.close()
-
-
-@pytest.fixture
-def server(reactor: Turned) -> Iterator[NameServer]:
-    name_server = NameServer(reactor)
-    yield name_server
-    name_server.stop()
-    reactor.iterate(0)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,6 @@ from twisted.internet.defer import ensureDeferred
 from mtad.net.dns import Resolver, reverse_name
 from mtad.net.hosts import PeerName, PeerStatus, client_address, peername
 from mtad.net.hosts_file import HostsFile
-
-
-@pytest.fixture(scope="module")
-def reactor() -> Iterator[Turned]:
-    turned = Turned()
-    yield turned
-    turned.close()
-
-
-@pytest.fixture
-def server(reactor: Turned) -> Iterator[NameServer]:
-    name_server = NameServer(reactor)
-    yield name_server
-    name_server.stop()
-    reactor.iterate(0)
 
 
 @pytest.fixture
