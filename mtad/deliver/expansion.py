@@ -1,11 +1,13 @@
 """What a local name stands for: ``alias_maps``, ``:include:`` files, ``owner-`` aliases.
 
-:meth:`Aliases.expand` follows a name until nothing is left to follow and gives an :class:`Expansion`: local
-mailboxes, and addresses elsewhere, each once.  A name that is an alias of itself is a mailbox.  Commands and
-files are not delivered to; they, tables that fail, files that can't be read, and loops raise
-:class:`NotExpanded`, which says what becomes of the mail.
+:meth:`Aliases.expand` follows a name until nothing is left to follow and gives an :class:`Expansion`: users
+who have mail here, and addresses to which mail goes on, each once.  What differs between the copies of a mail
+is a :class:`Copy`: the owner of a list is the sender of what the list gets.  A name in its own alias is a
+user.  Commands and files are not delivered to; they, tables that fail, files that can't be read, and loops
+raise :class:`NotExpanded`, which says what becomes of the mail.
 
-Postfix counterpart: ``alias.c``, ``include.c``, ``token.c``, ``resolve.c`` of ``local(8)``; aliases(5).
+Postfix counterpart: ``recipient.c``, ``alias.c``, ``include.c``, ``token.c``, ``resolve.c`` of ``local(8)``;
+aliases(5).
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mtad.config.parameters import Parameters
-from mtad.errors import MtadError
-from mtad.maillog import MailLog
+from mtad.deliver.route import ERROR, Route
+from mtad.errors import MtadError, TableError
+from mtad.maillog import MailLog, printable
 from mtad.rewrite.address import Rewriter
-from mtad.tables.aliases import alias_targets
 from mtad.tables.maps import Maps, split_extension
+from mtad.tables.table import fold
+from mtad.wire.tokens import Token, addresses, internal, parse, unquote, written
 
-_INCLUDE = ":include:"
-#: Aliases within aliases, as in Postfix.
-_DEPTH = 100
+_INCLUDE = b":include:"
+#: How deep aliases and included files may lie within each other, counted as Postfix counts.
+_DEEPEST = 100
 _INCLUDE_LIMIT = 4 * 1024 * 1024
 
-#: Whether an address is for the local transport of that name.
-IsMine = Callable[[bytes], Awaitable[bool]]
+#: The way to an address, once it is completed.
+Resolve = Callable[[bytes], Awaitable[Route]]
 
 
 class NotExpanded(MtadError):
@@ -40,145 +44,249 @@ class NotExpanded(MtadError):
         super().__init__(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One kind of copy of a mail.  ``sender``: the owner of a list, None: the mail's; ``delivered`` is for
+    Delivered-To; ``direct``: for users themselves, whose names are not to be looked up again."""
+
+    sender: bytes | None
+    delivered: bytes
+    direct: bool = False
+
+
 @dataclass(slots=True)
 class Expansion:
-    """``mailboxes``: addresses whose users have mail here; ``others``: all others.  ``owner``: who hears of
-    trouble, None: the sender.  ``aliased``: the name was an alias."""
+    """Who gets which copy.  ``aliased``: the name was an alias, ``owned``: one with an owner."""
 
-    mailboxes: list[bytes] = field(default_factory=list)
-    others: list[bytes] = field(default_factory=list)
-    owner: bytes | None = None
+    copies: dict[Copy, list[bytes]] = field(default_factory=dict)
     aliased: bool = False
-    _known: set[tuple[bool, bytes]] = field(default_factory=set, repr=False)
+    owned: bool = False
+    _known: set[tuple[str, bytes]] = field(default_factory=set, repr=False)
 
-    def add(self, kind: list[bytes], address: bytes) -> None:
-        key = (kind is self.mailboxes, address)
-        if key not in self._known:
-            self._known.add(key)
-            kind.append(address)
+    @property
+    def addresses(self) -> list[bytes]:
+        """All of them."""
+        return [address for found in self.copies.values() for address in found]
+
+    @property
+    def user(self) -> tuple[Copy, bytes] | None:
+        """The one user, with the sender unchanged, if that is all it comes to."""
+        if len(self.copies) != 1:
+            return None
+        ((copy, found),) = self.copies.items()
+        return (copy, found[0]) if copy.direct and copy.sender is None and len(found) == 1 else None
+
+    def is_new(self, kind: str, what: bytes) -> bool:
+        """Whether that was not there before."""
+        key = kind, fold(what)
+        new = key not in self._known
+        self._known.add(key)
+        return new
+
+    def add(self, copy: Copy, address: bytes) -> None:
+        what = ("user", _local_part(address)) if copy.direct else ("address", address)
+        if self.is_new(*what):
+            self.copies.setdefault(copy, []).append(address)
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """How we came to a name.  ``owned``: mail for users goes on as a new message; ``name``: the alias that
+    led here; ``unmatched``: an extension that goes on to what it stands for; ``level``: how deep it is.
+    """
+
+    copy: Copy
+    owned: bool = False
+    included: bool = False
+    name: bytes = b""
+    unmatched: bytes = b""
+    level: int = 0
 
 
 class Aliases:
-    """The aliases of one configuration.  ``is_mine`` tells which addresses stay here."""
+    """The aliases of the local transport ``name``."""
 
-    def __init__(self, p: Parameters, is_mine: IsMine, log: MailLog) -> None:
-        self._is_mine = is_mine
+    def __init__(self, p: Parameters, name: str, resolve: Resolve, log: MailLog) -> None:
+        self._name = name
+        self._resolve = resolve
         self._log = log
         self._maps = Maps(p["alias_maps"], p.directory, title="alias_maps", warn=log.warning)
         self._rewriter = Rewriter(p)
         self._delimiter = p["recipient_delimiter"]
         self._owners = p.flag("owner_request_special")
         self._expand_owner = p.flag("expand_owner_alias")
+        self._reset_owner = p.flag("reset_owner_alias")
+        self._frozen = p.flag("frozen_delivered_to")
+        self._commands = p.words("allow_mail_to_commands")
+        self._files = p.words("allow_mail_to_files")
+        propagated = p.words("propagate_unmatched_extensions")
+        self._past_aliases, self._past_includes = "alias" in propagated, "include" in propagated
 
     async def expand(self, address: bytes) -> Expansion:
         """What mail for ``address`` comes to."""
         found = Expansion()
-        await self._follow(address, found, ())
+        await self._follow(address, found, _Branch(Copy(None, address)))
         return found
 
-    async def of(self, target: str) -> Expansion:
-        """What a single address comes to, which is no local name to be followed."""
+    async def of(self, target: str, address: bytes) -> Expansion:
+        """What ``luser_relay`` comes to for mail to ``address``; nothing where that is the same."""
         found = Expansion()
-        address = self._complete(os.fsencode(target))
-        found.add(found.mailboxes if await self._is_mine(address) else found.others, address)
+        text = os.fsencode(target)
+        if fold(self._rewriter.rewrite_internal(text)) != fold(address):
+            await self._one(text, found, _Branch(Copy(None, address), level=5))
         return found
 
     async def lookup(self, address: bytes) -> bytes | None:
         """The value of the alias that an address is, if it is one."""
-        return (await self._find(_local_part(address)))[1]
-
-    async def _find(self, local: bytes) -> tuple[bytes, bytes | None]:
-        """The alias by a local part, with its extension or without, and its value."""
-        name = local.lower()
-        bare, extension = split_extension(name, self._delimiter)
-        for candidate in [name, bare] if extension else [name]:
-            try:
-                value = await self._maps.lookup(candidate)
-            except MtadError as error:
-                self._log.warning(str(error))
-                raise NotExpanded("4.3.0", "alias database unavailable") from error
+        local = fold(_local_part(address))
+        bare, extension = split_extension(local, self._delimiter)
+        for name in [local, bare] if extension else [local]:
+            value = await self._find(name)
             if value is not None:
-                return candidate, value
-        return name, None
+                return value
+        return None
 
-    async def _follow(self, address: bytes, found: Expansion, path: tuple[bytes, ...]) -> None:
-        """Expand a local address; ``path``: the aliases that led here."""
-        local = _local_part(address)
-        name, value = await self._find(local) if local[:1] != b"\\" else (local[1:], None)
-        if value is None or name in path:
-            found.add(found.mailboxes, address if local[:1] != b"\\" else address[1:])
+    async def _find(self, name: bytes) -> bytes | None:
+        try:
+            return await self._maps.lookup(name)
+        except MtadError as error:
+            self._log.warning(str(error))
+            raise NotExpanded("4.3.0", "alias database unavailable") from error
+
+    async def _follow(self, address: bytes, found: Expansion, branch: _Branch) -> None:
+        """Expand a local address."""
+        branch = replace(branch, level=branch.level + 3)
+        if branch.level - 2 > _DEEPEST:
+            self._log.warning(f"recipient nesting limit exceeded for {printable(address)}")
+            raise NotExpanded("5.4.6", "recipient nesting limit exceeded")
+        if address[:1] == b"\\":
+            found.add(replace(branch.copy, direct=True), address[1:])
             return
-        if len(path) >= _DEPTH:
-            raise NotExpanded("5.4.6", f"alias database loop for {_text(name)}")
-        if not path:
-            found.aliased = True
-        await self._set_owner(name, found)
-        before = len(found.mailboxes) + len(found.others)
-        targets = alias_targets(_text(value))
+        local = fold(_local_part(address))
+        user, extension = split_extension(local, self._delimiter)
+        branch = replace(branch, unmatched=b"")
+        if await self._alias(address, local, found, branch):
+            return
+        if extension:
+            past = replace(branch, unmatched=extension) if self._past_aliases else branch
+            if await self._alias(address, user, found, past):
+                return
+        found.add(replace(branch.copy, direct=not (branch.owned or branch.included)), address)
+
+    async def _alias(self, address: bytes, name: bytes, found: Expansion, branch: _Branch) -> bool:
+        """Expand an alias, if it is one."""
+        value = await self._find(name) if name != branch.name else None
+        if value is None:
+            return False
+        copy = branch.copy if self._frozen else replace(branch.copy, delivered=address)
+        branch = replace(branch, copy=copy, name=name, included=False)
+        owner = await self._owner(name)
+        if owner is not None:
+            branch = replace(branch, copy=replace(copy, sender=owner), owned=True)
+        elif self._reset_owner:
+            branch = replace(branch, owned=False)
+        if not found.aliased:
+            found.aliased, found.owned = True, owner is not None
+        targets = addresses(parse(value))
         for target in targets:
-            await self._target(target, found, (*path, name))
-        if not targets or (not path and len(found.mailboxes) + len(found.others) == before):
-            self._log.warning(f"no recipient in alias lookup result for {_text(name)}")
+            await self._target(target, address, found, branch)
+        if not targets:
+            self._log.warning(f"no recipient in alias lookup result for {printable(name)}")
             raise NotExpanded("4.3.0", "alias database unavailable")
+        return True
 
-    async def _set_owner(self, name: bytes, found: Expansion) -> None:
-        """Note who owns a list, where someone does."""
-        if not self._owners:
-            return
+    async def _owner(self, name: bytes) -> bytes | None:
+        """The owner of a list, where it has one."""
+        value = await self._find(b"owner-" + name) if self._owners else None
+        if value is None:
+            return None
         owner = b"owner-" + name
-        _, value = await self._find(owner)
-        if value is not None:
-            if self._expand_owner:
-                targets = alias_targets(_text(value))
-                owner = targets[0].encode() if targets else owner
-            found.owner = self._complete(owner)
+        if self._expand_owner:
+            owner = next((internal(each) for each in addresses(parse(value))), owner)
+        return self._rewriter.rewrite_internal(owner)
 
-    async def _target(self, target: str, found: Expansion, path: tuple[bytes, ...]) -> None:
-        if target[:1] == "|":
+    async def _target(self, target: Token, address: bytes, found: Expansion, branch: _Branch) -> None:
+        """Expand what an alias of ``address``, or a file that it includes, names."""
+        text = internal(target)
+        kind = "include" if branch.included else "alias"
+        if text[:1] == b"|":
+            if kind not in self._commands:
+                raise NotExpanded("5.7.1", "mail to command is restricted")
             raise NotExpanded("4.3.0", "delivery to commands is not available in mtad")
-        if target[:1] == "/":
+        if text[:1] == b"/":
+            if kind not in self._files:
+                raise NotExpanded("5.7.1", "mail to file is restricted")
             raise NotExpanded("4.3.0", "delivery to files is not available in mtad")
-        if target.lower().startswith(_INCLUDE):
-            for line in self._included(target[len(_INCLUDE) :]):
-                for each in alias_targets(line):
-                    if each.lower().startswith(_INCLUDE):
-                        raise NotExpanded("5.4.6", ":include: nesting limit exceeded")
-                    await self._target(each, found, path)
-            return
-        address = self._complete(os.fsencode(target))
-        if await self._is_mine(address):
-            await self._follow(address, found, path)
+        if text[:1] == b"~":
+            self._log.warning(f"unknown home directory for: {printable(text)}")
+            raise NotExpanded("5.3.5", "mail system configuration error")
+        if text[: len(_INCLUDE)].lower() == _INCLUDE:
+            await self._include(text[len(_INCLUDE) :], address, found, branch)
         else:
-            found.add(found.others, address)
+            await self._one(written(target), found, branch)
 
-    def _complete(self, address: bytes) -> bytes:
-        escaped = address[:1] == b"\\"
-        return (b"\\" if escaped else b"") + self._rewriter.rewrite_internal(address[escaped:])
+    async def _one(self, text: bytes, found: Expansion, branch: _Branch) -> None:
+        """Expand an address in external form, which may be elsewhere."""
+        address = unquote(self._rewriter.rewrite_external(text))
+        try:
+            route = await self._resolve(address)
+        except TableError as error:
+            self._log.warning(str(error))
+            raise NotExpanded("4.3.0", "address resolver failure") from error
+        address = route.address or address
+        if route.transport == ERROR and route.nexthop == "5.1.3 bad address syntax":
+            raise NotExpanded("5.1.3", f"bad recipient address syntax: {printable(address)}")
+        if branch.unmatched:
+            local, at, domain = address.rpartition(b"@")
+            address = (local + branch.unmatched + at + domain) if at else domain + branch.unmatched
+        if route.transport == self._name:
+            await self._follow(address, found, replace(branch, level=branch.level + 1))
+        else:
+            found.add(branch.copy, address)
 
-    def _included(self, path: str) -> list[str]:
-        """The lines of an included file."""
-        path = path.strip()
+    async def _include(self, path: bytes, address: bytes, found: Expansion, branch: _Branch) -> None:
+        """Expand what a file names."""
+        branch = replace(branch, level=branch.level + 1)
+        if branch.level > _DEEPEST:
+            self._log.warning(f":include: nesting limit exceeded for {printable(path)}")
+            raise NotExpanded("5.4.6", ":include: nesting limit exceeded")
+        if not found.is_new("include", path):
+            return
+        unmatched = branch.unmatched if self._past_includes else b""
+        name = fold(_local_part(address))
+        branch = replace(branch, included=True, owned=True, name=name, unmatched=unmatched)
+        for line in self._lines(os.fsdecode(path)):
+            for target in addresses(parse(line)):
+                await self._target(target, address, found, branch)
+
+    def _lines(self, path: str) -> list[bytes]:
+        """The lines of an included file.  One that may not be read by us, but perhaps by others, has the mail
+        wait; others are mistakes."""
+        dsn, why = "5.3.5", ""
+        data = b""
         try:
             if not path.startswith("/"):
-                raise OSError("not an absolute path")
-            with open(path, "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise OSError("not a regular file")
-                data = file.read(_INCLUDE_LIMIT + 1)
-        except OSError as error:
-            self._log.warning(f"cannot open include file {path}: {error.strerror or error}")
-            raise NotExpanded("4.3.5", "mail system configuration error") from error
+                why = f":include:{path} uses a relative path"
+            else:
+                with open(path, "rb") as file:
+                    mode = os.fstat(file.fileno()).st_mode
+                    if not stat.S_ISREG(mode):
+                        why = f":include: file {path} is not a regular file"
+                    elif mode & stat.S_IWOTH:
+                        why = f":include: file {path} is world writable"
+                    else:
+                        data = file.read(_INCLUDE_LIMIT + 1)
+        except (OSError, ValueError) as error:
+            dsn = "5.3.5" if isinstance(error, FileNotFoundError) else "4.3.5"
+            why = f"unable to lookup :include: file {path}: {getattr(error, 'strerror', error)}"
         if len(data) > _INCLUDE_LIMIT:
-            self._log.warning(f"include file {path} is too large")
-            raise NotExpanded("4.3.5", "mail system configuration error")
-        lines = data.decode("utf-8", "surrogateescape").split("\n")
-        return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            dsn, why = "4.3.5", f"include file {path} is too large"
+        if why:
+            self._log.warning(why)
+            raise NotExpanded(dsn, "mail system configuration error")
+        return [line for line in data.split(b"\n") if line[:1] != b"#"]
 
 
 def _local_part(address: bytes) -> bytes:
     local, at, domain = address.rpartition(b"@")
     return local if at else domain
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")

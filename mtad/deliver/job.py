@@ -43,6 +43,7 @@ class Result:
     ``unreached`` is the status and reason when the destination itself could not be reached;
     ``traced`` are outcomes that the sender may want to hear of, since no other server will tell of them;
     ``forwards`` are messages that take the place of recipients; ``passed`` go on by other transports.
+    ``told``: what is reported in place of outcomes, where there is anything.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Result:
     traced: list[Outcome] = field(default_factory=list)
     forwards: list[Message] = field(default_factory=list)
     passed: dict[str, list[Recipient]] = field(default_factory=dict)
+    told: list[Outcome] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

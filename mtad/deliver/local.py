@@ -12,11 +12,12 @@ RFC 3461 section 5.2.7 (aliases and lists).  Postfix counterpart: ``local(8)``, 
 
 from __future__ import annotations
 
+import os
 import pwd
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from mtad.auth.offload import HASHES, offload
@@ -24,7 +25,7 @@ from mtad.config.expand import expand
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import content_of, header_section, message_id_in
 from mtad.deliver.delivered import was_delivered_to
-from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
+from mtad.deliver.expansion import Aliases, Copy, Expansion, NotExpanded, Resolve
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mailbox import Mailboxes, NotWritten
 from mtad.deliver.report import external, log_outcomes
@@ -35,6 +36,7 @@ from mtad.mime.date import mail_date
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.tables.maps import Maps, split_extension
+from mtad.tables.table import fold
 
 _HEADER_LIMIT = 256 * 1024
 _NO_MAILDIR = NotWritten("4.3.5", "home_mailbox does not end in a slash: mtad writes only maildirs")
@@ -45,14 +47,14 @@ _NAME_BAD = re.compile(r"[^A-Za-z0-9.-]")
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """What local deliveries are made with.  ``is_mine``: whether an address is for the transport named."""
+    """What local deliveries are made with.  ``resolve`` gives the way to an address."""
 
     store: QueueStore
     log: MailLog
     clock: Callable[[], float]
     mailboxes: Mailboxes
     new_id: Callable[[], str]
-    is_mine: Callable[[str, bytes], Awaitable[bool]]
+    resolve: Resolve
 
 
 class _Carrier:
@@ -77,10 +79,10 @@ class _Carrier:
         """What is being written will be, or will be again."""
 
     async def _write(
-        self, message: Message, one: Recipient, whose: Mapping[str, object]
+        self, message: Message, one: Recipient, whose: Mapping[str, object], delivered: bytes
     ) -> NotWritten | None:
-        """Write a mail into a mailbox."""
-        head = self._head(message, one)
+        """Write a mail into a mailbox; ``delivered`` is for Delivered-To."""
+        head = self._head(message, one, delivered)
         size = len(head)
         pieces = [head]
         if message.content is not None:
@@ -101,12 +103,12 @@ class _Carrier:
         """The file's name: the same each time that this mail is written for this recipient."""
         return f"{int(message.arrival)}.Q{message.queue_id}R{one.id}.{self._host}"
 
-    def _head(self, message: Message, one: Recipient) -> bytes:
+    def _head(self, message: Message, one: Recipient, delivered: bytes) -> bytes:
         lines = [b"Return-Path: <%b>\n" % external(message.sender)]
         if self._original and one.original:
             lines.append(b"X-Original-To: %b\n" % external(one.original))
         if self._delivered_to:
-            lines.append(b"Delivered-To: %b\n" % external(one.address))
+            lines.append(b"Delivered-To: %b\n" % external(delivered))
         return b"".join(lines)
 
     async def _end(self, job: Job, outcomes: list[Outcome], logged: Sequence[Outcome] = ()) -> list[Outcome]:
@@ -140,10 +142,7 @@ class LocalAgent(_Carrier):
         def maps(title: str) -> Maps:
             return Maps(p[title], p.directory, title=title, warn=office.log.warning)
 
-        async def is_mine(address: bytes) -> bool:
-            return await office.is_mine(name, address)
-
-        self._aliases = Aliases(p, is_mine, office.log)
+        self._aliases = Aliases(p, name, office.resolve, office.log)
         self._delimiter = p["recipient_delimiter"]
         self._hostname = p["myhostname"].encode()
         self._mail_name = p["mail_name"].encode()
@@ -154,6 +153,7 @@ class LocalAgent(_Carrier):
         self._luser_relay = p["luser_relay"]
         self._maildirs = p["home_mailbox"].endswith("/")
         self._cleanup_log = office.log.named(f"{p['syslog_name']}/cleanup")
+        self._frozen = p.flag("frozen_delivered_to")
         self._delivered_forward = "forward" in p.words("prepend_delivered_header")
 
     async def deliver(self, job: Job) -> Result:
@@ -161,95 +161,124 @@ class LocalAgent(_Carrier):
         result = Result()
         for recipient in job.recipients:
             job.stamps.begun = job.stamps.connected = self._office.clock()
-            await self._recipient(job, recipient, result)
+            try:
+                await self._recipient(job, recipient, result)
+            except NotExpanded as error:
+                result.outcomes += await self._end(job, [self._outcome(recipient, error.dsn, error.text)])
         return result
 
     async def _recipient(self, job: Job, one: Recipient, result: Result) -> None:
         message = job.message
+        delivered = message.attributes.get("direct")
+        if delivered is not None:
+            await self._mailbox(job, one, one.address, os.fsencode(delivered) or one.address, result)
+            return
         if was_delivered_to(self._office.store, message, one.address):
             reason = f"mail forwarding loop for {printable(external(one.address))}"
             result.outcomes += await self._end(job, [self._outcome(one, "5.4.6", reason)])
             return
-        if "expanded" in message.attributes:
-            await self._mailbox(job, one, one.address, result)
-            return
-        try:
-            if message.probing:
-                value = await self._aliases.lookup(one.address)
-                if value is not None:
-                    reason = f"aliased to {printable(value)}"
-                    result.outcomes += await self._end(job, [self._outcome(one, "2.0.0", reason)])
-                    return
-            found = await self._aliases.expand(one.address)
-        except NotExpanded as error:
-            result.outcomes += await self._end(job, [self._outcome(one, error.dsn, error.text)])
-            return
-        if len(found.mailboxes) == 1 and not found.others and found.owner is None:
-            await self._mailbox(job, one, found.mailboxes[0], result, found.aliased)
-        else:
+        if "probe" in message.attributes:
+            value = await self._aliases.lookup(one.address)
+            if value is not None:
+                reason = f"aliased to {printable(value)}"
+                result.outcomes += await self._end(job, [self._outcome(one, "2.0.0", reason)])
+                return
+        found = await self._aliases.expand(one.address)
+        if found.user is None:
             await self._forward(job, one, found, result)
+            return
+        copy, address = found.user
+        asked = replace(one)
+        if found.aliased:
+            one.notify = _not_of_success(one.notify)
+        await self._mailbox(job, one, address, copy.delivered if self._frozen else address, result)
+        if found.aliased and (result.passed or result.outcomes[-1].status == "sent"):
+            self._trace(asked, found, result)
 
-    # -- a new message
+    # -- new messages
 
     async def _forward(self, job: Job, one: Recipient, found: Expansion, result: Result) -> None:
         """Send the mail on to those that a name stands for."""
-        new = self._new_message(job.message, one, found)
-        name = message_id_in(header_section((new.content or b"")[:_HEADER_LIMIT]))
-        self._cleanup_log.info(f"{new.queue_id}: message-id={printable(name)}")
-        done = self._outcome(one, "2.0.0", f"forwarded as {new.queue_id}")
-        result.outcomes += await self._end(job, [done])
-        result.forwards.append(new)
+        if job.message.probing:
+            await self._foresee(job, one, found, result)
+            return
+        news = [self._new_message(job.message, one, copy, found.copies[copy]) for copy in found.copies]
+        for new in news:
+            name = message_id_in(header_section((new.content or b"")[:_HEADER_LIMIT]))
+            self._cleanup_log.info(f"{new.queue_id}: message-id={printable(name)}")
+        ids = ", ".join(new.queue_id for new in news) or "nothing, since nobody is in the list"
+        done = self._outcome(one, "2.0.0", f"forwarded as {ids}")
+        logged = [replace(done, reason=f"forwarded as {new.queue_id}") for new in news]
+        result.outcomes += await self._end(job, [done], logged)
+        result.forwards += news
         self._trace(one, found, result)
+
+    async def _foresee(self, job: Job, one: Recipient, found: Expansion, result: Result) -> None:
+        """Tell where mail would go, address by address."""
+        told: list[Outcome] = []
+        for copy, people in found.copies.items():
+            for address in people:
+                served = Recipient(address, one.original or one.address)
+                each = Result()
+                if copy.direct:
+                    await self._mailbox(job, served, address, address, each)
+                    passed = [self._outcome(served, "2.0.0", f"passes to {name}") for name in each.passed]
+                    told += each.told or each.outcomes or await self._end(job, passed)
+                else:
+                    reason = f"forwards to {printable(external(address))}"
+                    told += await self._end(job, [self._outcome(served, "2.0.0", reason)])
+        result.outcomes.append(self._outcome(one, "2.0.0", "expanded"))
+        result.told += told
 
     def _trace(self, one: Recipient, found: Expansion, result: Result) -> None:
         """Tell a sender who wants to know that an alias was expanded."""
         if b"SUCCESS" in one.notify:
             traced = self._outcome(one, "2.0.0", "alias expanded")
-            traced.action = "expanded" if found.owner is None else "delivered"
+            traced.action = "delivered" if found.owned else "expanded"
             result.traced.append(traced)
 
-    def _new_message(self, message: Message, one: Recipient, found: Expansion) -> Message:
+    def _new_message(self, message: Message, one: Recipient, copy: Copy, people: list[bytes]) -> Message:
+        """The mail once more: for users as it is, for others with the trace of having been here."""
         now = self._office.clock()
         queue_id = self._office.new_id()
-        listed = found.owner is not None
-        notify = one.notify - {b"SUCCESS"}
-        if one.notify and not notify:
-            notify = frozenset((b"NEVER",))
+        listed = copy.sender is not None
+        notify = _not_of_success(one.notify)
         original = b"" if listed else one.original or one.address
-        people = [
-            Recipient(address, original or address, notify, b"" if listed else one.orcpt)
-            for address in (*found.mailboxes, *found.others)
-        ]
-        received = b"Received: by %b (%b)\r\n\tid %b; %b\r\n" % (
-            self._hostname,
-            self._mail_name,
-            queue_id.encode(),
-            mail_date(now),
-        )
-        if self._delivered_forward:
-            received += b"Delivered-To: %b\r\n" % external(one.address)
-        content = received + content_of(self._office.store, message, message.size)
-        attributes = {**message.attributes, "expanded": "yes"}
+        orcpt = b"" if listed else one.orcpt
+        content = content_of(self._office.store, message, message.size)
+        attributes = dict(message.attributes)
         for name in ("filter", "deliver_by", "untold"):
             attributes.pop(name, None)
+        if copy.direct:
+            attributes["direct"] = os.fsdecode(copy.delivered) if self._frozen else ""
+        else:
+            content = self._received(copy, queue_id, now) + content
         return Message(
             queue_id,
-            message.sender if found.owner is None else found.owner,
-            people,
+            message.sender if copy.sender is None else copy.sender,
+            [Recipient(address, original or address, notify, orcpt) for address in people],
             now,
             size=len(content),
             content=content,
             body=message.body,
             smtputf8=message.smtputf8,
-            ret=b"" if listed else message.ret,
-            envid=b"" if listed else message.envid,
+            ret=message.ret,
+            envid=message.envid,
             attributes=attributes,
         )
+
+    def _received(self, copy: Copy, queue_id: str, now: float) -> bytes:
+        """The headers on top of a mail that goes on."""
+        where = self._hostname, self._mail_name, queue_id.encode(), mail_date(now)
+        received = b"Received: by %b (%b)\r\n\tid %b; %b\r\n" % where
+        if self._delivered_forward:
+            received += b"Delivered-To: %b\r\n" % fold(copy.delivered)
+        return received
 
     # -- a mailbox
 
     async def _mailbox(
-        self, job: Job, one: Recipient, address: bytes, result: Result, aliased: bool = False
+        self, job: Job, one: Recipient, address: bytes, delivered: bytes, result: Result
     ) -> None:
         """Deliver to a user; ``address`` is the user's, which may be another than the recipient's."""
         transport = await self._transport(self._mailbox_maps, address, self._mailbox_transport)
@@ -266,7 +295,7 @@ class LocalAgent(_Carrier):
         elif probe:
             failure = await self._office.mailboxes.ask({"user": name})
         else:
-            failure = await self._write(job.message, served, {"user": name})
+            failure = await self._write(job.message, served, {"user": name}, delivered)
         if failure is not None and failure.unknown:
             await self._unknown(job, one, address, name, result)
             return
@@ -300,8 +329,8 @@ class LocalAgent(_Carrier):
             dsn, reason = "2.0.0", "discarded"
             if user != "double-bounce":
                 self._office.log.warning(f"required alias not found: {user}")
-        elif self._luser_relay:
-            await self._forward(job, one, await self._elsewhere(one, user), result)
+        elif self._luser_relay and (found := await self._elsewhere(one, user)).copies:
+            await self._forward(job, one, found, result)
             return
         await self._done(job, one, one, dsn, reason, result)
 
@@ -322,7 +351,7 @@ class LocalAgent(_Carrier):
             return values.get(name, "")
 
         text = expand(self._luser_relay, value, lambda name, depth: bool(value(name, depth)))
-        return await self._aliases.of(text)
+        return await self._aliases.of(text, one.address)
 
     async def _transport(self, maps: Maps, address: bytes, usual: str) -> str:
         """What a pair like ``mailbox_transport_maps``, ``mailbox_transport`` says."""
@@ -382,8 +411,13 @@ class VirtualAgent(_Carrier):
         if message.probing:
             return "2.0.0", "delivers to maildir"
         whose = {"path": path.decode("utf-8", "surrogateescape"), "uid": int(uid), "gid": int(gid)}
-        failure = await self._write(message, one, whose)
+        failure = await self._write(message, one, whose, one.address)
         return ("2.0.0", "delivered to maildir") if failure is None else (failure.dsn, failure.text)
+
+
+def _not_of_success(notify: frozenset[bytes]) -> frozenset[bytes]:
+    """What is left of NOTIFY where an alias was expanded (RFC 3461 section 5.2.7.3)."""
+    return (notify - {b"SUCCESS"} or frozenset((b"NEVER",))) if notify else notify
 
 
 def _look_up(user: str) -> NotWritten:

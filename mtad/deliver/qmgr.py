@@ -374,7 +374,7 @@ class QueueManager:
         active.forwards += result.forwards
         for transport, recipients in result.passed.items():
             self._pass_on(job, active, transport, recipients)
-        self._over(active, result.outcomes)
+        self._over(active, result.outcomes, result.told)
 
     def _pass_on(self, job: Job, active: Active, transport: str, recipients: list[Recipient]) -> None:
         """Recipients that another transport is to deliver."""
@@ -403,11 +403,11 @@ class QueueManager:
 
     # -- and back to the store
 
-    def _over(self, active: Active, outcomes: list[Outcome]) -> None:
+    def _over(self, active: Active, outcomes: list[Outcome], told: Sequence[Outcome] = ()) -> None:
         """One delivery of a message is over."""
         active.outcomes += outcomes
         if "trace_flags" in active.message.attributes:
-            active.told += outcomes
+            active.told += told or outcomes
         active.jobs -= 1
         self._budget.open(active, -len(outcomes))
         if active.unread > 0 and not active.reading and active.open <= _PORTION // 2:

@@ -105,8 +105,8 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
     sts = MtaSts.build(p, around.resolver, around.reactor, log.named(f"{p['syslog_name']}/smtp"))
     mailboxes = Mailboxes(mailman_socket(p), around.reactor)
 
-    async def is_mine(transport: str, address: bytes) -> bool:
-        return (await around.resolve(b"", address)).transport == transport
+    async def resolve(address: bytes) -> Route:
+        return await around.resolve(b"", address)
 
     made: dict[str, Deliverer] = {}
     for name, (program, line) in found.items():
@@ -128,7 +128,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 ClientFlags.of(line, f"{p.directory}/master.cf"),
             )
         elif program in ("local", "virtual"):
-            office = Office(around.store, named, around.clock, mailboxes, around.new_id, is_mine)
+            office = Office(around.store, named, around.clock, mailboxes, around.new_id, resolve)
             made[name] = (LocalAgent if program == "local" else VirtualAgent)(parameters, name, office)
         else:
             status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"

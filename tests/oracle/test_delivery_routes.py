@@ -50,12 +50,35 @@ ROUTES = Config(
     services=(("submission", {}), ("unfiltered", {"content_filter": ""})),
     files={
         "transport": TRANSPORT,
+        "list": "# who\nfar@example.net, (comment) Near <near@example.org>\n\n:include:{dir}/more\none\n",
+        "more": "more@example.net\n:include:{dir}/list\n",
+        "commands": "|/bin/true\n",
+        "nobody": "#nobody\n",
         "aliases": (
             "one far@example.net\ntwo far@example.net, near@example.org\nloop loop2\nloop2 loop\n"
             "owned far@example.net\nowner-owned boss@example.net\nnobody-here nosuchuser\n"
             "command |/bin/true\nnested two, more@example.net\n"
+            "inner near@example.org, one\nowner-inner ida@example.org\n"
+            "outer far@example.net, inner\nowner-outer otto@example.org\n"
+            "unowned far@example.net, inner\nring rong\nrong ring\nempty :include:{dir}/nobody\n"
+            "included :include:{dir}/list\nrestricted :include:{dir}/commands\n"
+            "escaped \\\\one\nhome ~/x\nopen :include:{dir}/open\nlost :include:{dir}/lost\n"
+            "relative :include:list\nodd x@y..z\nnobody2 ,\n"
         ),
     },
+    transports={"other": {}},
+)
+EXPANDED = Config(
+    "expanded",
+    {
+        **ROUTES.main,
+        "frozen_delivered_to": "no",
+        "reset_owner_alias": "yes",
+        "expand_owner_alias": "yes",
+        "propagate_unmatched_extensions": "canonical, virtual, alias, include",
+        "prepend_delivered_header": "forward",
+    },
+    files=ROUTES.files,
     transports={"other": {}},
 )
 SENDERS = Config(
@@ -178,11 +201,32 @@ CASES = {
         to("<two@here.example>"),
         to("<nested@here.example>"),
         to("<owned@here.example>"),
+        to("<One@Here.example>"),
+        to("<outer@here.example>"),
+        to("<unowned@here.example>"),
+        to("<included@here.example>"),
+        to("<included+ext@here.example>"),
+        to("<one+ext@here.example>", text="Delivered-To: one@here.example\n" + TEXT),
+        to("<loop@here.example>"),
+        to("<ring@here.example>"),
+        to("<odd@here.example>"),
+        to("<restricted@here.example>"),
+        to("<lost@here.example>"),
+        to("<relative@here.example>"),
+        to("<home@here.example>"),
+        to("<nobody2@here.example>"),
+        to("<escaped@here.example>"),
         to("<nobody-here@here.example>"),
         to("<postmaster@here.example>"),
         to("<one@here.example> NOTIFY=SUCCESS"),
         to("<owned@here.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;x@y.example"),
         to("<one@here.example>", text="Delivered-To: one@here.example\n" + TEXT),
+    ],
+    EXPANDED: [
+        *(
+            to(f"<{user}@here.example>")
+            for user in ("one", "one+ext", "nested", "outer", "unowned", "included+ext", "owned+ext")
+        ),
     ],
     SENDERS: [
         to("<x@example.net>"),

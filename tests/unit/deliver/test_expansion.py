@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.expansion import Aliases
+from mtad.deliver.route import Route
 from mtad.maillog import ListSink, MailLog
 
 
@@ -22,12 +23,12 @@ def test_a_large_list_takes_its_size_in_time(tmp_path: Path) -> None:
         {"alias_maps": f"texthash:{aliases}", "myorigin": "example.com", "myhostname": "mail.example.com"}
     )
 
-    async def is_mine(address: bytes) -> bool:
-        return address.endswith(b"@example.com")
+    async def resolve(address: bytes) -> Route:
+        return Route("local" if address.endswith(b"@example.com") else "smtp", "x")
 
-    expander = Aliases(p, is_mine, MailLog(ListSink(), "x"))
+    expander = Aliases(p, "local", resolve, MailLog(ListSink(), "x"))
     begun = time.process_time()
     found = asyncio.run(expander.expand(b"people@example.com"))
-    assert len(found.others) == len(found.mailboxes) == count
-    assert found.mailboxes[:2] == [b"local0@example.com", b"local1@example.com"]
+    assert len(found.addresses) == 2 * count
+    assert found.addresses[:2] == [b"member0@example.net", b"local0@example.com"]
     assert time.process_time() - begun < 12

@@ -16,8 +16,9 @@ from delivery_world import finish
 from mtad.config.parameters import Parameters
 from mtad.daemon.mailman import Refused, Rules, serve, write_maildir
 from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
+from mtad.deliver.route import Route
+from mtad.errors import TableError
 from mtad.maillog import ListSink, MailLog
-from mtad.tables.aliases import alias_targets
 
 TABLE = """
 one: alice
@@ -33,30 +34,57 @@ file: /var/mail/x
 included: :include:{dir}/members
 lost: :include:{dir}/nothing
 nested: :include:{dir}/nesting
+included-command: :include:{dir}/commands
+included-file: :include:{dir}/files
+anybody: :include:{dir}/open
+nobody-in-it: :include:{dir}/nobody
+relative: :include:members
 escaped: \\\\one
 empty: ,
+home: ~/x
+odd: "a@b"@x..y
+inner: carol, dave@far.test
+owner-inner: ida@far.test
+outer: bob@far.test, inner, alice
+owner-outer: otto@far.test
+around: inner, bob@far.test
+plain: one, bob@far.test
 """
 
 
 @pytest.fixture
 def aliases(tmp_path: Path) -> Aliases:
     (tmp_path / "members").write_text("# a list\nalice\n\nbob@far.test, carol@far.test\n")
-    (tmp_path / "nesting").write_text(f":include:{tmp_path}/members\n")
+    (tmp_path / "nesting").write_text(f":include:{tmp_path}/members\n:include:{tmp_path}/nesting\nerin\n")
+    (tmp_path / "commands").write_text("|/bin/true\n")
+    (tmp_path / "files").write_text("/var/mail/x\n")
+    (tmp_path / "open").write_text("alice\n")
+    (tmp_path / "open").chmod(0o666)
+    (tmp_path / "nobody").write_text("# nobody\n\n")
     entries = [line.partition(": ") for line in TABLE.format(dir=tmp_path).strip().splitlines()]
     (tmp_path / "aliases").write_text("".join(f"{name} {value}\n" for name, _, value in entries))
+    return make(f"{tmp_path}/aliases")
+
+
+def make(path: str, **settings: str) -> Aliases:
     p = Parameters.from_mapping(
         {
-            "alias_maps": f"texthash:{tmp_path}/aliases",
+            "alias_maps": f"texthash:{path}",
             "myorigin": "here.test",
             "recipient_delimiter": "+",
             "compatibility_level": "3.6",
+            **settings,
         }
     )
 
-    async def is_mine(address: bytes) -> bool:
-        return address.endswith(b"@here.test")
+    async def resolve(address: bytes) -> Route:
+        if address.endswith(b"@x..y"):
+            return Route("error", "5.1.3 bad address syntax")
+        if address.endswith(b"@fails.test"):
+            raise TableError("no table")
+        return Route("local" if address.endswith(b"@here.test") else "smtp", "x")
 
-    return Aliases(p, is_mine, MailLog(ListSink(), "postfix/local"))
+    return Aliases(p, "local", resolve, MailLog(ListSink(), "postfix/local"))
 
 
 def expand(aliases: Aliases, name: str) -> Expansion:
@@ -64,29 +92,77 @@ def expand(aliases: Aliases, name: str) -> Expansion:
     return found
 
 
+def shown(found: Expansion) -> dict[str, list[str]]:
+    """Who gets which copy: ``user`` those that are delivered here, else the owner, or ``-``."""
+    return {
+        f"{(copy.sender or b'-').decode()}{' user' if copy.direct else ''}": [
+            each.decode() for each in people
+        ]
+        for copy, people in found.copies.items()
+    }
+
+
+ALICE, BOB, CAROL = "alice@here.test", "bob@far.test", "carol@far.test"
+
+
 @pytest.mark.parametrize(
-    ("name", "mailboxes", "others"),
+    ("name", "wanted"),
     [
-        ("nobody", ["nobody"], []),
-        ("one", ["alice"], []),
-        ("ONE", ["alice"], []),
-        ("one+box", ["alice"], []),
-        ("two", ["alice"], ["bob@far.test"]),
-        ("deep", ["alice"], ["bob@far.test", "quoted name@far.test", "carol@far.test"]),
-        ("self", ["self"], ["bob@far.test"]),
-        ("ring", ["ring"], []),
-        ("included", ["alice"], ["bob@far.test", "carol@far.test"]),
+        ("nobody", {"- user": ["nobody@here.test"]}),
+        ("one", {"- user": [ALICE]}),
+        ("ONE", {"- user": [ALICE]}),
+        ("one+box", {"- user": [ALICE]}),
+        ("nobody+box", {"- user": ["nobody+box@here.test"]}),
+        ("two", {"- user": [ALICE], "-": [BOB]}),
+        ("deep", {"- user": [ALICE], "-": [BOB, "quoted name@far.test", CAROL]}),
+        ("self", {"- user": ["self@here.test"], "-": [BOB]}),
+        ("included", {"-": [ALICE, BOB, CAROL]}),
+        ("nested", {"-": [ALICE, BOB, CAROL, "erin@here.test"]}),
+        ("nobody-in-it", {}),
+        ("escaped", {"- user": ["one@here.test"]}),
+        ("plain", {"- user": [ALICE], "-": [BOB]}),
+        ("list", {"owner-list@here.test": [ALICE, BOB]}),
+        ("around", {"owner-inner@here.test": ["carol@here.test", "dave@far.test"], "-": [BOB]}),
+        (
+            "outer",
+            {
+                "owner-outer@here.test": [BOB, ALICE],
+                "owner-inner@here.test": ["carol@here.test", "dave@far.test"],
+            },
+        ),
     ],
 )
-def test_expansion(aliases: Aliases, name: str, mailboxes: list[str], others: list[str]) -> None:
+def test_expansion(aliases: Aliases, name: str, wanted: dict[str, list[str]]) -> None:
     found = expand(aliases, name)
-    assert found.mailboxes == [f"{user}@here.test".encode() for user in mailboxes]
-    assert found.others == [address.encode() for address in others]
-    assert found.aliased == (name != "nobody") and found.owner is None
+    assert shown(found) == wanted
+    assert found.aliased == (not name.startswith("nobody") or name == "nobody-in-it")
+    assert found.owned == (name in ("list", "outer"))
 
 
-def test_a_list_has_an_owner(aliases: Aliases) -> None:
-    assert expand(aliases, "list").owner == b"owner-list@here.test"
+def test_owners_and_extensions(tmp_path: Path, aliases: Aliases) -> None:
+    path = f"{tmp_path}/aliases"
+    assert shown(expand(make(path, expand_owner_alias="yes"), "list")) == {"boss@far.test": [ALICE, BOB]}
+    assert shown(expand(make(path, owner_request_special="no"), "list")) == {"- user": [ALICE], "-": [BOB]}
+    (tmp_path / "more").write_text(
+        "lists plain\nowner-lists o@far.test\nplain one\none alice\nto bob@far.test\n"
+    )
+    more = f"{tmp_path}/more"
+    assert shown(expand(make(more), "lists")) == {"owner-lists@here.test": [ALICE]}
+    found = expand(make(more, reset_owner_alias="yes"), "lists")
+    assert shown(found) == {"owner-lists@here.test user": [ALICE]} and found.user is None
+    (copy,) = expand(make(more), "to").copies
+    assert copy.delivered == b"to@here.test"
+    past = make(more, propagate_unmatched_extensions="alias")
+    assert shown(expand(past, "to+box")) == {"-": ["bob+box@far.test"]}
+    assert shown(expand(past, "one+box")) == {"- user": ["alice+box@here.test"]}
+
+
+def test_delivered_to_may_follow(tmp_path: Path, aliases: Aliases) -> None:
+    found = expand(make(f"{tmp_path}/aliases", frozen_delivered_to="no"), "deep")
+    assert {copy.delivered: people for copy, people in found.copies.items() if not copy.direct} == {
+        b"two@here.test": [BOB.encode()],
+        b"deep@here.test": [b"quoted name@far.test", CAROL.encode()],
+    }
 
 
 @pytest.mark.parametrize(
@@ -94,26 +170,21 @@ def test_a_list_has_an_owner(aliases: Aliases) -> None:
     [
         ("command", "4.3.0", "delivery to commands is not available in mtad"),
         ("file", "4.3.0", "delivery to files is not available in mtad"),
-        ("lost", "4.3.5", "mail system configuration error"),
-        ("nested", "5.4.6", ":include: nesting limit exceeded"),
+        ("included-command", "5.7.1", "mail to command is restricted"),
+        ("included-file", "5.7.1", "mail to file is restricted"),
+        ("lost", "5.3.5", "mail system configuration error"),
+        ("anybody", "5.3.5", "mail system configuration error"),
+        ("relative", "5.3.5", "mail system configuration error"),
+        ("home", "5.3.5", "mail system configuration error"),
+        ("ring", "5.4.6", "recipient nesting limit exceeded"),
         ("empty", "4.3.0", "alias database unavailable"),
+        ("odd", "5.1.3", "bad recipient address syntax: a@b@x..y"),
     ],
 )
 def test_what_leads_nowhere(aliases: Aliases, name: str, dsn: str, text: str) -> None:
     with pytest.raises(NotExpanded) as caught:
         expand(aliases, name)
     assert (caught.value.dsn, caught.value.text) == (dsn, text)
-
-
-def test_targets_of_a_line() -> None:
-    assert alias_targets('a, "|prog x, y" ,/file, :include:/x,  b@c (no), D <d@e>') == [
-        "a",
-        "|prog x, y",
-        "/file",
-        ":include:/x",
-        "b@c",
-        "d@e",
-    ]
 
 
 # -- the process that writes

@@ -114,7 +114,7 @@ def test_what_the_mail_system_says_itself_is_not_believed(world: World, behind: 
             *[
                 attribute(name, "yes")
                 for name in (
-                    "filter", "probe", "expanded", "release", "deliver_by", "untold", "sasl_username",
+                    "filter", "probe", "direct", "release", "deliver_by", "untold", "sasl_username",
                     "client_address", "log_client_address", "log_ident", "mt_priority", "requiretls",
                     "message_id", "create_time", "rewrite_context", "encoding", "trace_flags",
                 )
