@@ -161,6 +161,8 @@ class Encryption:
         except ConfigError as error:
             self._log.warning(f"{host.relay}: {error.reason}")
             raise SessionFailure("4.7.5", failed_text, temporary=True, relay=host.relay, tls=True) from error
+        if report is not None and handshake.unusable:
+            report.failure("tlsa-invalid" if policy.dane else "validation-failure", handshake.unusable)
         try:
             info = await connection.start_tls(handshake, self._settings.timeouts.starttls)
         except HandshakeFailed as failed:
@@ -194,8 +196,6 @@ class Encryption:
         external = policy.external
         testing = external is not None and external.testing
         problem = external.failure if external is not None else ""
-        if handshake.level == "encrypt" and policy.dane:
-            problem = "tlsa-invalid"
         report.finished(info, testing or handshake.must_match, problem)
 
     def _check_requiretls(self, connection: Connection, purpose: Purpose, status: TlsStatus) -> None:

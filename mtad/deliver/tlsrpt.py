@@ -188,10 +188,10 @@ class Report:
         if info.reused and self._reporter.skip_reused:
             self.reported = True
             return
-        if enforced and not info.verified:
-            self.failure(*failure_of(info))
-        elif problem:
+        if problem:
             self.failure(problem)
+        elif enforced and not info.verified:
+            self.failure(*failure_of(info))
         else:
             self.success()
 

@@ -152,7 +152,8 @@ class ClientTLS:
 class Handshake:
     """One TLS session with a server, before and after its handshake.
 
-    ``level`` is that of the policy, or ``encrypt`` where none of its TLSA records can be used.
+    ``level`` is that of the policy, or ``encrypt`` where none of its TLSA records can be used; ``unusable``
+    says then, as RFC 8460 would, what is: it is empty where something can.
     """
 
     __slots__ = (
@@ -169,6 +170,7 @@ class Handshake:
         "_tls",
         "_trace",
         "level",
+        "unusable",
     )
 
     def __init__(
@@ -199,6 +201,7 @@ class Handshake:
                 self._hopeless = True
         if self._sni and tls.logging.debug:
             tls.log.info(f"{self._peer}: SNI hostname: {self._sni}")
+        self.unusable = ""
         self._anchors = self._usable_anchors()
         #: whether what OpenSSL finds in the chain is of no account
         self._by_ourselves = must_match(self.level) and bool(policy.anchors or self.level == "fingerprint")
@@ -217,6 +220,7 @@ class Handshake:
                     log.warning(f"{peer}: unusable TLSA RR: 3 {selector} 255 {shown(digest)}")
             if len(bad) == len(policy.match):
                 log.warning(f"{peer}: all fingerprints unusable")
+                self.unusable = "all-fingerprints-unusable"
                 self._hopeless = True
         found = tuple([record for record in anchors if usable(record, tls.digests)])
         for record in dict.fromkeys(anchors):
@@ -224,6 +228,7 @@ class Handshake:
                 log.warning(f"{peer}: unusable TLSA RR: {record.shown}")
         if not anchors or found:
             return found
+        self.unusable = f"all-{'TLSA-records' if policy.dane else 'trust-anchors'}-unusable"
         match self.level:
             case "dane" | "halfdane":
                 log.warning(f"{peer}: all TLSA records unusable, fallback to unauthenticated TLS")

@@ -72,6 +72,11 @@ SCENES = [
         zone=RECORDS + "dane.example SECURE\n_25._tcp.mx.dane.example TLSA 3 1 1 " + "00" * 32 + "\n",
     ),
     Scene("dane-good", "dane-good", zone=RECORDS + "dane-good.example SECURE\n"),
+    Scene(
+        "dane-unusable",
+        "dane-unusable",
+        zone=RECORDS + "dane-unusable.example SECURE\n_25._tcp.mx.dane-unusable.example TLSA 3 1 1 0011\n",
+    ),
     Scene("unknown", "forged", zone=PLAIN),
     Scene("forged-web", "forged-web", zone=RECORDS.replace(WEB, "192.0.2.251")),
 ]
@@ -247,6 +252,7 @@ def check_outcomes(said: dict[str, list[str]]) -> None:
         "broken": "sent",
         "dane": NOT_VERIFIED,
         "dane-good": "sent",
+        "dane-unusable": "sent",
         "page": "sent",
         "unknown": "sent",
         "forged-web": "sent",
@@ -279,7 +285,10 @@ def check_reports(records: dict[str, dict[str, Any]]) -> None:
         "dane": 203,
     }
     assert (code("missing"), code("broken"), code("forged-web"), code("no-mode")) == (301, 302, 303, 0)
-    assert (code("page"), code("dane-good")) == (302, 0)
+    assert (code("page"), code("dane-good"), code("dane-unusable")) == (302, 0, 304)
+    (unusable,) = records["dane-unusable.example"]["policies"]
+    assert unusable["policy-string"] == ["3 1 1 0011"]
+    assert unusable["failure-details"][0]["f"] == "all-TLSA-records-unusable"
     details = records["forged.example"]["policies"][0]["failure-details"][0]
     assert records["forged.example"] == {
         "dpv": "1",

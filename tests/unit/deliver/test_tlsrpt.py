@@ -113,6 +113,16 @@ def test_only_the_first_word_counts(tmp_path: Path) -> None:
     ]
 
 
+def test_what_another_found_wrong_goes_before_what_we_find(tmp_path: Path) -> None:
+    found, _ = report(tmp_path)
+    policy = Policy("secure", external=External("sts", failure="sts-policy-invalid"))
+    for problem, code in (("sts-policy-invalid", 302), ("", 203)):
+        found.begin(HOST, policy, None)
+        found.finished(replace(GOOD, verified=False), True, problem)
+        (details,) = records(tmp_path)[-1]["policies"][0]["failure-details"]
+        assert details["c"] == code
+
+
 def test_policies(tmp_path: Path) -> None:
     found, _ = report(tmp_path)
     dane = Policy("dane", anchors=(Tlsa(3, 1, 1, b"\xab\xcd"),), base_domain="mx.d.example")
