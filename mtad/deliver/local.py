@@ -184,7 +184,7 @@ class LocalAgent(_Carrier):
                 result.outcomes += await self._end(job, [self._outcome(one, "2.0.0", reason)])
                 return
         found = await self._aliases.expand(one.address)
-        if found.user is None:
+        if found.user is None or (message.probing and found.aliased):
             await self._forward(job, one, found, result)
             return
         copy, address = found.user
@@ -218,7 +218,7 @@ class LocalAgent(_Carrier):
         told: list[Outcome] = []
         for copy, people in found.copies.items():
             for address in people:
-                served = Recipient(address, one.original or one.address)
+                served = _served(one, copy, address)
                 each = Result()
                 if copy.direct:
                     await self._mailbox(job, served, address, address, each)
@@ -241,10 +241,6 @@ class LocalAgent(_Carrier):
         """The mail once more: for users as it is, for others with the trace of having been here."""
         now = self._office.clock()
         queue_id = self._office.new_id()
-        listed = copy.sender is not None
-        notify = _not_of_success(one.notify)
-        original = b"" if listed else one.original or one.address
-        orcpt = b"" if listed else one.orcpt
         content = content_of(self._office.store, message, message.size)
         attributes = dict(message.attributes)
         for name in ("filter", "deliver_by", "untold"):
@@ -256,7 +252,7 @@ class LocalAgent(_Carrier):
         return Message(
             queue_id,
             message.sender if copy.sender is None else copy.sender,
-            [Recipient(address, original or address, notify, orcpt) for address in people],
+            [_served(one, copy, address) for address in people],
             now,
             size=len(content),
             content=content,
@@ -413,6 +409,14 @@ class VirtualAgent(_Carrier):
         whose = {"path": path.decode("utf-8", "surrogateescape"), "uid": int(uid), "gid": int(gid)}
         failure = await self._write(message, one, whose, one.address)
         return ("2.0.0", "delivered to maildir") if failure is None else (failure.dsn, failure.text)
+
+
+def _served(one: Recipient, copy: Copy, address: bytes) -> Recipient:
+    """Who gets a copy for ``one``: what was asked of one who is a list is not asked of its members."""
+    notify = _not_of_success(one.notify)
+    if copy.sender is not None:
+        return Recipient(address, address, notify)
+    return Recipient(address, one.original or one.address, notify, one.orcpt)
 
 
 def _not_of_success(notify: frozenset[bytes]) -> frozenset[bytes]:
