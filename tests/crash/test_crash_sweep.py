@@ -7,6 +7,7 @@ way through it, whether it writes to a file or to a client or server.
 
 from __future__ import annotations
 
+import errno
 import re
 import smtplib
 from collections import Counter
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from email.parser import BytesParser
 
 import pytest
-from faulty import AVAILABLE, KILL_BEFORE, KILL_HALFWAY, WHY_NOT, Faulty, soon
+from faulty import AVAILABLE, KILL_BEFORE, KILL_HALFWAY, SYNCS, WHY_NOT, WRITES, Faulty, soon
 from live.daemon import Sink
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
@@ -109,11 +110,13 @@ class Sweep:
         mtad.plan.disarm()
         return mtad.plan.get("calls")
 
-    def stop_at(self, call: int, how: int) -> None:
+    def stop_at(self, call: int, how: int, which: int = 0) -> None:
+        """``how``: a way to be killed, or the error that calls of that kind (``which``) end with from that
+        one on, before it is killed; then no journal of what was delivered can be kept."""
         mtad = self.mtad
         subject = f"{self.scenario.name} {call} {how}"
         here = mtad.mark()
-        mtad.plan.arm(call, how)
+        mtad.plan.arm(call, how, which)
         said = self.scenario.send(mtad, subject)
         soon(
             lambda: mtad.plan.get("ended") or ": removed" in mtad.since(here),
@@ -127,15 +130,15 @@ class Sweep:
             lambda: not mtad.queued() and not list((mtad.queue / "maildrop").iterdir()),
             lambda: f"an empty queue after {subject}:\n{mtad.since(here)}",
         )
-        self.check(subject, said, mtad.since(here))
+        self.check(subject, said, mtad.since(here), bool(which))
 
-    def check(self, subject: str, said: bool, log: str) -> None:
+    def check(self, subject: str, said: bool, log: str, twice: bool) -> None:
         came = self.arrivals.of(subject)
         doubtful = set(re.findall(r"to=<(\w+)@example.net>: delivery was interrupted", log))
         self.doubts += len(doubtful)
         self.unacknowledged += not said
         for name in self.scenario.recipients:
-            assert came[name] <= 1 + (name in doubtful), f"{subject}: {name} repeated\n{log}"
+            assert came[name] <= 1 + (twice or name in doubtful), f"{subject}: {name} repeated\n{log}"
             assert came[name] >= said, f"{subject}: {name} lost\n{log}"
         assert "Traceback" not in log and "panic" not in log, log
 
@@ -158,3 +161,24 @@ def test_stopped_at_every_call(scenario: Scenario, sink: Sink) -> None:
         assert sweep.stops > 1.6 * calls  # the last ones come when the message is removed
         assert 0 < sweep.doubts <= 9 * len(scenario.recipients)  # between the last dot and its answer
         assert (sweep.unacknowledged > 0) == (scenario.name != "maildrop")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("number", "which", "step"),
+    [(errno.ENOSPC, WRITES, 3), (errno.EROFS, WRITES | SYNCS, 5), (errno.EIO, SYNCS, 1)],
+    ids=["no room", "read-only", "syncs fail"],
+)
+def test_the_disk_fails_from_any_call_on(number: int, which: int, step: int, sink: Sink) -> None:
+    """And then it is killed; when it is started again, all is well."""
+    settings = {"relayhost": f"[127.0.0.1]:{sink.port}", "mynetworks": "127.0.0.0/8", "notify_classes": ""}
+    with Faulty(settings) as mtad:
+        sweep = Sweep(SCENARIOS[0], mtad, sink)
+        call, reached = 1, True
+        while reached:
+            before = sweep.stops
+            sweep.stop_at(call, number, which)
+            reached = sweep.stops > before
+            call += step
+        print(f"{sweep.stops} stops, {sweep.unacknowledged} messages not acknowledged")
+        assert sweep.stops >= 2 and sweep.unacknowledged > 0
