@@ -62,11 +62,13 @@ class _Attempt:
         "demands",
         "failure",
         "job",
+        "keeps",
         "key",
         "loops",
         "mine",
         "pending",
         "result",
+        "tried",
         "utf8",
     )
 
@@ -80,6 +82,8 @@ class _Attempt:
         self.demands = Demands()  # of the next hop under way
         self.broke_lines = False  # that was told
         self.mine = False  # this host is one that the mail is to go to
+        self.tried = ""  # the address of a session that was used again
+        self.keeps = False  # sessions for others to use
         self.loops = False  # the mail would come back to us
 
 
@@ -148,17 +152,18 @@ class Agent:
         if self._flags.single and (refused := await self._refused(job)) is not None:
             return Result(refused)
         nexthop = job.route.nexthop
-        if not job.busy and self._cached and await self._cached.matches(_domain(nexthop)):
-            job.busy = True
         sender = job.message.sender if self._passwords.by_sender else None
         utf8 = requires_utf8(job.message, job.recipients, self._store)
         key: Hashable = (nexthop, sender, self._security.wish(job.message), utf8)
         attempt = _Attempt(job, key, utf8)
+        attempt.keeps = job.busy and self._settings.cache_on_demand
+        if not attempt.keeps and self._cached:
+            attempt.keeps = await self._cached.matches(_domain(nexthop))
         job.stamps.begun = job.stamps.connected = self._clock()
         while (connection := self._pool.take(key)) is not None:
             connection.log_reuse()
             connection.listen(self._notices.begin())
-            if await self._use(connection, attempt):
+            if await self._use(connection, attempt, pooled=True):
                 break  # else the server had hung up meanwhile
         if attempt.pending:
             await self._by_hosts(attempt)
@@ -221,12 +226,24 @@ class Agent:
             found = await self._find(attempt, element)
             if found is not None:
                 last = number == len(elements) or found.final
-                hosts = list(found.hosts)[: self._settings.address_limit or None]
-                await self._try_hosts(attempt, hosts, last, found.best)
+                await self._try_hosts(attempt, self._left(attempt, found), last, found.best)
             refused = attempt.failure is not None and self._is_final(attempt.failure)
             if not attempt.pending or refused or (found.final if found else attempt.mine):
                 break
         self._excuse(attempt, elements[0], number > len(elements) - len(self._settings.fallback))
+
+    def _left(self, attempt: _Attempt, found: Hosts) -> list[Host]:
+        """The hosts to try."""
+        hosts = [host for host in found.hosts if host.address != attempt.tried]
+        return hosts[: self._settings.address_limit or None]
+
+    async def _others(self, attempt: _Attempt) -> bool:
+        """Whether there are hosts to try besides the one whose session was used again."""
+        elements = [*split_nexthop(attempt.job.route.nexthop), *self._settings.fallback]
+        if len(elements) > 1 or elements[0].startswith("unix:"):
+            return len(elements) > 1
+        found = await self._find(attempt, elements[0].removeprefix("inet:"))
+        return found is not None and self._settings.session_limit != 1 and bool(self._left(attempt, found))
 
     def _excuse(self, attempt: _Attempt, first: str, fallback: bool) -> None:
         """What the operator has to mend is no reason to bounce; ``fallback``: the last try was at one."""
@@ -330,7 +347,7 @@ class Agent:
             raise
         return connection
 
-    async def _use(self, connection: Connection, attempt: _Attempt) -> bool:
+    async def _use(self, connection: Connection, attempt: _Attempt, pooled: bool = False) -> bool:
         """Send the message to whoever is pending.  False when an idle session turned out to be dead."""
         job = attempt.job
         transaction = Transaction(
@@ -349,6 +366,9 @@ class Agent:
             connection.quit()
             return False
         job.stamps.done = self._clock()
+        if pooled and any(outcome.status in self._again for outcome in transaction.outcomes):
+            attempt.tried = connection.host.address
+            connection.last = not await self._others(attempt)
         outcomes = self._sorted(connection, attempt, transaction)
         await self._settle(outcomes)
         log_outcomes(
@@ -376,7 +396,9 @@ class Agent:
             result.traced += traced
         keeps = connection.keeps_tls if connection.keeps_tls is not None else self._settings.tls_reuse
         reusable = connection.tls is None or keeps
-        self._pool.give(attempt.key, connection, reusable and job.busy and self._settings.cache_on_demand)
+        self._pool.give(attempt.key, connection, reusable and attempt.keeps)
+        if transaction.unreached is None:  # or the sessions of hosts that are less preferred would be used
+            attempt.keeps = False
         errors, relay = connection.errors, connection.host.relay
         result.forwards += self._notices.of(connection.history, errors, relay, job.message)
         connection.listen(None)

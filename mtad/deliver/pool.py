@@ -56,7 +56,7 @@ class Pool:
             and not connection.errors
             and self._count < _LIMIT
             and self._clock() - connection.opened < settings.reuse_time
-            and not 0 < settings.reuse_count <= connection.uses
+            and not 0 < settings.reuse_count < connection.uses
         )
 
     def _gone(self, key: Hashable, connection: Connection) -> None:

@@ -17,8 +17,7 @@ The shell acts on events::
 Where the server offers PIPELINING, MAIL, all RCPT and DATA go out at once; when nobody was accepted
 and the server still says 354, a lone dot is sent (RFC 2920 section 3.1).  Otherwise one command at a
 time.  A failed transaction is ended by RSET.  After anything malformed or unasked for, and after QUIT,
-the session is ``closed``.  A 421 is a refusal like others, but then the session is ``leaving``: it may be
-ended in order, and is not to be used again.
+the session is ``closed``.  A 421 is a refusal like others: some servers say it and stay.
 
 LMTP (RFC 2033) is the same but for LHLO, and one answer to the message for each accepted recipient.
 
@@ -90,7 +89,6 @@ class ClientSession:
         self.extensions = Extensions()
         self.authenticated = False
         self.closed = False
-        self.leaving = False  # the server has said 421
         self.broke_lines = False  # a line of this message that is longer than line_length_limit was broken
         #: what the session waits for, in Postfix's words: "lost connection with H while <stage>"
         self.stage = "receiving the initial server greeting"
@@ -329,7 +327,6 @@ class ClientSession:
             self._fail(ProtocolError(f"a reply to no command: {reply}", reply))
             return
         _, handler = self._expected.popleft()
-        self.leaving = self.leaving or reply.code == 421
         handler(reply)
         if self._expected:
             self.stage = self._expected[0][0]
@@ -464,7 +461,7 @@ class ClientSession:
         self._transaction_dropped(reply.positive)
 
     def _transaction_dropped(self, usable: bool) -> None:
-        usable = usable and not (self.closed or self.leaving)
+        usable = usable and not self.closed
         self._ready, self._in_transaction = usable, False
         self._events.append(TransactionDropped(usable))
 
@@ -473,8 +470,7 @@ class ClientSession:
         if self.settings.lmtp and self._to_answer:
             self._events.append(MessageAnswer(reply, index=index))
             return
-        quitting = any(handler == self._quit_answer for _, handler in self._expected)
-        self._ready = not (quitting or self.leaving)
+        self._ready = not any(handler == self._quit_answer for _, handler in self._expected)
         self._in_transaction = False
         self._events.append(MessageAnswer(reply, index=index))
 

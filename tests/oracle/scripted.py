@@ -100,11 +100,14 @@ def _reply(r: random.Random, code: int) -> bytes:
 class Script:
     """What to say; see the module.
 
-    ``hosts``: how many addresses the next hop has; ``coalesce``: replies to pipelined commands are sent at
+    ``hosts``: how many addresses the next hop has; ``cached``: sessions
+    are used again; ``coalesce``: replies to pipelined commands are sent at
     once; ``pieces``: in small pieces."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, cached: bool = False) -> None:
         r = random.Random(f"script {seed}")
+        #: stages that go as usual
+        self._calm = ("quit", "rset") if cached else ("quit",)
         self.seed = seed
         self.hosts = r.choice((1, 1, 1, 1, 2, 2, 3))
         self._trouble = r.choice((0.0, 0.05, 0.05, 0.15, 0.3, 0.6))
@@ -116,7 +119,9 @@ class Script:
         """The reply to the ``count``-th command of a kind."""
         r = random.Random(f"{self.seed} {host} {session} {stage} {count}")
         yes = _YES.get(stage, 250)
-        if stage == "quit" or r.random() >= self._trouble * (0.3 if stage in ("connect", "ehlo") else 1.0):
+        if stage in self._calm or r.random() >= self._trouble * (
+            0.3 if stage in ("connect", "ehlo") else 1.0
+        ):
             return self._usual(r, stage, yes)
         if self._rude and r.random() < 0.4:
             return r.choice(
@@ -144,7 +149,7 @@ class Script:
             return Said(self._greeting(r), yes)
         if stage == "ehlo":
             return Said(self._offers(r), yes)
-        if stage == "quit" or r.random() < 0.5:
+        if stage in self._calm or r.random() < 0.5:
             return Said(b"%d ok\r\n" % yes, yes)
         return Said(_reply(r, yes), yes)
 
@@ -193,6 +198,7 @@ class NextHop:
     def __init__(self) -> None:
         self.script = Script(0)
         self.heard: list[Heard] = []
+        self._conversations: list[_Conversation] = []
         self._lock = threading.Lock()
         while True:
             self.port = free_port()
@@ -221,7 +227,13 @@ class NextHop:
     def begin(self, script: Script) -> None:
         """Play another script from now on."""
         with self._lock:
-            self.script, self.heard = script, []
+            self.script, self.heard, self._conversations = script, [], []
+
+    def hang_up(self) -> None:
+        """End the sessions that are still there."""
+        with self._lock:
+            for conversation in self._conversations:
+                conversation.hang_up()
 
     @property
     def quiet(self) -> bool:
@@ -240,6 +252,7 @@ class NextHop:
                 heard = Heard(host)
                 self.heard.append(heard)
                 conversation = _Conversation(client, self.script, heard, number)
+                self._conversations.append(conversation)
             threading.Thread(target=conversation.run, daemon=True).start()
 
 
@@ -277,6 +290,10 @@ class _Conversation:
         finally:
             self._socket.close()
             self._heard.over = True
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _command(self, line: bytes) -> bool:
         words = line.split(maxsplit=1)
