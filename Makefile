@@ -2,7 +2,7 @@
 # make test  linters, types, layers and all tests
 # make crash only the tests that stop the program, at every single write and otherwise
 # make bench Debian's Postfix and mtad, side by side
-# make fuzz  random sessions, routing rules and mail, put to Postfix and to mtad: SEEDS="1000 9000"
+# make fuzz  random sessions, routing rules, mail and servers, put to Postfix and to mtad: SEEDS="1000 9000"
 # make man   the manual page of the parameters, docs/mtad-parameters.5
 
 PYTHON ?= python3
@@ -36,6 +36,7 @@ fuzz: $(VENV)/.installed-test
 	cd tests && ../$(BIN)/python -m oracle.fuzz $(SEEDS)
 	cd tests && ../$(BIN)/python -m oracle.fuzz_resolve $(SEEDS)
 	cd tests && ../$(BIN)/python -m oracle.fuzz_intake $(SEEDS)
+	cd tests && ../$(BIN)/python -m oracle.fuzz_client $(SEEDS)
 
 man: $(VENV)/.installed
 	@mkdir -p docs
