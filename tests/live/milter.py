@@ -8,10 +8,11 @@ event's data.  What is not named is answered with "continue".  ``milter.talks`` 
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from collections.abc import Callable, Mapping
+
+from live.listening import Listening
 
 from mtad.smtpd.milter import wire
 
@@ -53,44 +54,22 @@ class Conversation:
         return b"".join(self.data(b"B"))
 
 
-class FakeMilter:
+class FakeMilter(Listening[Conversation]):
     """See the module."""
 
     def __init__(
         self, answers: Mapping[bytes, Answer] | None = None, negotiation: bytes | None = None
     ) -> None:
+        super().__init__()
         self.answers = dict(answers or {})
         self.negotiation = negotiate() if negotiation is None else negotiation
-        self.talks: list[Conversation] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
     @property
     def name(self) -> str:
         return f"inet:127.0.0.1:{self.port}"
 
-    def __enter__(self) -> FakeMilter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for talk in self.talks:
-            with contextlib.suppress(OSError):
-                talk.connection.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            talk = Conversation(connection)
-            self.talks.append(talk)
-            threading.Thread(target=self._talk, args=(talk,), daemon=True).start()
+    def _begin(self, connection: socket.socket) -> Conversation:
+        return Conversation(connection)
 
     def _talk(self, talk: Conversation) -> None:
         reader = wire.PacketReader()

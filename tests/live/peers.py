@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Mapping
+
+from live.listening import Listening
 
 Stage = Callable[["Talk"], bytes | None]
 
@@ -71,40 +72,19 @@ class Talk:
         self.connection.close()
 
 
-class Peer:
-    """See the module.  ``talks`` are its connections, in the order in which they came."""
+class Peer(Listening[Talk]):
+    """See the module."""
 
     def __init__(self, stages: Mapping[str, Stage] | None = None, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__()
         self.stages = dict(stages or {})
-        self.talks: list[Talk] = []
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-
-    def __enter__(self) -> Peer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for talk in self.talks:
-            talk.close()
 
     def bodies(self) -> list[bytes]:
         return [body for talk in self.talks for body in talk.bodies]
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            talk = Talk(connection)
-            self.talks.append(talk)
-            threading.Thread(target=self._talk, args=(talk,), daemon=True).start()
+    def _begin(self, connection: socket.socket) -> Talk:
+        return Talk(connection)
 
     def _talk(self, talk: Talk) -> None:
         with contextlib.suppress(OSError):
