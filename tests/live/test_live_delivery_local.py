@@ -88,7 +88,7 @@ def mtad(home: Path, sink: Sink) -> Iterator[Mtad]:
     aliases = (
         "one mtadtest\nlist mtadtest, far@example.net, nested\nnested near@example.net, one\n"
         "owner-list boss@example.net\ncommand |/bin/true\nfile /tmp/file\nincluded :include:{dir}/list\n"
-        "mtadtest-self mtadtest-self, far@example.net\n"
+        "both mtadtest, far@example.net\n"
     )
     files = {"aliases": aliases, "list": "# who\nfar@example.net\nmtadtest\n"}
     with Mtad(values, files=files, master_extra=LOCAL) as running:
@@ -129,6 +129,21 @@ def test_an_alias_of_one_is_that_one(mtad: Mtad, home: Path) -> None:
     send(mtad, "one@here.test", text="Subject: alias\n\nx\n")
     wait_until(lambda: any("Subject: alias" in mail for mail in mails(home / "Maildir", 1)), "the mail")
     mtad.wait_for_log("to=<mtadtest@here.test>, orig_to=<one@here.test>, relay=local")
+    (mail,) = [mail for mail in mails(home / "Maildir", 1) if "Subject: alias" in mail]
+    assert mail.startswith(
+        "Return-Path: <me@example.com>\nX-Original-To: one@here.test\nDelivered-To: one@here.test\nReceived: "
+    )
+
+
+def test_an_alias_of_two_is_a_mail_for_each(mtad: Mtad, home: Path, sink: Sink) -> None:
+    before = len(sink.raw())
+    send(mtad, "both@here.test", text="Subject: both\n\nx\n")
+    (got,) = sink.wait_for(before + 1)[before:]
+    assert got.get_all("Delivered-To") == ["both@here.test"] and len(got.get_all("Received")) == 2
+    wait_until(lambda: any("Subject: both" in mail for mail in mails(home / "Maildir", 1)), "the mail")
+    (mail,) = [mail for mail in mails(home / "Maildir", 1) if "Subject: both" in mail]
+    assert mail.count("Delivered-To: both@here.test\n") == 1 and mail.count("Received: ") == 1
+    mtad.wait_for_log("to=<mtadtest@here.test>, orig_to=<both@here.test>, relay=local")
 
 
 def test_a_list_goes_to_all_once_and_its_owner_hears(mtad: Mtad, home: Path, sink: Sink) -> None:
