@@ -121,6 +121,7 @@ class Connector:
             quote_envelope=settings.quote_envelope,
             lmtp=settings.lmtp,
             line_length_limit=settings.line_limit,
+            ascii_replies=not p.flag("smtputf8_enable"),
         )
 
     async def open(

@@ -89,7 +89,6 @@ class Postmaster:
             arrival=now,
             size=len(content),
             content=content,
-            body=b"" if content.isascii() else b"8BITMIME",
             attributes={"message_id": message_id},
         )
 

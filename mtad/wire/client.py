@@ -92,7 +92,7 @@ class ClientSession:
         self.broke_lines = False  # a line of this message that is longer than line_length_limit was broken
         #: what the session waits for, in Postfix's words: "lost connection with H while <stage>"
         self.stage = "receiving the initial server greeting"
-        self._reader = ReplyReader(settings.reply_filter)
+        self._reader = ReplyReader(settings.reply_filter, settings.ascii_replies)
         self._out: list[bytes] = []
         self._events: deque[ClientEvent] = deque()
         self._expected: deque[tuple[str, _Handler]] = deque([(self.stage, self._greeting)])

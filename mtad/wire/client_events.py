@@ -26,6 +26,7 @@ class ClientSettings:
     lmtp: bool = False  # LMTP (RFC 2033) in place of SMTP
     pix: frozenset[str] = frozenset()  # smtp_pix_workarounds
     reply_filter: Callable[[bytes], bytes] | None = None  # smtp_reply_filter: each line through it
+    ascii_replies: bool = False  # where smtputf8_enable is off, other characters count as "?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ MAX_LINES = 1000
 _PATIENCE = 1 << 20  # bytes of one line that are passed over
 
 _REPLY = re.compile(rb"([0-9]{3})([- ]|$)")
+_OTHERS = re.compile(rb"[^\x00-\x7f]")
 _DSN = re.compile(rb" *([245]\.[0-9]{1,3}\.[0-9]{1,3})(?=\s|$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -104,6 +105,7 @@ class ReplyReader:
     """Collects replies from received bytes."""
 
     __slots__ = (
+        "_ascii",
         "_count",
         "_filter",
         "_kept",
@@ -115,9 +117,12 @@ class ReplyReader:
         "pipelining",
     )
 
-    def __init__(self, reply_filter: Callable[[bytes], bytes] | None = None) -> None:
-        """``reply_filter``: what each line is replaced by."""
+    def __init__(
+        self, reply_filter: Callable[[bytes], bytes] | None = None, ascii_only: bool = False
+    ) -> None:
+        """``reply_filter``: what each line is replaced by; ``ascii_only``: other bytes count as ``?``."""
         self._filter = reply_filter
+        self._ascii = ascii_only
         self.buffer = LineBuffer(_PATIENCE)
         self.listener: Listener | None = None
         self.oddities: list[Oddity] = []  # whoever tells of them takes them away
@@ -139,6 +144,8 @@ class ReplyReader:
             self._count += 1
             if b"\0" in line:
                 line = line.partition(b"\0")[0]
+            if self._ascii and not line.isascii():
+                line = _OTHERS.sub(b"?", line)
             if self.buffer.cut:
                 self._odd("long", line)
             if self._count > MAX_LINES or self.buffer.deaf:

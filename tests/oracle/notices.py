@@ -361,14 +361,16 @@ def _unquoted(found: re.Match[bytes]) -> bytes:
 
 
 def _blocks(text: str) -> list[str]:
-    """The lines; recipients, who come in any order, sorted."""
+    """The lines; recipients, who come in any order, sorted.
+
+    Postfix tells twice of who was late and wants to hear of success, mtad once."""
     blocks = text.replace("\r\n", "\n").split("\n\n")
     kinds = [m[1] if (m := _PERSON.match(each)) else "" for each in blocks]
     start = 0
     for at in range(1, len(blocks) + 1):
         if at == len(blocks) or kinds[at] != kinds[start]:
             if kinds[start]:
-                blocks[start:at] = sorted(each.strip("\n") for each in blocks[start:at])
+                blocks[start:at] = sorted({each.strip("\n") for each in blocks[start:at]})
             start = at
     return "\n\n".join(blocks).split("\n")
 

@@ -74,6 +74,7 @@ CASES = {
         mail("data", {"data:alice@example.com": b"503 5.5.1 out of order"}),
         mail("message", {"dot:alice@example.com": b"500 5.5.1 hm"}),
         mail("message by lmtp", {"dot:bob@lmtp.example": b"500 5.5.1 hm"}, "bob@lmtp.example"),
+        rcpt(b"what\n250 2.1.5 Ok", "bob@no-pipelining.example", name="garbage", messages=2),
         mail("reply filter", {}, "bob@filtered.example"),
         mail("greeting", {"connect": b"500 never"}, tls="none?", messages=2),
         mail("hello", {"ehlo": b"500 no", "helo": b"502 neither"}, tls="none?"),
