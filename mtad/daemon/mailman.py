@@ -52,6 +52,7 @@ class Rules:
     virtual_base: str
     virtual_minimum_uid: int
     client: int  # the user id that may ask
+    require_home: bool = False  # a user without home directory has no mail
 
     @classmethod
     def of(cls, p: Parameters, client: int) -> Rules:
@@ -62,6 +63,7 @@ class Rules:
             virtual_base=p["virtual_mailbox_base"].rstrip("/"),
             virtual_minimum_uid=p.number("virtual_minimum_uid"),
             client=client,
+            require_home=p.flag("require_home_directory"),
         )
 
 
@@ -166,6 +168,12 @@ def _become_user(user: str, rules: Rules) -> str:
     if entry.pw_uid == 0 and os.geteuid() == 0:
         raise Refused("4.3.0", f"no mail is written as root: make {user} an alias of somebody")
     _become(entry.pw_uid, entry.pw_gid, entry.pw_name)
+    if rules.require_home:
+        try:
+            os.stat(entry.pw_dir)
+        except OSError as problem:
+            why = f"cannot access home directory {entry.pw_dir}: {problem.strerror}"
+            raise Refused("4.3.0", why) from problem
     return os.path.join(entry.pw_dir, rules.home_mailbox)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pwd
 import socket
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from delivery_world import finish
 
 from mtad.config.parameters import Parameters
+from mtad.daemon import mailman
 from mtad.daemon.mailman import Refused, Rules, serve, write_maildir
 from mtad.deliver.expansion import Aliases, Expansion, NotExpanded
 from mtad.deliver.route import Route
@@ -242,6 +244,22 @@ def test_requests_that_are_refused(request_: object, says: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to see it refused")
 def test_nothing_is_written_as_root() -> None:
     assert "no mail is written as root" in ask({"user": "root", "name": "x", "size": 0})["text"]
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_home_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, required: bool) -> None:
+    """``require_home_directory``; else directories are made on the way, as by Postfix."""
+    home = f"{tmp_path}/home"
+    entry = pwd.struct_passwd(("me", "x", os.getuid() or 65534, os.getgid(), "", home, ""))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: entry)
+    monkeypatch.setattr(os, "umask", lambda mask: mask)  # that child is a thread here
+    monkeypatch.setattr(mailman, "_become", lambda uid, gid, name: None)
+    found = ask({"user": "me", "name": "1.Q", "size": 2}, b"x\n", require_home=required)
+    if required:
+        text = f"cannot access home directory {home}: No such file or directory"
+        assert found == {"dsn": "4.3.0", "text": text, "unknown": False}
+    else:
+        assert found == {"ok": True} and os.listdir(f"{home}/Maildir/new") == ["1.Q"]
 
 
 def test_only_the_mail_system_may_ask() -> None:
