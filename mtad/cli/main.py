@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name in TOOLS:
         if directory:
-            rest = ["-C" if name in ("sendmail", "mailq", "newaliases") else "-c", directory, *rest]
+            option = "-C" if name in ("sendmail", "mailq", "newaliases") else "-c"
+            rest = [option, os.path.abspath(directory), *rest]
         return _tool(name, rest)
     if name in COMMANDS:
         from mtad.cli import lifecycle

@@ -76,29 +76,29 @@ class _Super:
 
     def apply(self, letter: str, argument: str) -> None:
         """One option."""
-        for action in _PARTS.get(letter, letter):
-            if argument == "ALL":
+        actions = _PARTS.get(letter, letter)
+        if argument == "ALL":
+            for action in actions:
                 self._apply_to_all(action)
-            elif argument != "-":
-                self._apply_to(action, [argument])
-        if argument == "-":
-            for names in _batches(line.rstrip("\n") for line in sys.stdin):
-                for action in _PARTS.get(letter, letter):
-                    self._apply_to(action, names)
+            return
+        names = (line.rstrip("\n") for line in sys.stdin) if argument == "-" else (argument,)
+        for batch in _batches(names):
+            done = {(name, action) for action in actions for name in self._apply_to(action, batch)}
+            for name, action in ((name, action) for name in batch for action in actions):
+                if (name, action) in done:
+                    done.discard((name, action))
+                    self._voice.info(f"{name}: {_DONE[action]}")
+                elif not valid_id(name):
+                    self._voice.warning(f"invalid mail queue id: {name}")
 
-    def _apply_to(self, action: str, names: Sequence[str]) -> None:
-        good: list[str] = []
-        for name in names:
-            if valid_id(name):
-                good.append(name)
-            else:
-                self._voice.warning(f"invalid mail queue id: {name}")
+    def _apply_to(self, action: str, names: Sequence[str]) -> list[str]:
+        """The ids of the messages that it was done to."""
+        good = [name for name in names if valid_id(name)]
         if self._queues != frozenset(_QUEUES):
             store = self._store()
             good = [name for name in good if (message := store.store.find(name)) is None
                     or self._in_queues(name, message.state, self._active())]  # fmt: skip
-        for name in self._change(action, good):
-            self._voice.info(f"{name}: {_DONE[action]}")
+        return self._change(action, good)
 
     def _apply_to_all(self, action: str) -> None:
         if action == "d" and MAILDROP in self._queues:
@@ -223,6 +223,8 @@ def _parse(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str], str |
     directory = None
     for option, value in options:
         if option == "-c":
+            if not value.startswith("/"):
+                raise Fatal("-c requires absolute pathname")
             directory = value
     return [(option[1], value) for option, value in options], queues, directory
 

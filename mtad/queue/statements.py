@@ -270,7 +270,7 @@ hold = _update("state = 2", "state < 2")
 release = _update("state = 1, next_attempt = 0", "state = 2")
 requeue = _update("state = 4", "state < 3")
 export = _update("state = 3", "state <> 3")
-expire = _update("expired = 1", "expired = 0")
+expire = _update("expired = 1", "expired = 0 AND state < 3")
 
 
 def remove(db: sqlite3.Connection, names: str) -> list[str]:

@@ -7,12 +7,12 @@ import os
 import smtplib
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from live.daemon import Mtad, Sink, wait_until
+from live.forked import forked
 
 from mtad.cli import postqueue, postsuper, sendmail
 
@@ -47,32 +47,8 @@ def as_user(
     uid: int, command: Callable[[Sequence[str]], int], *arguments: str, text: bytes = b""
 ) -> tuple[int, str]:
     """Exit status and output of a command that another user runs."""
-    come, go = os.pipe()
-    feed, source = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            os.close(source)
-            os.dup2(feed, 0)
-            os.dup2(go, 1)
-            os.dup2(go, 2)
-            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-            os.environ.pop("LOGNAME", None)
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            status = command(arguments)
-            sys.stdout.flush()
-        finally:
-            os._exit(status)
-    os.close(go)
-    os.close(feed)
-    os.write(source, text)
-    os.close(source)
-    with open(come, "rb") as output:
-        said = output.read().decode()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+    status, out, err = forked(command, *arguments, text=text, uid=uid)
+    return status, out + err
 
 
 @needs_root

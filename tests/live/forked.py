@@ -1,0 +1,39 @@
+"""Commands in a child of this process, which has what they import: sooner done than by a new interpreter."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+
+def forked(
+    command: Callable[[Sequence[str]], int], *arguments: str, text: bytes = b"", uid: int | None = None
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command, run by that user; ``text``: its standard input."""
+    with tempfile.TemporaryFile() as feed, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        feed.write(text)
+        feed.seek(0)
+        pid = os.fork()
+        if pid == 0:
+            status = 99
+            try:
+                for number, file in enumerate((feed, out, err)):
+                    os.dup2(file.fileno(), number)
+                sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+                os.environ.pop("LOGNAME", None)
+                if uid is not None:
+                    os.setgroups([])
+                    os.setresgid(uid, uid, uid)
+                    os.setresuid(uid, uid, uid)
+                status = command(arguments)
+                sys.stdout.flush()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said = []
+        for file in (out, err):
+            file.seek(0)
+            said.append(file.read().decode())
+    return status, said[0], said[1]
