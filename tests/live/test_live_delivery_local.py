@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import smtplib
 import subprocess
@@ -19,7 +20,13 @@ pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("useradd") is None, reason="makes a user, which needs root"
 )
 
-LOCAL = "local unix - n n - - local\nvirtual unix - n n - - virtual\n"
+LOCAL = """\
+local unix - n n - - local
+virtual unix - n n - - virtual
+mbox unix - n n - - local -o home_mailbox=mbox
+spool unix - n n - - local -o home_mailbox=
+maildrop unix - n n - - pipe flags=DRXhu user=vmail argv=/usr/bin/maildrop -d ${recipient}
+"""
 
 
 @contextmanager
@@ -80,6 +87,7 @@ def mtad(home: Path, sink: Sink) -> Iterator[Mtad]:
     values = main_cf(
         relayhost=f"[127.0.0.1]:{sink.port}",
         virtual_mailbox_domains="box.test",
+        transport_maps="inline:{ mbox.test=mbox, spool.test=spool, drop.test=maildrop, gone.test=uucp:x }",
         virtual_mailbox_base=str(home),
         virtual_mailbox_maps="inline:{ you@box.test=virtual/you/, up@box.test=../up/, mbox@box.test=mbox }",
         virtual_uid_maps=f"static:{pwd.getpwnam('mtadtest').pw_uid}",
@@ -170,6 +178,35 @@ def test_commands_and_files_wait(mtad: Mtad) -> None:
     send(mtad, "command@here.test", "file@here.test")
     mtad.wait_for_log("status=deferred (delivery to commands is not available in mtad)")
     mtad.wait_for_log("status=deferred (delivery to files is not available in mtad)")
+
+
+def test_what_others_deliver_waits(mtad: Mtad) -> None:
+    """mbox, the mail spool, programs: deferred, and there until somebody sees to it."""
+    people = ["mtadtest@mbox.test", "mtadtest@spool.test", "x@drop.test", "x@gone.test"]
+    send(mtad, *people)
+    for one, why in zip(
+        people,
+        (
+            *("home_mailbox does not end in a slash: mtad writes only maildirs",) * 2,
+            'mail transport "maildrop" is not available in mtad',
+            'mail transport "uucp" is not available in mtad',
+        ),
+        strict=True,
+    ):
+        wait_until(
+            lambda one=one, why=why: re.search(rf"to=<{one}>.* status=deferred \({why}\)", mtad.log()), one
+        )
+    listed = mtad.command("postqueue", "-p").stdout
+    assert all(one in listed for one in people)
+
+
+def test_a_forward_file_is_not_looked_at(mtad: Mtad, home: Path, sink: Sink) -> None:
+    before = len(sink.raw())
+    (home / ".forward").write_text("far@example.net\n")
+    send(mtad, "mtadtest@here.test", text="Subject: mine\n\nx\n")
+    wait_until(lambda: any("Subject: mine" in mail for mail in mails(home / "Maildir", 1)), "the mail")
+    (home / ".forward").unlink()
+    assert len(sink.raw()) == before
 
 
 def test_mail_that_was_here_before_is_a_loop(mtad: Mtad) -> None:
