@@ -52,6 +52,7 @@ from mtad.tables import StringList
 
 #: What the log says of a failure that ``soft_bounce`` makes one for now.
 _SOFT = "SOFTBOUNCE"
+_SMTPS_PORT = 465
 
 
 class _Attempt:
@@ -266,6 +267,8 @@ class Agent:
         settings = self._settings
         try:
             destination = parse_destination(element, settings.default_port, self._port_of)
+            if destination.port == _SMTPS_PORT and settings.wrapper_hint:
+                self._log.info(settings.wrapper_hint)
             attempt.demands = await self._security.demands(attempt.job.message, destination.host)
             return await self._finder.find(destination)
         except HopError as error:

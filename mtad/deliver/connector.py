@@ -28,7 +28,7 @@ from mtad.deliver.auth_cache import RefusedLogins
 from mtad.deliver.connection import Connection, ConnectionBroken
 from mtad.deliver.credentials import Login
 from mtad.deliver.dial import connector_of
-from mtad.deliver.failure import Purpose, SessionFailure, failure_by, malformed
+from mtad.deliver.failure import UNAVAILABLE, Purpose, SessionFailure, failure_by, malformed
 from mtad.deliver.greeting import Greetings
 from mtad.deliver.nexthop import Host
 from mtad.deliver.oddities import Oddities
@@ -130,7 +130,7 @@ class Connector:
         """A session with ``host``, which is in ``registry`` as long as it lives."""
         if self._settings.wrappermode and not policy.required:
             self._log.warning(f'{self._wrapper} requires "{self._level} = encrypt" (or stronger)')
-            raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True)
+            raise SessionFailure("4.3.0", UNAVAILABLE, temporary=True, passed_over=True)
         if login is not None and login.account:
             login = await self._with_token(login)
         if host.path and policy.level == "may":  # a path has no name that a certificate could have
@@ -219,7 +219,8 @@ class Connector:
 
     def _not_connected(self, host: Host, problem: error.ConnectError) -> SessionFailure:
         text = f"connect to {host.relay}: {_reason(problem)}"
-        self._log.info(text)
+        if not host.path:
+            self._log.info(text)
         return SessionFailure("4.4.1", text, temporary=True)
 
     async def _prepare(

@@ -80,6 +80,10 @@ class Dane:
 
     async def apply(self, level: str, host: Host) -> Applied:
         """See the module; ``level`` is ``dane`` or ``dane-only``."""
+        if host.path:
+            text = 'the "dane" security level is invalid for delivery via unix-domain sockets'
+            self._log.warning(f"{host.destination.text}: {text}")
+            raise PolicyError
         if self._obstacle:
             self._log.warning(self._obstacle.format(dest=host.destination.text, level=level))
             if level == "dane":

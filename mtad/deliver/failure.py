@@ -14,6 +14,9 @@ from mtad.deliver.tlsrpt import Report
 from mtad.errors import MtadError
 from mtad.wire.server_reply import ServerReply
 
+#: Why there is no delivery where no host was even tried.
+UNAVAILABLE = "server unavailable or unable to receive mail"
+
 
 @dataclass(frozen=True, slots=True)
 class Purpose:

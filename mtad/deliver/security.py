@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.dane import PolicyError
-from mtad.deliver.failure import SessionFailure
+from mtad.deliver.failure import UNAVAILABLE, SessionFailure
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.nexthop import Host
 from mtad.deliver.requiretls import DISABLE, ENFORCE, ERROR, STARTTLS, RequireTls
@@ -79,19 +79,20 @@ class Security:
 
     async def policy(self, host: Host, demands: Demands, queue_id: str) -> Policy:
         """The policy for ``host``."""
-        where = f"{host.destination.text}/{host.name}"
+        where = f" for {host.destination.text}/{host.name}"
+        if host.path:
+            where = f" error for {host.name}/{host.address}"
         try:
             policy = await self._policies.find(host, demands.wish.not_required)
         except PolicyError as error:
-            self._log.warning(f"TLS policy lookup for {where}: {error.text}")
+            self._log.warning(f"TLS policy lookup{where}: {error.text}")
             failure = SessionFailure(error.dsn, error.text, temporary=error.temporary)
             failure.tls_status = str(TlsStatus("unknown", demands.requiretls))
             raise failure from error
         if demands.requiretls != DISABLE:
             self._check(host, policy, demands, queue_id)
         if not self._policies.authorized(policy, host):
-            text = "server unavailable or unable to receive mail"
-            raise SessionFailure("4.3.0", text, temporary=True, passed_over=True)
+            raise SessionFailure("4.3.0", UNAVAILABLE, temporary=True, passed_over=True)
         return policy
 
     def _check(self, host: Host, policy: Policy, demands: Demands, queue_id: str) -> None:

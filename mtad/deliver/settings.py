@@ -73,6 +73,7 @@ class SmtpSettings:
     never_ehlo: bool
     skip_5xx_greeting: bool
     wrappermode: bool
+    wrapper_hint: str  # for who uses port 465 without it
     dummy_mail_auth: bool
     quote_envelope: bool
     soft_bounce: bool
@@ -117,6 +118,7 @@ class SmtpSettings:
             never_ehlo=p.flag("smtp_never_send_ehlo"),
             skip_5xx_greeting=p.flag("smtp_skip_5xx_greeting"),
             wrappermode=p.flag("smtp_tls_wrappermode"),
+            wrapper_hint=_wrapper_hint(p),
             dummy_mail_auth=p.flag("smtp_send_dummy_mail_auth"),
             quote_envelope=p.flag("smtp_quote_rfc821_envelope"),
             soft_bounce=p.flag("soft_bounce"),
@@ -142,3 +144,11 @@ class SmtpSettings:
             reuse_time=p.seconds("smtp_connection_reuse_time_limit"),
             reuse_count=p.number("smtp_connection_reuse_count_limit"),
         )
+
+
+def _wrapper_hint(p: Parameters) -> str:
+    if p.flag("smtp_tls_wrappermode") or not p.flag("helpful_warnings"):
+        return ""
+    mode, level = p.written("smtp_tls_wrappermode"), p.written("smtp_tls_security_level")
+    head = "SMTPS wrappermode (TCP port 465) requires setting"
+    return f'{head} "{mode} = yes", and "{level} = encrypt" (or stronger)'
