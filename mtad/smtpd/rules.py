@@ -39,6 +39,9 @@ _SPECIAL = frozenset(name for name, about in HEADERS.items() if about & RESENT) 
     (b"received", b"tls-required", b"require-tls-esmtp")
 )
 
+#: The longest header where there are milters, who may not take more.
+_FOR_MILTERS = 60000
+
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
 
@@ -62,14 +65,20 @@ class CleanupRules:
     """See the module."""
 
     def __init__(
-        self, p: Parameters, rewriter: Rewriter, classes: AddressClasses | None, log: MailLog
+        self,
+        p: Parameters,
+        rewriter: Rewriter,
+        classes: AddressClasses | None,
+        log: MailLog,
+        *,
+        milters: bool = False,
     ) -> None:
-        """``classes`` None: nothing will be looked up."""
+        """``classes`` None: nothing will be looked up.  ``milters``: SMTP clients' mail is shown to some."""
         self.rewriter = rewriter
         self.log = log
         self.myhostname = p["myhostname"]
         self._read_headers(p)
-        self._read_content(p, log)
+        self._read_content(p, log, milters or bool(p["non_smtpd_milters"].strip()))
         self._read_addresses(p, classes, log)
         # one for each kind of mail's place, in the order in which they are asked
         self.mapped = {place: self._mapped(p, place) for place in _CLASSES}
@@ -94,9 +103,10 @@ class CleanupRules:
         self.full_name_charset = p["full_name_encoding_charset"].encode()
         self.detect_8bit = p.flag("detect_8bit_encoding_header")
 
-    def _read_content(self, p: Parameters, log: MailLog) -> None:
+    def _read_content(self, p: Parameters, log: MailLog, milters: bool) -> None:
+        header_limit = p.number("header_size_limit")
         self.limits = MimeLimits(
-            header_size=p.number("header_size_limit"),
+            header_size=header_limit if not milters else min(header_limit, _FOR_MILTERS),
             line_length=p.number("line_length_limit"),
             boundary_length=p.number("mime_boundary_length_limit"),
             nesting=p.number("mime_nesting_limit"),

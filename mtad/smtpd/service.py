@@ -144,7 +144,14 @@ class SmtpdService(Factory):
         self.rewriter = Rewriter(main)
         self.probe_sender = ProbeSender(p, self.rewriter)
         classes = AddressClasses(main)
-        self.cleanup = CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.cleanup_log)
+        self.milters = milter_service(p, self.log, route)
+        self.cleanup = CleanupRules(
+            plan.cleanup,
+            Rewriter(plan.rewrite),
+            classes,
+            self.cleanup_log,
+            milters=self.milters is not None,
+        )
         self.evaluator = Evaluator(
             p,
             self.log,
@@ -175,7 +182,6 @@ class SmtpdService(Factory):
         self.stress = Stress(self, plan.stressed)
         name = "smtpd_sasl_exceptions_networks"
         self._spared_clients = AddressList(name, p[name], p.directory) if p[name] else None
-        self.milters = milter_service(p, self.log, route)
         self.sessions: set[SubmissionProtocol] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:

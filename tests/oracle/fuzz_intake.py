@@ -33,7 +33,7 @@ from oracle.test_intake_content import BODY_CHECKS, CHECKS, MIME_CHECKS, NESTED_
 from mtad.net.certificates import make_self_signed
 
 #: Seeds that one house serves, its services, and seeds that are played before what they bring is awaited.
-ERA, SERVICES, BATCH = 1000, 24, 100
+ERA, SERVICES, BATCH = 1000, 16, 100
 
 #: Parameters of cleanup services, each with how likely it is set at all, and to what.
 CHOICES: Mapping[str, tuple[float, Sequence[str]]] = {

@@ -82,9 +82,10 @@ SERVICES: dict[str, tuple[str, dict[str, str]]] = {
     "two": ("{0} {1}", {}),
     "maps": ("", {"smtpd_milter_maps": "static:{{ {0}, default_action=reject }}"}),
     "disabled": ("{0}", {"smtpd_milter_maps": "inline:{{127.0.0.1=DISABLE}}"}),
+    "overridden": ("{0}", {"receive_override_options": "no_milters"}),
     **{action: (f"{{{{ {{0}}, default_action={action} }}}}", {}) for action in ("accept", "reject")},
 }
-
+UNASKED = ("disabled", "overridden")
 
 TWICE = (*START, Body(TEXT), MAIL, RCPT, "DATA", Body(TEXT))
 LONG = Body(
@@ -237,6 +238,11 @@ CASES = [
             ("gone", hang_up),
         )
     ),
+    *(Case(f"{service}, nobody is asked", {b"C": REJECT}, service=service) for service in UNASKED),
+    Case(
+        "a header longer than milters can be sent",
+        steps=(*START, Body("X-Long: x" + ("\n " + "x" * 900) * 75 + "\nSubject: x\n\ny\n")),
+    ),
     Case("discard at mail", {b"M": DISCARD}),
     Case("discard at rcpt", {b"R": DISCARD}),
     Case("discard at connect", {b"C": DISCARD}),
@@ -375,4 +381,5 @@ def test_milters(ward: Ward, case: Case) -> None:
             assert theirs.ended.wait(10)
             assert "\n".join(shown(ours)) == "\n".join(shown(theirs))
         else:
-            assert one is filters[1] or case.service == "disabled"
+            assert one is filters[1] or case.service in UNASKED
+        assert not (one.talks[count:] and case.service in UNASKED)

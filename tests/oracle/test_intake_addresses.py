@@ -86,6 +86,7 @@ CANONICAL = {
     + "\nlong@example.net " + "x" * 60 + "@example.net\n@dom.example @other.example\nq@example.net \"a b\"@example.net\n"
     "bare@example.net bare\nboth@example.net bob@example.net, bob@example.net, BOB@example.net\n"
     "postmaster admin@example.net\nc1@example.net c2@example.net\nc2@example.net c3@example.net\nc3@example.net c4@example.net\n",
+    "clients": "127.0.0.1 x\n",
     "regexps": "/\\+ext@/ found@example.org\n/^x@/ at@example.org\n",
     "sbcc": "alice@example.com archive@example.org\n@cat.example ab@example.org\n",
     "rbcc": "bob@example.net archive-bob@example.org\ncarol@example.net bob@example.net\n",
@@ -176,6 +177,10 @@ RULES: dict[str, tuple[Mapping[str, str], Sequence[Mail]]] = {
         {"canonical_maps": "pcre:{dir}/regexps", "virtual_alias_maps": "pcre:{dir}/regexps"},
         PATTERNS,
     ),
+    "few duplicates": (
+        {"duplicate_filter_limit": "1", "enable_original_recipient": "no"},
+        (to("bob@example.net", "carol@example.net", "carol@example.net", "BOB@example.net"),),
+    ),
     "few tokens": (
         {"header_address_token_limit": "5"},
         (headers("To: Bob B. Bobson <bob@example.net>, carol@example.net", "From: a@example.net, b"),),
@@ -236,6 +241,11 @@ SERVICES: dict[str, Mapping[str, str]] = {
     "remote": {"local_header_rewrite_clients": ""},
     "remote domain": {"local_header_rewrite_clients": ""},
     "remote nothing": {"local_header_rewrite_clients": ""},
+    "by address": {"local_header_rewrite_clients": "check_address_map texthash:{dir}/clients"},
+    "by network": {"local_header_rewrite_clients": "permit_mynetworks"},
+    "by interface": {"local_header_rewrite_clients": "permit_inet_interfaces"},
+    "by login": {"local_header_rewrite_clients": "permit_sasl_authenticated, permit_tls_all_clientcerts"},
+    "all": {"local_header_rewrite_clients": "static:all"},
     "no mapping": {"receive_override_options": "no_address_mappings"},
 }
 
@@ -302,7 +312,9 @@ CONFIG = Config(
         *(
             (_service(name), {**settings, "cleanup_service_name": f"clean-{used}"})
             for (name, settings), used in zip(
-                SERVICES.items(), ("plain", "remote-domain", "remote-nothing", "copies"), strict=True
+                SERVICES.items(),
+                ("plain", "remote-domain", "remote-nothing", *["plain"] * 5, "copies"),
+                strict=True,
             )
         ),
     ],
@@ -322,6 +334,7 @@ CASES = {
         *_play("remote", [*RULES["plain"][1][:6], *RULES["plain"][1][-6:]]),
         *_play("remote domain", RULES["plain"][1]),
         *_play("remote nothing", RULES["plain"][1][:18]),
+        *(dialogue for name in [*SERVICES][3:-1] for dialogue in _play(name, RULES["plain"][1][:1])),
         *_play("no mapping", COPIED),
     ]
 }
