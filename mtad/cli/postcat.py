@@ -1,7 +1,8 @@
 """``mtad postcat``: show queue files, and messages of mtad's queue as if they were such.
 
 ``postcat [-bdefhoqrv] [-c DIR] [-s OFFSET] [FILE...]``; with ``-q`` the arguments are queue ids, which are
-looked for in mtad's queue and in the maildrop.  The output is that of the original, byte for byte.
+looked for in the maildrop, in mtad's queue, and among the files that were set aside as corrupt.  The output
+is that of the original, byte for byte.
 
 Postfix counterpart: ``postcat(1)``.
 """
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from mtad.cli.control import ControlError, ask
@@ -27,7 +29,7 @@ from mtad.errors import MtadError
 from mtad.queue.message import Message
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.envelope import write_message
-from mtad.queue.postfix.files import MAILDROP, QueueDirectory, open_plain, valid_id
+from mtad.queue.postfix.files import CORRUPT, MAILDROP, QueueDirectory, open_plain, valid_id
 from mtad.queue.postfix.records import BadRecord, Record, read_records
 from mtad.queue.sqlite import SQLiteStore
 
@@ -178,26 +180,46 @@ def _date(data: bytes) -> bytes:
     return time.asctime(time.localtime(seconds)).encode()
 
 
-def _open_queued(p: Parameters, queue_id: str) -> tuple[BinaryIO, str]:
+@contextmanager
+def _queued(p: Parameters, queue_id: str) -> Iterator[tuple[BinaryIO, str]]:
     """A message of the queue as a file, and the name that it would have."""
     where = QueueDirectory.of(p)
     if not valid_id(queue_id):
         raise Fatal(f"bad mail queue ID: {queue_id}")
-    try:
-        return open_plain(where.file(MAILDROP, queue_id)), f"{MAILDROP}/{queue_id}"
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    directory = p["mtad_queue_directory"]
-    if os.path.exists(os.path.join(directory, "queue.db")):
-        store = SQLiteStore(directory, None, read_only=True)
-        store.open()
-        message = store.find(queue_id)
-        if message is not None:
-            file = cast(BinaryIO, tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115
+    file = _plain(where, MAILDROP, queue_id)
+    if file is None and (found := _find(p, queue_id)) is not None:
+        store, message = found
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as made:
+            file = cast(BinaryIO, made)
             created, warn_after = message.arrival, p.seconds("delay_warning_time")
             write_message(file, message, store.read(message), created=created, warn_after=warn_after)
-            return file, where.relative(_queue_of(p, message), queue_id)
-    raise Fatal(f"open queue file {queue_id}: No such file or directory")
+            yield file, where.relative(_queue_of(p, message), queue_id)
+        return
+    queue = MAILDROP if file is not None else CORRUPT
+    file = file or _plain(where, CORRUPT, queue_id)
+    if file is None:
+        raise Fatal(f"open queue file {queue_id}: No such file or directory")
+    with file:
+        yield file, where.relative(queue, queue_id)
+
+
+def _plain(where: QueueDirectory, queue: str, queue_id: str) -> BinaryIO | None:
+    """A file of a queue, if it is there."""
+    try:
+        return open_plain(where.file(queue, queue_id))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _find(p: Parameters, queue_id: str) -> tuple[SQLiteStore, Message] | None:
+    """A message in mtad's queue, if it is there."""
+    directory = p["mtad_queue_directory"]
+    if not os.path.exists(os.path.join(directory, "queue.db")):
+        return None
+    store = SQLiteStore(directory, None, read_only=True)
+    store.open()
+    message = store.find(queue_id)
+    return None if message is None else (store, message)
 
 
 def _queue_of(p: Parameters, message: Message) -> str:
@@ -245,11 +267,12 @@ def _show(
     p = load_parameters(directory)
     for name in names:
         if "q" in flags:
-            file, path = _open_queued(p, name)
-        else:
-            try:
-                file, path = open(name, "rb"), name  # noqa: SIM115
-            except OSError as error:
-                raise Fatal(f"open {name}: {error.strerror}") from error
-        with file:
-            _Printer(out, voice, flags, path).run(file, start)
+            with _queued(p, name) as (file, path):
+                _Printer(out, voice, flags, path).run(file, start)
+            continue
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Fatal(f"open {name}: {error.strerror}") from error
+        with open(fd, "rb") as file:
+            _Printer(out, voice, flags, name).run(file, start)

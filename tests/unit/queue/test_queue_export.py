@@ -8,6 +8,7 @@ from pathlib import Path
 from mtad.config.parameters import Parameters
 from mtad.queue.blocking import BlockingStore
 from mtad.queue.message import DEFERRED, HOLD, INCOMING, Message, Recipient
+from mtad.queue.postfix.envelope import QueueFile
 from mtad.queue.postfix.files import QueueDirectory
 from mtad.queue.transfer import Export
 
@@ -25,3 +26,24 @@ def test_all_states(tmp_path: Path) -> None:
         assert not list(queue.store.listing())
     found = {name: len(os.listdir(tmp_path / name)) for name in ("incoming", "deferred", "hold", "maildrop")}
     assert found == {"incoming": 1, "deferred": 1, "hold": 1, "maildrop": 1}
+
+
+def test_what_a_killed_process_has_delivered_is_not_exported(tmp_path: Path) -> None:
+    """Its journal tells of the one; of the other nobody knows."""
+    (tmp_path / "mtad").mkdir()
+    p = Parameters.from_mapping({"queue_directory": str(tmp_path), "hash_queue_names": ""})
+    people = [Recipient(b"had@it.example"), Recipient(b"perhaps@it.example"), Recipient(b"waits@it.example")]
+    with BlockingStore(str(tmp_path / "mtad")) as queue:
+        message = Message("A1", b"a@b.example", people, 1.0, content=b"x\r\n", size=3, state=HOLD)
+        queue.wait(queue.store.enqueue(message))
+        kept = queue.store.find("A1")
+        assert kept is not None
+        first, second, _ = [one.id for one in kept.recipients]
+        (tmp_path / "mtad" / "journal.0").write_bytes(b"? %d\n+ %d\n? %d\n" % (first, first, second))
+        count = Export(queue, QueueDirectory.of(p), 0.0).run()
+    assert count.doubtful == [("A1", b"perhaps@it.example")]
+    (path,) = (tmp_path / "hold").iterdir()
+    with open(path, "rb") as file:
+        envelope = QueueFile(file).read_envelope()
+    assert [one.address for one in envelope.recipients] == [b"perhaps@it.example", b"waits@it.example"]
+    assert not (tmp_path / "mtad" / "journal.0").exists()

@@ -55,3 +55,18 @@ def test_postcat_ends(tmp_path: Path, pointer: bytes, capfd: pytest.CaptureFixtu
     (tmp_path / "main.cf").write_text("compatibility_level = 3.6\nmaillog_file = /dev/null\n")
     assert postcat.main(["-c", str(tmp_path), "-v", str(path)]) == 1
     assert "pointer" in capfd.readouterr().err
+
+
+def test_postcat_shows_what_was_set_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corrupt").mkdir()
+    (tmp_path / "corrupt" / "A1").write_bytes(pack(rec.SENDER, b"a@b.example") + pack(rec.MESSAGE, b""))
+    (tmp_path / "main.cf").write_text(f"queue_directory = {tmp_path}\nmaillog_file = /dev/null\n")
+    assert postcat.main(["-c", str(tmp_path), "-q", "A1"]) == 0
+    assert capfd.readouterr().out.splitlines()[:2] == [
+        "*** ENVELOPE RECORDS corrupt/A1 ***",
+        "sender: a@b.example",
+    ]
+    assert postcat.main(["-c", str(tmp_path), "-q", "B2"]) == 1
+    assert capfd.readouterr().err == "postcat: fatal: open queue file B2: No such file or directory\n"
+    assert postcat.main(["-c", str(tmp_path), str(tmp_path / "none")]) == 1
+    assert capfd.readouterr().err == f"postcat: fatal: open {tmp_path}/none: No such file or directory\n"
