@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 from live.daemon import Mtad, Sink, wait_until
+from live.talk import Talk
 
 MAIN = {
     "mtad_smtpd_extensions": "limits binarymime futurerelease deliverby mt-priority",
@@ -18,23 +18,7 @@ MAIN = {
 TEXT = b"Subject: x\r\n\r\nhello\r\n.\r\n"
 
 
-class Client:
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._heard = self._socket.makefile("rb")
-        self.hear()
-
-    def hear(self) -> bytes:
-        reply = line = self._heard.readline()
-        while line[3:4] == b"-":
-            line = self._heard.readline()
-            reply += line
-        return reply
-
-    def say(self, line: str | bytes) -> bytes:
-        self._socket.sendall(line.encode() + b"\r\n" if isinstance(line, str) else line)
-        return self.hear()
-
+class Client(Talk):
     def send(self, parameters: str, *recipients: str) -> bytes:
         assert self.say(f"MAIL FROM:<a@example.com> {parameters}").startswith(b"250")
         for recipient in recipients or ("b@example.net",):

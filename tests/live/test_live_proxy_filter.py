@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
 from live.daemon import Mtad, wait_until
+from live.talk import Talk
 from oracle.upstream import OFFERS, Heard, Upstream
 
 BODY = b"Subject: x\r\n\r\n" + (b"0123456789" * 99 + b"\r\n") * 1000
 
 
-class Client:
+class Client(Talk):
     """A session up to the content."""
 
-    def __init__(self, port: int, parameters: str = "") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._heard = self.socket.makefile("rb")
-        self.hear()
-        for line in (
-            "EHLO c.example",
-            f"MAIL FROM:<a@example.com>{parameters}",
-            "RCPT TO:<b@example.net>",
-            "DATA",
-        ):
-            self.reply = self.say(line.encode() + b"\r\n")
-
-    def say(self, data: bytes) -> bytes:
-        self.socket.sendall(data)
-        return self.hear()
-
-    def hear(self) -> bytes:
-        reply = line = self._heard.readline()
-        while line[3:4] == b"-":
-            line = self._heard.readline()
-            reply += line
-        return reply
-
-    def close(self) -> None:
-        self._heard.close()
-        self.socket.close()
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        for line in ("EHLO c.example", "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.net>", "DATA"):
+            self.reply = self.say(line)
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +99,17 @@ def test_a_filter_that_says_nothing(port: int, mtad: Mtad, upstream: Upstream, s
 
 def test_binary_content_is_announced_as_what_it_became(mtad: Mtad, upstream: Upstream) -> None:
     upstream.rules = {}
-    with socket.create_connection(("127.0.0.1", mtad.ports["submission"]), timeout=20) as client:
-        heard = client.makefile("rb")
-        assert heard.readline().startswith(b"220")
-        client.sendall(b"EHLO c.example\r\n")
-        while heard.readline()[:4] != b"250 ":
-            pass
-        content = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: application/x-y\r\n"
-        content += b"Content-Transfer-Encoding: binary\r\n\r\n\x00\n\xff\r"
-        client.sendall(
-            b"MAIL FROM:<a@example.com> BODY=BINARYMIME\r\nRCPT TO:<b@example.net>\r\n"
-            b"BDAT %d LAST\r\n%b" % (len(content), content)
-        )
-        assert [heard.readline()[:3] for _ in range(3)] == [b"250"] * 3
-        heard.close()
+    client = Talk(mtad.ports["submission"])
+    client.say("EHLO c.example")
+    content = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: application/x-y\r\n"
+    content += b"Content-Transfer-Encoding: binary\r\n\r\n\x00\n\xff\r"
+    for said in (
+        "MAIL FROM:<a@example.com> BODY=BINARYMIME",
+        "RCPT TO:<b@example.net>",
+        b"BDAT %d LAST\r\n%b" % (len(content), content),
+    ):
+        assert client.say(said).startswith(b"250")
+    client.close()
     lines = _last(upstream).lines
     assert b"MAIL FROM:<a@example.com> BODY=8BITMIME" in lines
     assert b"\0" not in lines[-2] and b"base64" in lines[-2]
