@@ -202,6 +202,7 @@ def settings(pki: Pki) -> list[tuple[dict[str, str], dict[str, str]]]:
         ({"smtp_tls_loglevel": "certmatch"}, {"may": "", "mx": "verify"}),
         ({"smtp_tls_loglevel": "1|cache"}, {"may": "", "self": "verify"}),
         ({"smtp_tls_loglevel": "summary dane untrusted"}, {"may": "", "self": "encrypt"}),
+        ({"smtp_tls_wrappermode": "yes"}, {"plain": "", "enc": "encrypt", "mx": "verify"}),
         ({"smtp_discard_ehlo_keywords": "starttls"}, both),
         ({"smtp_never_send_ehlo": "yes"}, {**both, "enc": "encrypt"}),
         ({**digests, "smtp_tls_fingerprint_cert_match": f"{'00' * 32}, {good}"}, {"may": "", "self": ""}),

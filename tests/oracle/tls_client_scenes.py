@@ -379,6 +379,10 @@ def certificate_scenes(pki: Pki) -> list[Scene]:
             Scene(f"weak-{level}", "weak", level, ciphers="DEFAULT:@SECLEVEL=0")
             for level in ("may", "verify")
         ),
+        *(
+            Scene(f"anonymous-{level}", "good", f"{level} protocols=TLSv1.2", ciphers="aNULL:@SECLEVEL=0")
+            for level in ("may", "encrypt", "verify")
+        ),
     ]
 
 
@@ -393,6 +397,7 @@ def destination_scenes(pki: Pki) -> list[Scene]:
     secure = "mx.{name}.example SECURE\n" + alone
     own = tlsa(3, 1, 1, good)
     lmtp = "lmtp:inet:mx.{name}.example:25"
+    path = "/none/{name}.example"
     return [
         Scene("a-enc", policy="encrypt servername=hostname", transport="smtp:[{address}]"),
         Scene("a-secure", "addresses", "secure", transport="smtp:[{address}]"),
@@ -417,6 +422,10 @@ def destination_scenes(pki: Pki) -> list[Scene]:
         Scene("dane-hop", policy="dane-only", zone=secure + own, transport="smtp:[mx.{name}.example]"),
         Scene("dane-not", policy="dane-only", zone=secure, transport="smtp:[mx.{name}.example]"),
         Scene("dane-insecure", policy="dane-only", zone=alone + own, transport="smtp:[mx.{name}.example]"),
+        *(
+            Scene(f"u-{level}", policy=level, key=path, transport=f"lmtp:unix:{path}")
+            for level in ("dane", "dane-only", "encrypt", "none")
+        ),
         Scene("lm-enc", policy="encrypt", transport="lmtp:inet:[{address}]:25"),
         Scene("lm-none", policy="none", transport=lmtp),
         Scene("lm-sec", "host", "secure match=.{name}.example", zone=alone, transport=lmtp),

@@ -125,3 +125,23 @@ def test_a_server_with_our_own_name_is_a_loop() -> None:
     world.submit("Q1", b"a@dest.test")
     world.run()
     assert "dsn=5.4.6, status=bounced (mail for [192.0.2.1] loops back to myself)" in world.log("Q1")[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, True),
+        ({"helpful_warnings": "no"}, False),
+        ({"smtp_tls_wrappermode": "yes", "smtp_tls_security_level": "encrypt"}, False),
+        ({"relayhost": "[192.0.2.1]:587"}, False),
+    ],
+)
+def test_who_uses_port_465_is_told_of_wrapper_mode(values: dict[str, str], told: bool) -> None:
+    world = World(**({"relayhost": "[192.0.2.1]:465"} | values))
+    world.submit("Q1", b"you@dest.test")
+    world.run()
+    text = (
+        'SMTPS wrappermode (TCP port 465) requires setting "smtp_tls_wrappermode = yes", '
+        'and "smtp_tls_security_level = encrypt" (or stronger)'
+    )
+    assert any(line.endswith(text) for line in world.lines) is told
