@@ -68,6 +68,12 @@ def test_names_of_senders(name: str, form: str, written: bytes) -> None:
     assert headers_of(taken.content)[-1] == written
 
 
+def test_names_are_in_the_charset_that_is_said() -> None:
+    name = {"full_name": "Ällice".encode(), "full_name_encoding_charset": "x-known"}
+    taken = Taken([b"Subject: x\r\n\r\ny\r\n"], **name)
+    assert headers_of(taken.content)[-1] == b"From: =?x-known?Q?=C3=84llice?= <alice@example.com>"
+
+
 def test_copies_go_to_addresses_in_external_form() -> None:
     maps = 'inline:{{alice@example.com="a b"@example.org}}'
     taken = Taken([b"\r\n"], sender_bcc_maps=maps, recipient_bcc_maps="static:c@example.org")
