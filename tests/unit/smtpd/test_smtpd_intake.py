@@ -69,8 +69,7 @@ def test_names_of_senders(name: str, form: str, written: bytes) -> None:
 
 
 def test_names_are_in_the_charset_that_is_said() -> None:
-    name = {"full_name": "Ällice".encode(), "full_name_encoding_charset": "x-known"}
-    taken = Taken([b"Subject: x\r\n\r\ny\r\n"], **name)
+    taken = Taken([b"\r\n"], full_name="Ällice".encode(), full_name_encoding_charset="x-known")
     assert headers_of(taken.content)[-1] == b"From: =?x-known?Q?=C3=84llice?= <alice@example.com>"
 
 
