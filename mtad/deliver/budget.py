@@ -1,8 +1,10 @@
 """How much the queue manager may have in hand: messages, recipients, content.
 
-:class:`Budget` counts them.  Nothing is raised but ConfigError for a bad value.
+:class:`Budget` counts them.  When all recipients are in hand that may be, each message still gets a few, so
+that long lists do not keep out what comes after them.  Nothing is raised but ConfigError for a bad value.
 
-Postfix counterpart: ``qmgr_message_active_limit``, ``qmgr_message_recipient_limit``.
+Postfix counterpart: ``qmgr_message_active_limit``, ``qmgr_message_recipient_limit``,
+``qmgr_message_recipient_minimum``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from mtad.deliver.job import Active
 
 #: Content of active messages that is kept in memory; beyond that it is read again when it is sent.
 _CONTENT = 32 * 1024 * 1024
+#: Recipients of a message that are read at a time.
+_PORTION = 1000
 
 
 class Budget:
@@ -26,12 +30,21 @@ class Budget:
             name = "qmgr_message_recipient_limit"
             warn(f"{name} is smaller than qmgr_message_active_limit - adjusting {name}")
             self._most = self.messages
+        self._least = p.number("qmgr_message_recipient_minimum")
         self._recipients = 0
         self._content = 0
 
     def room(self, active: int) -> int:
         """How many more messages may be taken in hand by who has so many."""
-        return self.messages - active if self._recipients < self._most else 0
+        return self.messages - active
+
+    def portion(self) -> int:
+        """How many recipients of a message may be read now."""
+        return max(min(self._most - self._recipients, _PORTION), self._least)
+
+    def low(self) -> int:
+        """More recipients of a message are read when so few of it are in hand: none, if there is no room."""
+        return _PORTION // 2 if self._most - self._recipients >= _PORTION // 2 else 0
 
     def take(self, active: Active) -> None:
         """A message is in hand: keep its content while there is room for it."""

@@ -47,8 +47,6 @@ _BATCH = 100
 #: Before the first of the due messages; seconds after which the search for more begins there again.
 _START = (float("-inf"), 0)
 _PASS = 1.0
-#: Recipients of a message that are read at a time behind its first ones.
-_PORTION = 1000
 
 
 class QueueManager:
@@ -317,7 +315,11 @@ class QueueManager:
             )
             active.read = message.recipients_read or message.recipient_count
             active.reading = True
-            await self._distribute(active, message.recipients)
+            if len(message.recipients) > self._budget.portion():
+                active.read = 0
+                self._read_on(active)
+            else:
+                await self._distribute(active, message.recipients)
         return last
 
     # -- to the transports
@@ -351,11 +353,11 @@ class QueueManager:
     async def _refill(self, active: Active) -> None:
         """Read more recipients of a message."""
         message = active.message
-        while not (found := await self._store.recipients(message, active.read, _PORTION)):
-            active.read += _PORTION
-            if active.unread <= 0:
-                break
-        active.read += _PORTION
+        found: list[Recipient] = []
+        while not found and active.unread > 0:
+            portion = self._budget.portion()
+            found = await self._store.recipients(message, active.read, portion)
+            active.read += portion
         await self._distribute(active, found)
 
     async def deliver(self, job: Job) -> Result:
@@ -410,7 +412,7 @@ class QueueManager:
             active.told += told or outcomes
         active.jobs -= 1
         self._budget.open(active, -len(outcomes))
-        if active.unread > 0 and not active.reading and active.open <= _PORTION // 2:
+        if active.unread > 0 and not active.reading and active.open <= self._budget.low():
             active.reading = True
             self._calls.later(partial(self._read_on, active))
         self._settle(active)

@@ -41,12 +41,30 @@ def test_a_list_of_50000_does_not_hold_up_one_mail() -> None:
 
 
 def test_no_more_recipients_in_memory_than_allowed() -> None:
-    world = World(qmgr_message_recipient_limit="1500", qmgr_message_active_limit="1000")
-    world.server(rcpt=lambda line: b"")
+    """But of each message a few, so that lists which nobody takes do not keep out others."""
+    world = World(
+        qmgr_message_recipient_limit="150",
+        qmgr_message_active_limit="100",
+        qmgr_message_recipient_minimum="7",
+        smtp_destination_recipient_limit="1",
+    )
+    server = world.server(extensions=(), rcpt=lambda line: b"" if b"@d" in line else b"250 Ok\r\n")
     for number in range(4):
-        world.submit(f"Q{number}", *many(1000, f"d{number}.test"))
+        world.submit(f"Q{number}", *many(100, f"d{number}.test"))
+    world.submit("ONE", b"one@other.test")
     world.run()
-    assert len(world.qmgr.snapshot()) == 2
+    world.advance(0.1)
+    assert len(world.qmgr.snapshot()) == 4
+    asked = [sum(b"@d%d." % number in line for line in server.commands) for number in range(4)]
+    assert asked == [100, 50, 7, 7]
+    assert "status=sent" in world.log("ONE")[1]
+    server.answers.clear()  # from now on all is taken
+    for wire in list(world.wires):
+        wire.drop()
+    for _ in range(20):
+        world.advance(300)
+    assert not world.store.messages
+    assert sum("status=sent" in line for line in world.lines) == 401
 
 
 def test_a_large_list_is_read_in_portions_and_ends_once() -> None:
@@ -290,15 +308,21 @@ def test_who_takes_up_the_queue_is_warned_of(settings: dict[str, str], expected:
 
 
 def test_limits_that_do_not_fit_are_adjusted() -> None:
-    world = World(qmgr_message_active_limit="100", qmgr_message_recipient_limit="50")
+    world = World(
+        qmgr_message_active_limit="100",
+        qmgr_message_recipient_limit="50",
+        smtp_destination_recipient_limit="1",
+    )
     name = "qmgr_message_recipient_limit"
     text = f"warning: {name} is smaller than qmgr_message_active_limit - adjusting {name}"
     assert [line for line in world.lines if name in line] == [f"postfix/qmgr: {text}"]
-    world.server(rcpt=lambda line: b"")
+    server = world.server(extensions=(), rcpt=lambda line: b"")
     for number in range(9):
-        world.submit(f"Q{number}", *many(20, f"d{number}.test"))
+        world.submit(f"Q{number}", *[b"m%d-%d@d%d.test" % (number, n, number) for n in range(20)])
     world.run()
-    assert len(world.qmgr.snapshot()) == 5
+    world.advance(0.1)
+    asked = [sum(b"@d%d." % number in line for line in server.commands) for number in range(9)]
+    assert asked == [20, 20, 20, 20, 20, 10, 10, 10, 10]
 
 
 def test_a_flush_of_one_message_revives_its_destination_alone() -> None:
