@@ -36,47 +36,6 @@ def test_a_message_is_relayed_and_logged_as_postfix_does() -> None:
     assert world.qmgr.snapshot() == []
 
 
-def test_a_connection_is_used_again_and_ended_after_two_seconds() -> None:
-    world = World(smtp_connection_cache_destinations="static:yes")
-    server = world.server()
-    for name in ("Q1", "Q2"):
-        world.submit(name, b"you@dest.test")
-        world.run()
-    assert server.connections == 1
-    assert "conn_use=2" in world.log("Q2")[1]
-    world.advance(1.9)
-    assert b"QUIT" not in server.commands
-    world.advance(0.2)
-    assert server.commands[-1] == b"QUIT"
-    assert not world.wires[0].open
-
-
-def test_an_idle_connection_that_the_server_closed_costs_no_mail() -> None:
-    world = World()
-    server = world.server()
-    world.submit("Q1", b"you@dest.test")
-    world.run()
-    world.wires[0].drop()
-    world.submit("Q2", b"you@dest.test")
-    world.run()
-    assert server.connections == 2
-    assert "status=sent" in world.log("Q2")[1]
-
-
-@pytest.mark.parametrize("answer", [None, b"421 4.4.2 idle for too long\r\n"])
-def test_a_connection_that_dies_as_it_is_used_again_is_replaced(answer: bytes | None) -> None:
-    world = World()
-    server = world.server()
-    world.submit("Q1", b"you@dest.test")
-    world.run()
-    server.answers["mail"] = lambda line: answer if server.connections == 1 else b"250 ok\r\n"
-    world.submit("Q2", b"you@dest.test")
-    world.run()
-    assert server.connections == 2
-    assert "status=sent" in world.log("Q2")[1]
-    assert "conn_use" not in world.log("Q2")[1]
-
-
 def test_recipients_have_their_own_results_and_the_sender_hears_of_failures() -> None:
     world = World(smtp_tls_security_level="none")
     answers = {b"no@": b"550 5.1.1 unknown\r\n", b"later@": b"450 4.2.1 busy\r\n"}
