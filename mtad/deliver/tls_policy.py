@@ -374,8 +374,10 @@ class TlsPolicies:
         attribute = _EXTERNAL[name.lower()]
         if getattr(entry, attribute):
             return f'attribute "{name}" is specified multiple times'
+        if attribute in ("kind", "failure"):
+            value = value.lower()
         good: Callable[[str], bool] = {
-            "ttl": str.isdecimal,
+            "ttl": lambda text: text.isascii() and text.isdecimal() and int(text) < 1 << 31,
             "kind": _KINDS.__contains__,
             "domain": valid_hostname,
             "failure": _FAILURES.__contains__,

@@ -106,6 +106,8 @@ def test_external_policies() -> None:
     policy = find(text)
     assert policy.match == ("hostname",)
     assert policy.external is not None
+    other = find("may policy_type=STS policy_failure=Sts-Policy-Invalid").external
+    assert other is not None and (other.kind, other.failure) == ("sts", "sts-policy-invalid")
     assert policy.external.strings == ("version: STSv1", "mode: enforce")
     found, lines = policies()
     assert found.authorized(policy, host())
@@ -142,6 +144,13 @@ def test_external_policies() -> None:
         "encrypt mx_host_pattern=x.example",
         "secure policy_type=other",
         "secure policy_type=sts policy_ttl=x",
+        "secure policy_type=sts policy_ttl=99999999999",
+        "secure policy_type=sts policy_ttl=\u0663",
+        "secure policy_type=sts policy_ttl=1 policy_ttl=1",
+        "secure policy_type=sts policy_domain=-x-",
+        "secure policy_type=sts policy_type=sts",
+        "secure policy_failure=validation-failure",
+        "secure policy_string=x",
         "secure policy_type=sts policy_failure=none",
         "fingerprint",
         "fingerprint match=xyz",
