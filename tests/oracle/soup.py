@@ -72,7 +72,10 @@ def bare(r: Rand, odd: float = 0.3) -> str:
         user += _some(r, ("+ext", "+", "+a+b"))
     if r.random() < 0.15:
         return user
-    return f"{user}@{_some(r, _ODD_DOMAINS if r.random() < odd / 2 else _DOMAINS)}"
+    domain = _some(r, _ODD_DOMAINS if r.random() < odd / 2 else _DOMAINS)
+    if "!" in user and not domain:
+        domain = "x.example"  # such an address is refused here, and Postfix finds a domain in it
+    return f"{user}@{domain}"
 
 
 _NAMES = (
