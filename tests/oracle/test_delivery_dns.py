@@ -139,7 +139,7 @@ SERVICES: dict[str, tuple[dict[str, str], str]] = {
     "all": ({"smtp_mx_address_limit": "0", "smtp_mx_session_limit": "0"}, "many.test"),
     "waits": (
         {"smtp_defer_if_no_mx_address_found": "yes"},
-        "unknown.test noaddress.test unsure.test null.test",
+        "unknown.test noaddress.test unsure.test null.test Nowhere.TEST Plain.Test MXfails.TEST",
     ),
     "bold": (
         {"ignore_mx_lookup_error": "yes"},

@@ -21,6 +21,10 @@ discard2.example discard:
 noop.example :
 hop.example :[127.0.0.1]:{port}
 named.example other:[127.0.0.1]:{port}
+second.example other:[127.0.0.1]:1, [127.0.0.1]:{port}
+nowhere.example smtp:[127.0.0.1]:1 [127.0.0.1]:2
+blank.example other: [127.0.0.1]:{port}
+spaced.example error: 5.7.4 blanks before
 domain.example other
 closed.example other:[127.0.0.1]:1
 .sub.example error:5.7.1 below sub
@@ -89,7 +93,8 @@ SENDERS = Config(
             "{ <> = error:5.7.1 null senders } }"
         ),
         "sender_dependent_relayhost_maps": (
-            "inline:{ carol@example.com=[127.0.0.1]:1, <>=[127.0.0.1]:{port} }"
+            "inline:{ carol@example.com=[127.0.0.1]:1, <>=[127.0.0.1]:{port}, "
+            "{ dora@example.com = [127.0.0.1]:1, [127.0.0.1]:{port} }, local=[127.0.0.1]:2 }"
         ),
         "transport_maps": "",
         "smtp_fallback_relay": "[127.0.0.1]:{port}",
@@ -172,7 +177,7 @@ ALL = [line.split()[0] for line in TRANSPORT.splitlines()]
 CASES = {
     ROUTES: [
         *(
-            to(f"<user@{domain}>", tls="none?" if domain == "closed.example" else "none")
+            to(f"<user@{domain}>", tls="none?" if domain in ("closed.example", "nowhere.example") else "none")
             for domain in ALL
             if "@" not in domain and domain[0] != "." and domain not in ("domain.example", "badport.example")
         ),
@@ -231,6 +236,8 @@ CASES = {
     SENDERS: [
         to("<x@example.net>"),
         to("<x@example.net>", sender="carol@example.com"),
+        to("<x@example.net>", sender="dora@example.com"),
+        to("<x@example.net>", sender="local@example.com"),
         to("<x@example.net>", sender="any@dunno.example"),
         to("<x@example.net>", sender=""),
     ],
