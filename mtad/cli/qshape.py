@@ -25,7 +25,7 @@ from mtad.daemon.paths import paths
 from mtad.errors import MtadError
 from mtad.maillog import printable
 from mtad.queue.postfix.envelope import QueueFile
-from mtad.queue.postfix.files import MAILDROP, QueueDirectory, open_plain, ready
+from mtad.queue.postfix.files import MAILDROP, QUEUES, QueueDirectory, open_plain, ready
 from mtad.queue.sqlite import SQLiteStore
 
 USAGE = """\
@@ -45,7 +45,7 @@ class Shape:
     """The counts.  ``buckets`` of ``minutes`` each, or each twice as long as the one before."""
 
     buckets: int = 10
-    minutes: int = 5
+    minutes: float = 5
     linear: bool = False
     parents: bool = False
     least: int = 5
@@ -84,18 +84,16 @@ class Shape:
         bucket = int(age + 1) if self.linear else 2 + int(math.log2(age))
         return min(bucket, self.buckets)
 
-    def lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[bytes]:
         """The table."""
         total = self.counts.setdefault(_TOTAL, [0] * (self.buckets + 1))
         heads, widths = ["T"], []
-        minutes = 0
+        minutes = 0.0
         for bucket in range(1, self.buckets + 1):
             last = bucket == self.buckets
-            if bucket == 1:
-                minutes = self.minutes
-            elif not last:
-                minutes += self.minutes if self.linear else minutes
-            heads.append(f"{minutes}+" if last else str(minutes))
+            if not last:
+                minutes += minutes if minutes and not self.linear else self.minutes
+            heads.append(f"{minutes:.15g}" + "+" * last)
         for head, count in zip(heads, total, strict=True):
             size = max(len(head), len(str(count)))
             widths.append(size + 1 if size > 2 else 3)
@@ -107,10 +105,13 @@ class Shape:
             yield _row(name, [str(count) for count in self.counts[name]], widths, room)
 
 
-def _row(name: str, cells: Sequence[str], widths: Sequence[int], room: int) -> str:
+def _row(domain: str, cells: Sequence[str], widths: Sequence[int], room: int) -> bytes:
+    """A line; what does not fit is measured in bytes."""
+    name = domain.encode()
     if len(name) > room:
-        name = f".+{name[2 - room :]}" if name.startswith(".") else f"+{name[1 - room :]}"
-    return name.rjust(room) + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        name = b".+" + name[2 - room :] if name.startswith(b".") else b"+" + name[1 - room :]
+    counts = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    return name.rjust(room) + counts.encode() + b"\n"
 
 
 def _envelopes(p: Parameters, queues: frozenset[str]) -> Iterator[tuple[float, bytes, list[bytes]]]:
@@ -143,14 +144,15 @@ def main(argv: Sequence[str]) -> int:
         options, queues = getopt.getopt(list(argv), "lhc:psw:b:t:m:n:N:")
         values = dict(options)
         if "-h" in values:
-            raise getopt.GetoptError("Help message")
+            sys.stderr.write(USAGE)
+            return 255
         shape = Shape(
-            buckets=_number(values, "-b", 10), minutes=_number(values, "-t", 5), linear="-l" in values,
-            parents="-p" in values, least=_number(values, "-m", 5), width=max(80, _number(values, "-w", 80)),
-            now=time.time(),
+            buckets=int(_number(values, "-b", 10)), minutes=_number(values, "-t", 5), linear="-l" in values,
+            parents="-p" in values, least=int(_number(values, "-m", 5)),
+            width=max(80, int(_number(values, "-w", 80))), now=time.time(),
         )  # fmt: skip
     except getopt.GetoptError as error:
-        sys.stderr.write(f"qshape: {error.msg}\n{USAGE}")
+        sys.stderr.write(f"qshape: Unknown option: {error.opt}\n{USAGE}")
         return 255
     try:
         p = load_parameters(values.get("-c"))
@@ -159,14 +161,17 @@ def main(argv: Sequence[str]) -> int:
         for arrival, sender, recipients in _envelopes(p, names or frozenset(("incoming", "active"))):
             for address in [sender] if "-s" in values else recipients:
                 shape.add(arrival, printable(address))
-        for line in shape.lines():
-            print(line)
+        for name in sorted(names - frozenset(QUEUES)):
+            sys.stderr.write(f"Can't stat {printable(name)}: No such file or directory\n")
+        sys.stdout.buffer.write(b"".join(shape.lines()))
+        sys.stdout.flush()
     except MtadError as error:
         sys.stderr.write(f"qshape: {error}\n")
         return 1
     return 0
 
 
-def _number(values: dict[str, str], option: str, default: int) -> int:
-    text = values.get(option, "")
-    return int(text) if text.isdigit() and int(text) > 0 else default
+def _number(values: dict[str, str], option: str, default: int) -> float:
+    """What an option's value begins with, where that is a positive number."""
+    match = re.match(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}", values.get(option, "").lstrip())
+    return float(match[0]) or default if match else default

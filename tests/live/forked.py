@@ -29,6 +29,7 @@ def forked(
                     os.setresuid(uid, uid, uid)
                 status = command(arguments)
                 sys.stdout.flush()
+                sys.stderr.flush()
             finally:
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

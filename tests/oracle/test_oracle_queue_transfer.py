@@ -270,7 +270,10 @@ def test_there_and_back() -> None:
         postfix.command("postsuper", "-h", name, check=True)
         first = next(one for one in before if "todo" in str(before[one]))
         shown = postfix.command("postcat", "-q", first).stdout
-        shapes = [["-s", "deferred"], ["-p", "-b", "4", "-t", "10", "deferred", "hold"], ["-l"]]
+        shapes = [
+            ["-s", "deferred"], ["-p", "-b", "4", "-t", "10", "deferred", "hold"], ["-l", "-b", "1"],
+            ["-m", "1", "-p", "-w", "100", "-t", "0.5", "-n", "3", "-N", "2", "deferred"],
+        ]  # fmt: skip
         directory = ["-c", str(postfix.directory)]
         drawn = [
             subprocess.run(["qshape", *directory, *shape], text=True, capture_output=True).stdout
