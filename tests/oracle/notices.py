@@ -10,6 +10,7 @@ the upstreams took: the deliveries and each notification, part by part, without 
 from __future__ import annotations
 
 import difflib
+import itertools
 import random
 import re
 import socket
@@ -25,7 +26,6 @@ from oracle.postfix import Postfix
 from oracle.upstream import Upstream
 
 PATIENCE = 60.0
-ATTEMPTS = 3  # within which senders hear of late mail
 
 MAIN = {
     "mynetworks": "127.0.0.0/8",
@@ -208,6 +208,7 @@ class Post:
     def __init__(self, main: Mapping[str, str], files: Mapping[str, str] | None = None) -> None:
         self.upstreams = Upstream(), Upstream()
         self.rules = _Rules()
+        self._spent = False
         sides: list[Postfix | Mtad] = []
         for kind, upstream in zip((Postfix, Mtad), self.upstreams, strict=True):
             upstream.rules = self.rules
@@ -254,50 +255,18 @@ class Post:
         """What the two upstreams took, by the number of the mail."""
         before = [len(upstream.sessions) for upstream in self.upstreams]
         self.rules.opened = False
-        said: dict[Postfix | Mtad, list[bytes]] = {side: [] for side in self.sides}
-
-        def first(side: Postfix | Mtad) -> int:
-            start = len(side.log())
-            for mail in batch:
-                said[side].append(_submit(side.ports["submission"], mail))
-            taken = [re.search(rb"queued as (\w+)", reply) for reply in said[side]]
-            ids = [found[1].decode() for found in taken if found is not None]
-
-            def told() -> bool:
-                """Each mail is delivered, or was tried so often that its sender was warned."""
-                log = side.log()[start:]
-                return all(
-                    f"{each}: removed" in log or log.count(f"{each}: from=<") >= ATTEMPTS for each in ids
-                )
-
-            wait_until(told, f"{type(side).__name__} to tell of what is late", PATIENCE)
-            return start
-
-        def second(side: Postfix | Mtad) -> None:
-            side.command("postqueue", "-f")
-            wait_until(
-                lambda: self._rested(side), f"{type(side).__name__} to deliver what was late", PATIENCE
-            )
-            self._set_lifetime(side, "0")
-            wait_until(lambda: self._empty(side), f"an empty queue of {type(side).__name__}", PATIENCE)
-            self._set_lifetime(side, "5d")
-
         with ThreadPoolExecutor() as pool:
-            list(pool.map(first, self.sides))
+            if self._spent:
+                list(pool.map(lambda side: self._set_lifetime(side, "5d"), self.sides))
+            self._spent = True
+            runs = [_Run(side, batch) for side in self.sides]
+            list(pool.map(_Run.begin, runs))
             self.rules.opened = True
-            list(pool.map(second, self.sides))
-        theirs, ours = (
-            [re.sub(rb"queued as \w+", b"queued", each) for each in said[side]] for side in self.sides
-        )
-        assert ours == theirs
+            list(pool.map(_Run.try_again, runs))
+            list(pool.map(lambda side: self._set_lifetime(side, "0"), self.sides))
+            list(pool.map(_Run.end, runs))
+        assert runs[1].replies == runs[0].replies
         return [_sorted_out(upstream, start) for upstream, start in zip(self.upstreams, before, strict=True)]
-
-    @staticmethod
-    def _empty(side: Postfix | Mtad) -> bool:
-        """Nothing is in the queue.  What comes while Postfix reads its configuration may need a push."""
-        side.command("postqueue", "-f")
-        time.sleep(0.1)
-        return "Mail queue is empty" in side.command("postqueue", "-p").stdout
 
     @staticmethod
     def _set_lifetime(side: Postfix | Mtad, value: str) -> None:
@@ -309,11 +278,50 @@ class Post:
         done = side.command(*(("postfix", "reload") if isinstance(side, Postfix) else ("reload",)))
         assert done.returncode == 0, done.stderr
 
-    @staticmethod
-    def _rested(side: Postfix | Mtad) -> bool:
-        """Nobody waits who would be accepted now."""
-        listing = side.command("postqueue", "-p").stdout
-        return not re.search(r'^ +"?late[^r\n]*@(?!waits)', listing, re.MULTILINE)
+
+class _Run:
+    """One batch in one of the two, seen by its log."""
+
+    def __init__(self, side: Postfix | Mtad, batch: Sequence[Mail]) -> None:
+        self._side, self._batch = side, batch
+        self._start = len(side.log())
+        self._ids: list[str] = []
+        self.replies: list[bytes] = []
+
+    def begin(self) -> None:
+        """Submit; the first attempt at each mail is over, and senders were told of what is late."""
+        for mail in self._batch:
+            reply = _submit(self._side.ports["submission"], mail)
+            if taken := re.search(rb"queued as (\w+)", reply):
+                self._ids.append(taken[1].decode())
+            self.replies.append(re.sub(rb"queued as \w+", b"queued", reply))
+        self.try_again(self._start)
+
+    def try_again(self, mark: int = 0) -> None:
+        """Each mail is gone, or from now (or ``mark`` in the log) on an attempt at it was begun and ended."""
+        mark = mark or len(self._side.log())
+
+        def tried() -> bool:
+            log = self._side.log()
+            rest = [each for each in self._ids if f"{each}: removed" not in log]
+            return all(log.count(f"{each}: from=<", mark) > 1 for each in rest)
+
+        wait_until(tried, f"{type(self._side).__name__} to try", PATIENCE)
+
+    def end(self) -> None:
+        """All is gone.  What comes while Postfix reads its configuration may need a push."""
+        pushed = time.monotonic()
+
+        def over() -> bool:
+            nonlocal pushed
+            if time.monotonic() > pushed + 1:
+                self._side.command("postqueue", "-f")
+                pushed = time.monotonic()
+            log = self._side.log()[self._start :]
+            known = set(re.findall(r"(\w+): from=<.*queue active|notification: (\w+)$", log, re.MULTILINE))
+            return all(f"{each}: removed" in log for pair in known for each in pair if each)
+
+        wait_until(over, f"an empty queue of {type(self._side).__name__}", PATIENCE)
 
 
 def _submit(port: int, mail: Mail) -> bytes:
@@ -364,15 +372,12 @@ def _blocks(text: str) -> list[str]:
     """The lines; recipients, who come in any order, sorted.
 
     Postfix tells twice of who was late and wants to hear of success, mtad once."""
+    found: list[str] = []
     blocks = text.replace("\r\n", "\n").split("\n\n")
-    kinds = [m[1] if (m := _PERSON.match(each)) else "" for each in blocks]
-    start = 0
-    for at in range(1, len(blocks) + 1):
-        if at == len(blocks) or kinds[at] != kinds[start]:
-            if kinds[start]:
-                blocks[start:at] = sorted({each.strip("\n") for each in blocks[start:at]})
-            start = at
-    return "\n\n".join(blocks).split("\n")
+    for kind, group in itertools.groupby(blocks, lambda each: m[1] if (m := _PERSON.match(each)) else ""):
+        same = list(group)
+        found += sorted({each.strip("\n") for each in same}) if kind else same
+    return "\n\n".join(found).split("\n")
 
 
 def _sorted_out(upstream: Upstream, start: int) -> dict[int, list[str]]:
