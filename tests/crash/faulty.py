@@ -124,10 +124,14 @@ class Faulty(Mtad):
         self._nursery.stdin.flush()
         return int(self._heard())
 
+    def begin(self) -> None:
+        """Start it, and wait for nothing."""
+        self._group = self.child("-c", str(self.directory), "start-fg", "--single")
+
     def start(self) -> None:
         self.plan.disarm()
         here = self.mark()
-        self._group = self.child("-c", str(self.directory), "start-fg", "--single")
+        self.begin()
         (port,) = self.ports.values()
         asked = 0.0
 

@@ -8,8 +8,10 @@ way through it, whether it writes to a file or to a client or server.
 from __future__ import annotations
 
 import errno
+import random
 import re
 import smtplib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -132,13 +134,37 @@ class Sweep:
         )
         self.check(subject, said, mtad.since(here), bool(which))
 
-    def check(self, subject: str, said: bool, log: str, twice: bool) -> None:
+    def stop_twice(self, call: int, start: int) -> None:
+        """At that call, and then at one of the start that follows."""
+        mtad = self.mtad
+        subject = f"{self.scenario.name} {call}, {start}"
+        here = mtad.mark()
+        mtad.plan.arm(call, KILL_BEFORE)
+        said = self.scenario.send(mtad, subject)
+        soon(lambda: mtad.plan.get("ended"), lambda: f"the end at call {call}:\n{mtad.since(here)}")
+        mtad.kill()
+        again = mtad.mark()
+        mtad.plan.arm(start, KILL_BEFORE)
+        mtad.begin()
+        patience = time.monotonic() + 3  # there may be nothing in the queue any more
+        soon(
+            lambda: mtad.plan.get("ended") or ": removed" in mtad.since(again) or time.monotonic() > patience,
+            lambda: f"the end at call {start} of the start:\n{mtad.since(here)}",
+        )
+        self.stops += mtad.plan.get("ended")
+        mtad.kill()
+        mtad.sound()
+        mtad.start()
+        soon(lambda: not mtad.queued(), lambda: f"an empty queue after {subject}:\n{mtad.since(here)}")
+        self.check(subject, said, mtad.since(here))
+
+    def check(self, subject: str, said: bool, log: str, twice: bool = False) -> None:
         came = self.arrivals.of(subject)
-        doubtful = set(re.findall(r"to=<(\w+)@example.net>: delivery was interrupted", log))
-        self.doubts += len(doubtful)
+        doubtful = Counter(re.findall(r"to=<(\w+)@example.net>: delivery was interrupted", log))
+        self.doubts += doubtful.total()
         self.unacknowledged += not said
         for name in self.scenario.recipients:
-            assert came[name] <= 1 + (twice or name in doubtful), f"{subject}: {name} repeated\n{log}"
+            assert came[name] <= 1 + (doubtful[name] or twice), f"{subject}: {name} repeated\n{log}"
             assert came[name] >= said, f"{subject}: {name} lost\n{log}"
         assert "Traceback" not in log and "panic" not in log, log
 
@@ -161,6 +187,27 @@ def test_stopped_at_every_call(scenario: Scenario, sink: Sink) -> None:
         assert sweep.stops > 1.6 * calls  # the last ones come when the message is removed
         assert 0 < sweep.doubts <= 9 * len(scenario.recipients)  # between the last dot and its answer
         assert (sweep.unacknowledged > 0) == (scenario.name != "maildrop")
+
+
+@pytest.mark.timeout(300)
+def test_stopped_again_while_it_starts(sink: Sink) -> None:
+    """At every third call of a start that finds a delivery in doubt, at others each time."""
+    settings = {"relayhost": f"[127.0.0.1]:{sink.port}", "mynetworks": "127.0.0.0/8", "notify_classes": ""}
+    with Faulty(settings) as mtad:
+        sweep = Sweep(SCENARIOS[0], mtad, sink)
+        call = sweep.count() // 2
+        while not sweep.doubts:  # the first of the calls after which there is doubt
+            call += 1
+            sweep.stop_at(call, KILL_BEFORE)
+        start = random.randrange(1, 4)
+        reached = True
+        while reached:
+            before = sweep.stops
+            sweep.stop_twice(call, start)
+            reached = sweep.stops > before
+            start += 3
+        print(f"{sweep.stops} stops, {sweep.unacknowledged} messages not acknowledged, {sweep.doubts} doubts")
+        assert start > 20 and sweep.doubts > 5
 
 
 @pytest.mark.timeout(300)
