@@ -1,7 +1,8 @@
 """Domain names beyond ASCII, as they stand in the DNS.
 
 :func:`encode` maps a name and turns its U-labels into A-labels, and raises UnicodeError where that has no
-ASCII form; :func:`to_ascii` gives the name back instead.  What a host name may hold is not checked.
+ASCII form; :func:`to_ascii` gives the name back instead.  :func:`to_unicode` is the way back.  What a host
+name may hold is not checked.
 
 RFC 5890, Unicode Technical Standard 46 (non-transitional: ``ß`` stays).  Postfix counterpart:
 ``midna_domain(3)``.
@@ -36,6 +37,21 @@ def to_ascii(name: str) -> str:
         return encode(name)
     except UnicodeError:
         return name
+
+
+def to_unicode(name: str) -> str:
+    """A domain name in ASCII as people read it; unchanged where it has no such form."""
+    if "xn--" not in name.lower():
+        return name
+    try:
+        labels = [_label(label) if label else "" for label in name.lower().split(".")]
+    except UnicodeError:
+        return name
+    return ".".join([_plain(label) for label in labels])
+
+
+def _plain(label: str) -> str:
+    return label[4:].encode("ascii").decode("punycode") if label.startswith("xn--") else label
 
 
 def _label(label: str) -> str:

@@ -17,8 +17,11 @@ from dataclasses import dataclass, field, replace
 from mtad.config.expand import ExpansionError, expand
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
+from mtad.idn import to_unicode
 
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 7 * 86400}
+#: Parameters that people read as they are written in their own script.
+_DOMAINS = frozenset(("myhostname", "mydomain"))
 _TIME = re.compile(r"(delay_warning_time|maximal_queue_lifetime)_([a-z]+)")
 _NAME_VALUE = re.compile(r"\s*([^\s=]+)\s*=\s*(.*?)\s*", re.DOTALL)
 _HEADER = re.compile(r"([!-9;-~]+):[ \t]*(.*)")
@@ -61,7 +64,7 @@ class Template:
                 return self._in_units(p.seconds(time[1]), name, time[2], warn)
             if name not in p:
                 raise ExpansionError(f"undefined $name in {self.name} template: {name}")
-            return p[name]
+            return to_unicode(p[name]) if name in _DOMAINS and p.flag("smtputf8_enable") else p[name]
 
         try:
             return [expand(line, value, lambda name, depth: bool(value(name, depth))) for line in self.text]
@@ -73,12 +76,14 @@ class Template:
             raise ExpansionError(f'unrecognized suffix "{unit}" in parameter "{name}"')
         result = seconds // _SECONDS[unit]
         if result > 999 and _SECONDS[unit] < 86400:
-            warn(
-                f'{self.origin}: excessive result "{result}" in {self.name} template conversion of parameter '
-                f'"{name}"'
-            )
+            what, advice = f'excessive result "{result}"', "increase"
         elif not result and seconds and _SECONDS[unit] > 1:
-            warn(f'{self.origin}: zero result in {self.name} template conversion of parameter "{name}"')
+            what, advice = "zero result", "reduce"
+        else:
+            return str(result)
+        warn(f'{self.origin}: {what} in {self.name} template conversion of parameter "{name}"')
+        warn(f'please {advice} time unit "{unit}" of "{name}" in {self.name} template')
+        warn("for instructions see the bounce(5) manual")
         return str(result)
 
 
@@ -220,7 +225,7 @@ def _assignments(path: str, lines: list[str], warn: Callable[[str], None]) -> It
                 at += 1
             if at >= len(lines):
                 warn(f'{path}, line {at}: missing "{end}" end marker')
-            value = "\n".join(lines[start:at])
+            value = "\n".join(lines[start:at]).lstrip("\n")
             at += 1
         yield at, name, value
 

@@ -168,6 +168,58 @@ def test_same_output(
     assert warnings(ours.err) == warnings(err)
 
 
+TEMPLATES = """\
+# other words, and some that are not taken
+failure_template = <<EOF
+Charset: utf-8
+From: Der Postbote <postman>
+Subject: Nicht zugestellt
+Postmaster-Subject: Kopie: nicht zugestellt
+
+Gr\u00fc\u00dfe von $myhostname an ${mydomain}.
+Nach $delay_warning_time_seconds Sekunden, vor $maximal_queue_lifetime_minutes Minuten. $$
+EOF
+delay_template = <<EOF
+
+Later: ${delay_warning_time_hours}h
+EOF
+success_template = <<END
+Postmaster-Subject: not for this
+Subject: x
+
+y
+END
+verify_template = <<EOF
+Subject: a report
+
+ It is ${delay_warning_time_hours?{late}} by ${maximal_queue_lifetime_weeks} weeks.
+
+EOF
+other_template = <<EOF
+x
+EOF
+"""
+
+
+@pytest.mark.parametrize("options", ["-b", "-t", "-b {file}", "-t {file}"])
+def test_same_notices(directory: Path, capfdbinary: pytest.CaptureFixture[bytes], options: str) -> None:
+    """Of their warnings the words; who says so, where in the file, when and how often differs."""
+    lines = ("myhostname = mail.xn--bcher-kva.example", "mail_owner = postfix", "delay_warning_time = 4h")
+    write(directory, "\n".join([*lines, "queue_directory = /var/spool/postfix", ""]).encode())
+    (directory / "bounce.cf").write_text(TEMPLATES)
+    arguments = ["-c", str(directory), *options.replace("{file}", str(directory / "bounce.cf")).split()]
+
+    def words(stderr: bytes) -> set[bytes]:
+        return {re.sub(rb"^.*?(?=warning: )|, line [0-9]+(?=:)", b"", line) for line in stderr.split(b"\n")}
+
+    out, err, status = theirs(arguments)
+    assert main(arguments) == status == 0
+    ours = capfdbinary.readouterr()
+    assert ours.out == out
+    assert words(ours.err) == words(err)
+    assert b"warning: " in err or "{file}" not in options
+
+
 @pytest.mark.parametrize("options", ["", "-d", "-dh", "-x", "-dx", "-f", "-C builtin"])
 def test_same_table(directory: Path, capfdbinary: pytest.CaptureFixture[bytes], options: str) -> None:
     write(directory, b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtad.idn import encode, to_ascii
+from mtad.idn import encode, to_ascii, to_unicode
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,17 @@ def test_names_without_an_ascii_form(name: str) -> None:
     with pytest.raises(UnicodeError):
         encode(name)
     assert to_ascii(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("mail.xn--tda.example", "mail.\u00fc.example"),
+        ("Mail.XN--TDA.example.", "mail.\u00fc.example."),
+        ("Mail.example", "Mail.example"),
+        ("xn--.example", "xn--.example"),
+        ("xn--999999b.example", "xn--999999b.example"),
+    ],
+)
+def test_names_for_people(name: str, wanted: str) -> None:
+    assert to_unicode(name) == wanted
