@@ -86,7 +86,7 @@ class Intake:
         """What we put on top: ``top``, then our own header ``received``."""
         rules, state = self._rules, self.state
         seen = state.filtering and (rules.checks.headers or not self._plain)
-        if not top and not seen and rules.hopcount_limit > 1:
+        if not top and not seen and rules.hopcount_limit > 1 and received.isascii():
             self._cleaner.hops = 1
             self._keep(received)
         else:

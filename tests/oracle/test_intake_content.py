@@ -297,6 +297,11 @@ OTHERS = [
         service="checks",
     ),
     Dialogue(
+        "our own header has 8 bits",
+        [HELLO, f"{MAIL} SMTPUTF8", "RCPT TO:<b\u00f6b@example.net>", "DATA", Body("Subject: x\n\ny\n")],
+        service="strict-headers",
+    ),
+    Dialogue(
         "chunks like mbox", [HELLO, MAIL, RCPT, *_chunks("From alice Mon\n", "A: x\n\n")], service="mime"
     ),
     Dialogue(
