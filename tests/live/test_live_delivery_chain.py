@@ -244,6 +244,16 @@ def stall(talk: Talk) -> bytes:
     return b""
 
 
+def garbage(talk: Talk) -> bytes:
+    talk.say(b"\x00\xffwhat?\r\n" * 3)
+    return cut(talk)
+
+
+def endless(talk: Talk) -> bytes:
+    talk.say(b"250-" + b"x" * 100_000 + b"\r\n")
+    return cut(talk)
+
+
 def half(talk: Talk) -> bytes:
     talk.say(b"25")
     return cut(talk)
@@ -252,9 +262,8 @@ def half(talk: Talk) -> bytes:
 BAD: dict[str, Bad] = {
     "cut": cut,
     "stall": stall,
-    "garbage": lambda talk: b"\x00\xffwhat?\r\n" * 3,
-    "wrong code": lambda talk: b"399 neither this nor that\r\n",
-    "endless": lambda talk: b"250-" + b"x" * 100_000 + b"\r\n",
+    "garbage": garbage,
+    "endless": endless,
     "later": lambda talk: b"451 4.3.0 later\r\n",
     "closing": lambda talk: b"421 4.3.2 closing\r\n",
     "half": half,
