@@ -142,7 +142,16 @@ CLIENT = Config(
 )
 LMTP = Config(
     "lmtp",
-    {},
+    {
+        "transport_maps": (
+            "texthash:{dir}/transport, inline:{ inet.example=mail:inet:127.0.0.1:{port}, "
+            "bare.example=mail:127.0.0.1:{port}, missing.example=mail:unix:private/none, "
+            "{ listed.example = mail:inet:[127.0.0.1]:1, [127.0.0.1]:{port} }, "
+            "absent.example=mail:unix:/nonexistent/x, "
+            "file.example=mail:unix:/etc/passwd }"
+        ),
+        "default_destination_concurrency_failed_cohort_limit": "0",
+    },
     lmtps={
         "mail": {},
         "slow": {"lmtp_discard_lhlo_keywords": "pipelining"},
@@ -277,6 +286,8 @@ CASES = {
         to("<x@mail.example>", "<y@mail.example>", "<z@mail.example>"),
         to("<x@slow.example>", "<y@slow.example>"),
         to("<x@named.example>"),
+        *(to(f"<x@{name}.example>") for name in ("inet", "bare", "listed")),
+        *(to(f"<x@{name}.example>", tls="none?") for name in ("missing", "absent", "file")),
         *(
             to(f"<x@{name}.example> NOTIFY=SUCCESS")
             for name in ("final", "final-dsn", "assumed", "assumed-dsn", "relayed")
