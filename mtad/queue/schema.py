@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from urllib.parse import quote
 
 from mtad.errors import QueueError, QueueFull
@@ -91,6 +92,10 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit = 67108864",
 )
 
+#: How often, and after how many seconds, a file is opened anew that cannot be: when root makes the files
+#: beside the database, as ``mailq`` does where nobody has them open, they are root's for a moment.
+_TRIES, _PAUSE = 10, 0.02
+
 #: Seconds to wait for a foreign program that has the file locked; our own take turns otherwise.
 _BUSY_TIMEOUT = 10.0
 _STATEMENTS = 256
@@ -151,17 +156,27 @@ def make(directory: str) -> None:
 def connect(directory: str, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection to the database, which exists.  Transactions begin only with BEGIN."""
     path = os.path.join(directory, FILE)
-    try:
-        db = sqlite3.connect(
-            f"file:{quote(path)}?mode={'ro' if read_only else 'rw'}",
-            uri=True,
-            timeout=_BUSY_TIMEOUT,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=_STATEMENTS,
-        )
-        for pragma in _PRAGMAS:
-            db.execute(pragma)
-    except sqlite3.Error as error:
-        raise queue_error(error) from error
+    for left in reversed(range(_TRIES)):
+        try:
+            return _connect(path, read_only)
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 255
+            if not left or code != sqlite3.SQLITE_CANTOPEN or not os.path.exists(path):
+                raise queue_error(error) from error
+        time.sleep(_PAUSE)
+    raise AssertionError("the last try returns or raises")
+
+
+def _connect(path: str, read_only: bool) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"file:{quote(path)}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        timeout=_BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_STATEMENTS,
+    )
+    for pragma in _PRAGMAS:
+        db.execute(pragma)
+    db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # opens the files beside it
     return db

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,3 +229,19 @@ def test_name_with_odd_characters(tmp_path: Path) -> None:
     driver.wait(driver.store.enqueue(make()))
     driver.wait(driver.store.close())
     assert (directory / "queue.db").exists()
+
+
+def test_a_file_that_cannot_be_opened_for_a_moment_is_opened_later(tmp_path: Path) -> None:
+    """As when root makes one of those beside the database, which is not yet ours."""
+    schema.make(str(tmp_path))
+    obstacle = tmp_path / "queue.db-wal"
+    obstacle.mkdir()
+    remover = threading.Timer(0.05, obstacle.rmdir)
+    remover.start()
+    db = schema.connect(str(tmp_path))
+    assert db.execute("PRAGMA page_size").fetchone() == (schema.PAGE,)
+    db.close()
+    remover.join()
+    obstacle.mkdir()
+    with pytest.raises(QueueError, match="unable to open database file"):
+        schema.connect(str(tmp_path))
