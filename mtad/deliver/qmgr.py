@@ -1,7 +1,7 @@
 """The queue manager: takes messages from the store, has them delivered, writes down what came of it.
 
-:class:`QueueManager` holds at most ``qmgr_message_active_limit`` messages.  For each it finds the recipients'
-routes, gives the deliveries to the :class:`~mtad.deliver.dispatch.Dispatcher`, and when all have been tried
+:class:`QueueManager` holds at most ``qmgr_message_active_limit`` messages, which
+:class:`~mtad.deliver.supply.Supply` finds.  For each it finds the recipients' routes, gives the deliveries to the :class:`~mtad.deliver.dispatch.Dispatcher`, and when all have been tried
 ends the attempt with one ``store.finish``, notifications included.  What was delivered is recorded before
 the rest of a message is done, so that a crash repeats nothing but what was in flight.  An error of the
 store is logged and the write tried again; nothing is raised to the caller.
@@ -33,20 +33,14 @@ from mtad.deliver.dispatch import Dispatcher
 from mtad.deliver.job import Active, Clean, Job, Result, as_it_is
 from mtad.deliver.report import Stamps, external
 from mtad.deliver.route import Route, split_transport
-from mtad.deliver.settle import RETRY, Ending, Settler
-from mtad.errors import MtadError
+from mtad.deliver.settle import Ending, Settler
+from mtad.deliver.supply import BATCH, Supply
 from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
 from mtad.net.drive import drive
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import DEFERRED, Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
-
-#: Messages taken from the store at a time.
-_BATCH = 100
-#: Before the first of the due messages; seconds after which the search for more begins there again.
-_START = (float("-inf"), 0)
-_PASS = 1.0
 
 
 class QueueManager:
@@ -89,15 +83,10 @@ class QueueManager:
         )
         self.verifier = ways.verifier
         self._budget = Budget(p, self._log.warning)
-        self._run_delay = p.seconds("queue_run_delay")
         self._confirm = p.flag("confirm_delay_cleared")
         self._active: dict[int, Active] = {}
-        self._after = 0  # seq of the last message taken from "incoming"
-        self._incoming = True  # there may be more
-        self._due = True
-        self._due_after, self._pass_begun = _START, 0.0
-        self._fetching = False
-        self._timer: IDelayedCall | None = None
+        self._supply = Supply(p, store, reactor, self._log, self._clock, self)
+        self._limit: IDelayedCall | None = None  # of the time to stop in
         self._calls = calls
         self._stopping: Deferred[None] | None = None
         self._let_go = let_go
@@ -107,18 +96,15 @@ class QueueManager:
 
     def start(self) -> None:
         """Begin with what the store has."""
-        self._fill()
+        self._supply.fill()
 
     def wake(self) -> None:
         """There is new mail."""
-        self._incoming = True
-        self._fill()
+        self._supply.wake()
 
     def scan(self) -> None:
         """Somebody has changed the queue: look for what is due."""
-        self._incoming = self._due = True
-        self._begin_pass()
-        self._fill()
+        self._supply.scan()
 
     def flush(self, queue_ids: Sequence[str] | None = None) -> Deferred[int]:
         """Try all deferred messages now, or those named; how many there are."""
@@ -127,9 +113,7 @@ class QueueManager:
         done: Deferred[int] = Deferred()
 
         def flushed(count: int) -> None:
-            self._due = True
-            self._begin_pass()
-            self._fill()
+            self._supply.look_for_due()
             done.callback(count)
 
         async def ask() -> int:
@@ -149,10 +133,7 @@ class QueueManager:
         free = self.left_to_others - seqs
         self.left_to_others = seqs
         if free:
-            self._after = min(self._after, min(free) - 1)
-            self._incoming = self._due = True
-            self._begin_pass()
-            self._fill()
+            self._supply.scan(min(free))
 
     def in_hand(self) -> list[int]:
         """The ``seq`` of the messages that we have in hand."""
@@ -164,17 +145,15 @@ class QueueManager:
         May be called again with a shorter limit."""
         if self._stopping is None:
             self._stopping = Deferred()
-            if self._timer is not None and self._timer.active():
-                self._timer.cancel()
+            self._supply.stop()
             for job in self._dispatcher.stop():
                 self._drop(self._active[job.message.seq])
             self._ways.close_idle()
         if self._quiet():
             self._stopped()
         elif limit is not None:
-            if self._timer is not None and self._timer.active():
-                self._timer.cancel()
-            self._timer = self._reactor.callLater(limit, self._give_up)
+            self._no_limit()
+            self._limit = self._reactor.callLater(limit, self._give_up)
         return self._stopping
 
     def _drop(self, active: Active) -> None:
@@ -196,104 +175,37 @@ class QueueManager:
         if self._stopping is not None and self._let_go is not None:
             self._let_go(seq)
 
-    # -- from the store
+    # -- from the store (see :class:`~mtad.deliver.supply.Taker`)
 
-    def _fill(self) -> None:
-        """Take messages while there is room."""
-        if self._fetching or self._stopping is not None:
-            return
-        self._fetching = True
-        drive(self._fetch(), self._fetched, self._not_fetched)
-
-    async def _fetch(self) -> None:
-        scanned = False
-        while self._stopping is None and (room := self._room()) > 0:
-            room = min(room, _BATCH)
-            if self._incoming:
-                self._incoming = False
-                messages = await self._store.incoming(self._after, room)
-                self._incoming |= len(messages) == room
-                self._due |= not messages  # what has come may be for later (FUTURERELEASE)
-                last = await self._take(messages)
-                if last is not None:
-                    self._after = last.seq
-                    self._incoming |= last is not messages[-1]
-            elif self._due:
-                self._due = False
-                if self._reactor.seconds() - self._pass_begun >= _PASS:
-                    self._begin_pass()
-                begun, after = self._pass_begun, self._due_after
-                skip = self.left_to_others.union(self._active)
-                messages = await self._store.due(self._clock(), room, skip, after)
-                self._due |= len(messages) == room
-                scanned = True
-                last = await self._take(messages)
-                self._due |= bool(messages) and last is not messages[-1]
-                if not self._due and after != _START:
-                    self._due = True  # once more from the beginning, for what has become due meanwhile
-                    self._begin_pass()
-                elif last is not None and begun == self._pass_begun:
-                    self._due_after = (last.next_attempt, last.seq)
-            else:
-                break
-        if scanned and self._stopping is None:
-            self._set_timer(await self._store.next_due())
-
-    def _begin_pass(self) -> None:
-        """Look for due messages from the longest due on."""
-        self._due_after, self._pass_begun = _START, self._reactor.seconds()
-
-    def _roomy(self) -> bool:
-        """Whether it is worth the while to take more: not for each single message that has ended."""
-        return self._room() >= min(_BATCH, max(1, self._budget.messages // 100))
-
-    def _room(self) -> int:
+    def room(self) -> int:
         """How many more messages we may take in hand."""
         return self._budget.room(len(self._active))
 
+    def roomy(self) -> bool:
+        """Whether it is worth the while to take more: not for each single message that has ended."""
+        return self.room() >= min(BATCH, max(1, self._budget.messages // 100))
+
+    def taken(self) -> frozenset[int]:
+        """What is in hand here, or of managers before us."""
+        return self.left_to_others.union(self._active)
+
+    def tick(self) -> None:
+        """It is time to forget what was long ago."""
+        self._dispatcher.sweep()
+
+    def searched(self) -> None:
+        """The last search is over."""
+        self._check_stopped()
+
     def behind(self, first: int, last: int) -> bool:
         """Whether there is no room, and more than we may have in hand wait of those between these ``seq``."""
-        return self._room() <= 0 and last - max(first, self._after) > self._budget.messages
+        return self.room() <= 0 and last - max(first, self._supply.after) > self._budget.messages
 
-    def _fetched(self, _: None) -> None:
-        self._fetching = False
-        if self._stopping is not None:
-            self._check_stopped()
-        elif (self._incoming or self._due) and self._roomy():
-            self._fill()
-
-    def _not_fetched(self, failure: Failure) -> None:
-        self._fetching = False
-        self._log.warning(f"can't read the queue: {failure.value}; will try again")
-        if not failure.check(MtadError):
-            self._log.error(printable(failure.getTraceback()))
-        self._incoming = self._due = True
-        self._set_timer(self._clock() + RETRY)
-        if self._stopping is not None:
-            self._check_stopped()
-
-    def _set_timer(self, when: float | None) -> None:
-        """Look for due messages at ``when``, or at the end of ``queue_run_delay``."""
-        if self._stopping is not None:
-            return
-        delay = float(self._run_delay)
-        if when is not None and when > self._clock():
-            delay = min(delay, when - self._clock())
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(delay)
-        else:
-            self._timer = self._reactor.callLater(delay, self._tick)
-
-    def _tick(self) -> None:
-        self._dispatcher.sweep()
-        self._incoming = self._due = True
-        self._fill()
-
-    async def _take(self, messages: Iterable[Message]) -> Message | None:
+    async def take(self, messages: Iterable[Message]) -> Message | None:
         """Take messages in hand while there is room; the last of them."""
         last: Message | None = None
         for message in messages:
-            if self._stopping is not None or self._room() <= 0:
+            if self._stopping is not None or self.room() <= 0:
                 return last
             last = message
             if message.seq in self._active or message.seq in self.left_to_others:
@@ -447,18 +359,7 @@ class QueueManager:
         if self._stopping is not None:
             self._check_stopped()
             return
-        overdue = self._timer is None or not self._timer.active() or ending.when < self._due_at()
-        if not ending.gone and overdue:
-            self._set_timer(ending.when)
-        self._incoming |= ending.queued
-        if (self._incoming or self._due) and self._roomy():
-            self._fill()
-
-    def _due_at(self) -> float:
-        """When the timer will go off, by our clock."""
-        if self._timer is None:
-            return 0.0
-        return self._clock() + self._timer.getTime() - float(self._reactor.seconds())
+        self._supply.ended(None if ending.gone else ending.when, ending.queued)
 
     def _log_mistake(self, failure: Failure) -> None:
         self._log.error(printable(failure.getTraceback()))
@@ -469,7 +370,7 @@ class QueueManager:
         """Nothing is being delivered or written."""
         return (
             not self._dispatcher.running
-            and not self._fetching
+            and not self._supply.searching
             and not any(active.writing for active in self._active.values())
         )
 
@@ -485,8 +386,11 @@ class QueueManager:
         self._ways.close_idle()  # what was under way has left sessions
         self._calls.cancel()
         self.verifier.close()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._no_limit()
         done = self._stopping
         if done is not None and not done.called:
             done.callback(None)
+
+    def _no_limit(self) -> None:
+        if self._limit is not None and self._limit.active():
+            self._limit.cancel()
