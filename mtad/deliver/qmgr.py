@@ -1,10 +1,11 @@
 """The queue manager: takes messages from the store, has them delivered, writes down what came of it.
 
 :class:`QueueManager` holds at most ``qmgr_message_active_limit`` messages, which
-:class:`~mtad.deliver.supply.Supply` finds.  For each it finds the recipients' routes, gives the deliveries to the :class:`~mtad.deliver.dispatch.Dispatcher`, and when all have been tried
-ends the attempt with one ``store.finish``, notifications included.  What was delivered is recorded before
-the rest of a message is done, so that a crash repeats nothing but what was in flight.  An error of the
-store is logged and the write tried again; nothing is raised to the caller.
+:class:`~mtad.deliver.supply.Supply` finds.  For each it finds the recipients' routes, gives the deliveries to
+the :class:`~mtad.deliver.dispatch.Dispatcher`, and when all have been tried ends the attempt with one
+``store.finish``, notifications included.  What was delivered is recorded before the rest of a message is
+done, so that a crash repeats nothing but what was in flight.  An error of the store is logged and the write
+tried again; nothing is raised to the caller.
 
 A message of very many recipients is in hand a portion at a time.
 
