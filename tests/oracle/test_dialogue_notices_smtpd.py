@@ -27,13 +27,17 @@ from oracle.dialogue import (
 )
 from oracle.postfix import Postfix
 
+RESTRICTIONS = "smtpd_recipient_restrictions"
+FULL = {"queue_minfree": "9000000000000000"}
+FAILS = {RESTRICTIONS: "check_recipient_access fail:oops"}
+CLASSES = ("resource", "software", "data", "policy")
 CONFIG = Config(
     "notices",
     {
         "notify_classes": "policy, protocol, bounce",
         "error_notice_recipient": "errors",
         "bounce_notice_recipient": "bounces@example.net",
-        "smtpd_recipient_restrictions": "check_recipient_access inline:{{bad@example.net=REJECT no thanks}}",
+        RESTRICTIONS: "check_recipient_access inline:{{bad@example.net=REJECT no thanks}}",
         "smtpd_hard_error_limit": "4",
         "message_size_limit": "2000",
         "smtpd_history_flush_threshold": "30",
@@ -42,6 +46,9 @@ CONFIG = Config(
         ("submission", {}),
         ("old", {"header_from_format": "obsolete"}),
         ("brief", {"notify_classes": "bounce, resource, software"}),
+        ("full", {"notify_classes": "protocol, resource", **FULL}),
+        ("full and silent", {"notify_classes": "protocol, policy, bounce, data", **FULL}),
+        *((each, {"notify_classes": f"protocol, {each}", **FAILS}) for each in CLASSES),
     ),
 )
 LONG = "a-very-long-word " * 9 + "x" * 90
@@ -51,10 +58,12 @@ TOLD = [
     Dialogue("hung up", ["HELO", Hang()]),
     Dialogue("too many errors", [HELLO, "BOGUS", "BOGUS", "BOGUS", "MAIL FROM:a b", End()]),
     Dialogue("size", [*START, Body(TEXT + "x\n" * 2000)]),
+    Dialogue("no room", [HELLO, MAIL], service="full"),
+    Dialogue("no table", [HELLO, MAIL, RCPT], service="policy"),
 ]
 UNTOLD = [
     Dialogue("no errors", [HELLO]),
-    Dialogue("forgiven", [HELLO, "BOGUS", MAIL, RCPT, "DATA", Body(TEXT)]),
+    Dialogue("no room", [HELLO, MAIL], service="full and silent"),
 ]
 
 
@@ -83,6 +92,18 @@ def test_told(houses: Houses, dialogue: Dialogue) -> None:
 def test_not_told(houses: Houses, dialogue: Dialogue) -> None:
     """A message that is taken forgives what was before it."""
     houses.of(CONFIG).compare(dialogue)
+
+
+def test_only_its_class(houses: Houses) -> None:
+    """What is an error of one class is told to who asks for that one, and not to who asks for others."""
+    house = houses.of(CONFIG)
+    for side in house.sides:
+        before = len(house.upstream.sessions)
+        for service in CLASSES[:-1]:
+            house.ask(side, Dialogue("no table", [HELLO, MAIL, RCPT], service=service))
+        assert "configuration error\n In:  QUIT" in _notice(house, side, TOLD[-1])
+        heard = [b"\n".join(one.lines) for one in house.upstream.sessions[before:]]
+        assert sum(b"Transcript of" in text for text in heard) == 1
 
 
 def test_brief(houses: Houses) -> None:
