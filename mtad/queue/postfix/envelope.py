@@ -32,6 +32,9 @@ _BODY = {b"7BIT": "7bit", b"8BITMIME": "8bit"}
 _UTF8_REQUESTED, _UTF8_HEADER, _UTF8_SENDER = 1, 2, 4
 _TLS_OPTIONAL, _TLS_REQUIRED = 16, 32
 
+#: What trace_flags mean: the mail system's own question whether an address is good, or a user's wishes.
+_PROBE = "256"
+_TRACED = {_PROBE: {"probe": "yes"}, "512": {"trace_flags": "512"}, "1024": {"trace_flags": "1024"}}
 #: Records that become attributes of the same meaning.
 _KEPT = {
     rec.FULL_NAME: "sender_fullname",
@@ -140,6 +143,8 @@ class Envelope:
     def _attribute(self, name: str, value: str) -> None:
         if name == "encoding":
             self.body = {"8bit": b"8BITMIME", "7bit": b"7BIT"}.get(value, b"")
+        elif name == "trace_flags":
+            self.attributes |= _TRACED.get(value, {})
         else:
             self.attributes[name] = value
 
@@ -238,7 +243,9 @@ def write_message(
 def _envelope(message: Message, created: float, warn_after: float) -> Iterator[bytes]:
     attributes = dict(message.attributes)
     attributes.pop(UNTOLD, None)
-    if any(recipient.reason for recipient in message.recipients):
+    if attributes.pop("probe", ""):
+        attributes["trace_flags"] = _PROBE
+    elif any(recipient.reason for recipient in message.recipients):
         attributes.pop("trace_flags", None)  # the first attempt is what was traced
     seconds, micros = divmod(round(message.arrival * 1_000_000), 1_000_000)
     yield pack(rec.TIME, b"%d %d" % (seconds, micros))

@@ -96,7 +96,7 @@ def test_long_lines_are_cut() -> None:
 addresses = st.binary(min_size=1, max_size=20).map(lambda local: local + b"@example.net")
 attributes = st.dictionaries(
     st.sampled_from(["client_name", "sasl_username", "log_client_name", "sender_fullname", "verp_delimiters",
-                     "filter", "content_inspector", "rewrite_context", "message_id", "trace_flags"]),
+                     "filter", "content_inspector", "rewrite_context", "message_id"]),
     st.text("abcäöü =;", min_size=1, max_size=10),
 )  # fmt: skip
 
@@ -254,6 +254,29 @@ def test_what_is_untold_comes_back() -> None:
     for text in ("", "[", "[1]", "[[[],[]]]", '{"a":1}', "[[[1,2,3],[]]]"):
         message.attributes[untold.ATTRIBUTE] = text
         assert untold.unpacked(message) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "attributes"),
+    [
+        (b"0", {}),
+        (b"256", {"probe": "yes"}),
+        (b"512", {"trace_flags": "512"}),
+        (b"1024", {"trace_flags": "1024"}),
+    ],
+)
+def test_what_is_traced(flags: bytes, attributes: dict[str, str]) -> None:
+    """Postfix's own mail has the flags 0, its questions about addresses 256: neither asks for a report."""
+    data = pack(b"S", b"s") + pack(b"A", b"trace_flags=" + flags) + pack(b"R", b"r") + pack(b"M", b"")
+    message = QueueFile(io.BytesIO(data)).read_envelope().message("A")
+    assert message.attributes == attributes
+    file = io.BytesIO()
+    write_message(file, message, [b""], created=1.0)
+    written = [one.data for one in read(file.getvalue()) if one.data.startswith(b"trace_flags")]
+    assert written == [b"trace_flags=" + flags] * bool(attributes)
+    message.recipients[0].reason = "later"
+    write_message(file := io.BytesIO(), message, [b""], created=1.0)
+    assert (b"trace_flags" in file.getvalue()) == ("probe" in attributes)
 
 
 def test_errors_are_those_of_the_queue() -> None:
