@@ -90,6 +90,7 @@ def mail(
 
 
 A, B, TELL = "<a@x.example>", "<b@x.example>", "<a@no-dsn.example> NOTIFY=SUCCESS"
+QUOTED = '<"a b"@x.example>'
 LIST = "<list@example.com> XVERP"
 CASES = {
     THREADS: [
@@ -99,7 +100,11 @@ CASES = {
         mail("never", A + " NOTIFY=NEVER", B + " NOTIFY=FAILURE", rules=SOME),
         mail("null sender", A, sender="<>"),
         mail("null sender, success", TELL, sender="<>", rules={}),
+        mail("null sender, headers", A, sender="<> RET=HDRS"),
+        mail("identified", A, TELL, sender="<alice@example.com> ENVID=+20a+7E+2Bb+41+20"),
+        mail("careless ORCPT", A + " ORCPT=x-400;+61+7Eb", TELL + " ORCPT=rfc822;+61+3D"),
         mail("verp", A, sender=LIST),
+        mail("verp, quotes", QUOTED, sender=LIST, rules={'rcpt:"a b"@x.example': b"550 5.1.1 no"}),
         mail("verp, other characters", A, sender=LIST + "=-="),
         mail("verp, delivered", "<c@x.example>", "<d@y.example>", sender=LIST, rules={}),
         mail("8 bits", A, text=b"Subject: gr\xfcn\r\n\r\ngr\xfcn\r\n"),
@@ -109,6 +114,7 @@ CASES = {
         mail("failed", A),
         mail("succeeded", TELL, rules={}),
         mail("headers", A, sender="<alice@example.com> RET=HDRS"),
+        mail("null sender", A, sender="<>"),
     ],
     INTERNAL: [
         mail("mapped and checked", A, text="X-Nested: yes\n" + GREETED),
