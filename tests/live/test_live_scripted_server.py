@@ -73,6 +73,11 @@ def gone(talk: Talk) -> bytes:
     return b""
 
 
+def garbage(talk: Talk) -> bytes:
+    talk.say(b"\x00\xffwhat?\r\n" * 3)
+    return gone(talk)
+
+
 NO = b"550 rejected\r\n"
 CASCADE = {"mail": NO, "rcpt": b"503 sender not yet given\r\n"}
 TWO_LINES = b"503-something went wrong related to pipelining\r\n503 something went wrong\r\n"
@@ -82,6 +87,11 @@ EVERYTHING = (
     b"AUTH=login", b"HELP",
 )  # fmt: skip
 STEPWISE = (b"HELP",)
+ODD: Mapping[str, bytes | Stage] = {
+    "code": b"399 neither this nor that\r\n",
+    "garbage": garbage,
+    "long": b"250-" + b"x" * 100_000 + b"\r\n250 end\r\n",
+}
 
 SCRIPTS = {
     "taken": Script(),
@@ -114,6 +124,11 @@ SCRIPTS = {
     "cram": Script({"auth": good_login}, (b"AUTH CRAM-MD5",)),
     "cram-no": Script({"auth": bad_login}, (b"AUTH CRAM-MD5",)),
     "old-syntax": Script({"auth": good_login}, (b"AUTH=LOGIN PLAIN",)),
+    **{
+        f"{kind}-{stage}": Script({stage: said})
+        for stage in ("connect", "helo", "mail", "rcpt", "data", "dot")
+        for kind, said in ODD.items()
+    },
     "unknown": Script({"auth": good_login}, (b"AUTH CRAM-SHA1 CUSTOM-PLAIN",)),
 }  # fmt: skip
 
@@ -145,6 +160,7 @@ def outcomes(daemon: Any) -> dict[str, str]:
         match = re.search(r"postfix/smtp\[\d+\]: \w+: to=<([^>]+)>, (relay=.*)", line)
         if match is not None:
             text = re.sub(r"delay=.*?, (conn_use=\d+, )?delays=[^,]*, |tls=[^,]*, ", "", match[2])
+            text = re.sub("x{99,}.*", "x...", text)  # a line of the log is not endless
             found[match[1]] = text
     return found
 
