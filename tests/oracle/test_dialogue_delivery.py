@@ -38,7 +38,12 @@ ANSWERS = Config(
 )
 LIFETIME = Config("no lifetime", {"maximal_queue_lifetime": "0", "bounce_queue_lifetime": "0"})
 POSTMASTER = Config(
-    "postmaster", {"notify_classes": "bounce, 2bounce, delay", "double_bounce_sender": "twice"}
+    "postmaster",
+    {
+        "notify_classes": "bounce, 2bounce, delay",
+        "double_bounce_sender": "twice",
+        "bounce_queue_lifetime": "0",
+    },
 )
 
 GOOD = "relay:looking glass:1"
@@ -280,6 +285,17 @@ CASES = {
             "double bounce",
             SEND,
             rules={"rcpt:bob@example.net": b"550 5.1.1 no", "rcpt:alice@example.com": b"550 5.1.1 no"},
+        ),
+        Dialogue("all refused", SEND, rules={"rcpt": b"550 5.1.1 no"}, final=True),
+        Dialogue("late", SEND, rules={"rcpt:bob@example.net": b"450 4.2.1 later"}),
+        Dialogue(
+            "null sender, late",
+            [HELLO, "MAIL FROM:<>", BOB, "DATA", Body(TEXT)],
+            rules={"rcpt:bob@example.net": b"450 4.2.1 later"},
+            final=True,
+        ),
+        Dialogue(
+            "for the double-bounce sender", [HELLO, MAIL, "RCPT TO:<twice@mail.example.com>", *SEND[3:]]
         ),
     ],
     LOGIN: [
