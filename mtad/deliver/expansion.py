@@ -3,8 +3,8 @@
 :meth:`Aliases.expand` follows a name until nothing is left to follow and gives an :class:`Expansion`: users
 who have mail here, and addresses to which mail goes on, each once.  What differs between the copies of a mail
 is a :class:`Copy`: the owner of a list is the sender of what the list gets.  A name in its own alias is a
-user.  Commands and files are not delivered to; they, tables that fail, files that can't be read, and loops
-raise :class:`NotExpanded`, which says what becomes of the mail.
+user.  Commands and files are not delivered to; they, tables that fail and files that can't be read raise
+:class:`NotExpanded`, which says why the mail waits; what fails for good is noted beside what does not.
 
 Postfix counterpart: ``recipient.c``, ``alias.c``, ``include.c``, ``token.c``, ``resolve.c`` of ``local(8)``;
 aliases(5).
@@ -56,9 +56,14 @@ class Copy:
 
 @dataclass(slots=True)
 class Expansion:
-    """Who gets which copy.  ``aliased``: the name was an alias, ``owned``: one with an owner."""
+    """Who gets which copy.
+
+    ``failed``: names on the way with parts that lead nowhere, for good.  ``aliased``: the name was an alias,
+    ``owned``: one with an owner.
+    """
 
     copies: dict[Copy, list[bytes]] = field(default_factory=dict)
+    failed: list[tuple[Copy, bytes, NotExpanded]] = field(default_factory=list)
     aliased: bool = False
     owned: bool = False
     _known: set[tuple[str, bytes]] = field(default_factory=set, repr=False)
@@ -71,7 +76,7 @@ class Expansion:
     @property
     def user(self) -> tuple[Copy, bytes] | None:
         """The one user, with the sender unchanged, if that is all it comes to."""
-        if len(self.copies) != 1:
+        if len(self.copies) != 1 or self.failed:
             return None
         ((copy, found),) = self.copies.items()
         return (copy, found[0]) if copy.direct and copy.sender is None and len(found) == 1 else None
@@ -188,8 +193,7 @@ class Aliases:
         if not found.aliased:
             found.aliased, found.owned = True, owner is not None
         targets = addresses(parse(value))
-        for target in targets:
-            await self._target(target, address, found, branch)
+        await self._all(targets, address, found, branch)
         if not targets:
             self._log.warning(f"no recipient in alias lookup result for {printable(name)}")
             raise NotExpanded("4.3.0", "alias database unavailable")
@@ -204,6 +208,16 @@ class Aliases:
         if self._expand_owner:
             owner = next((internal(each) for each in addresses(parse(value))), owner)
         return self._rewriter.rewrite_internal(owner)
+
+    async def _all(self, targets: list[Token], address: bytes, found: Expansion, branch: _Branch) -> None:
+        """Expand all that is named; what leads nowhere for good does not stop the others."""
+        for target in targets:
+            try:
+                await self._target(target, address, found, branch)
+            except NotExpanded as error:
+                if error.dsn[0] != "5":
+                    raise
+                found.failed.append((branch.copy, address, error))
 
     async def _target(self, target: Token, address: bytes, found: Expansion, branch: _Branch) -> None:
         """Expand what an alias of ``address``, or a file that it includes, names."""
@@ -256,8 +270,7 @@ class Aliases:
         name = fold(_local_part(address))
         branch = replace(branch, included=True, owned=True, name=name, unmatched=unmatched)
         for line in self._lines(os.fsdecode(path)):
-            for target in addresses(parse(line)):
-                await self._target(target, address, found, branch)
+            await self._all(addresses(parse(line)), address, found, branch)
 
     def _lines(self, path: str) -> list[bytes]:
         """The lines of an included file.  One that may not be read by us, but perhaps by others, has the mail

@@ -184,6 +184,8 @@ class LocalAgent(_Carrier):
                 result.outcomes += await self._end(job, [self._outcome(one, "2.0.0", reason)])
                 return
         found = await self._aliases.expand(one.address)
+        if found.failed and not found.copies:
+            raise found.failed[0][2]
         if found.user is None or (message.probing and found.aliased):
             await self._forward(job, one, found, result)
             return
@@ -203,6 +205,10 @@ class LocalAgent(_Carrier):
             await self._foresee(job, one, found, result)
             return
         news = [self._new_message(job.message, one, copy, found.copies[copy]) for copy in found.copies]
+        for copy, address, error in found.failed:  # which the sender of that copy is to hear of
+            new = self._new_message(job.message, one, replace(copy, direct=True), [address])
+            new.attributes["filter"] = f"error:{error.dsn} {error.text}"
+            news.append(new)
         for new in news:
             name = message_id_in(header_section((new.content or b"")[:_HEADER_LIMIT]))
             self._cleanup_log.info(f"{new.queue_id}: message-id={printable(name)}")
@@ -227,6 +233,9 @@ class LocalAgent(_Carrier):
                 else:
                     reason = f"forwards to {printable(external(address))}"
                     told += await self._end(job, [self._outcome(served, "2.0.0", reason)])
+        for copy, address, error in found.failed:
+            served = _served(one, copy, address)
+            told += await self._end(job, [self._outcome(served, error.dsn, error.text)])
         result.outcomes.append(self._outcome(one, "2.0.0", "expanded"))
         result.told += told
 

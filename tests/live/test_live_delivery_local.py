@@ -96,7 +96,7 @@ def mtad(home: Path, sink: Sink) -> Iterator[Mtad]:
     aliases = (
         "one mtadtest\nlist mtadtest, far@example.net, nested\nnested near@example.net, one\n"
         "owner-list boss@example.net\ncommand |/bin/true\nfile /tmp/file\nincluded :include:{dir}/list\n"
-        "both mtadtest, far@example.net\n"
+        "both mtadtest, far@example.net\npartly far@example.net, :include:/nowhere\n"
     )
     files = {"aliases": aliases, "list": "# who\nfar@example.net\nmtadtest\n"}
     with Mtad(values, files=files, master_extra=LOCAL) as running:
@@ -165,6 +165,15 @@ def test_a_list_goes_to_all_once_and_its_owner_hears(mtad: Mtad, home: Path, sin
     found = [mail for mail in mails(home / "Maildir", 1) if "Subject: list" in mail]
     assert len(found) == 1 and "Return-Path: <owner-list@here.test>" in found[0]
     assert "forwarded as" in mtad.log()
+
+
+def test_what_is_wrong_in_an_alias_stops_nobody_else(mtad: Mtad, sink: Sink) -> None:
+    before = len(sink.raw())
+    send(mtad, "partly@here.test", text="Subject: partly\n\nx\n")
+    found = {mail["X-Sink-Recipient"]: mail for mail in sink.wait_for(before + 2)[before:]}
+    assert found["far@example.net"]["Subject"] == "partly"
+    notice = found["me@example.com"].as_string()
+    assert "<partly@here.test>: mail system configuration error" in notice and "Status: 5.3.5" in notice
 
 
 def test_an_included_list(mtad: Mtad, home: Path, sink: Sink) -> None:
