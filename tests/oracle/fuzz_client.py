@@ -422,9 +422,12 @@ def _over(lines: Sequence[str], own: str) -> bool:
 def _other(theirs: list[str], ours: list[str]) -> bool:
     """Whether it is about sessions that are used again, where mtad means to do otherwise.
 
-    Postfix forgets the size limit of such a server; and mtad says the sender's address without RSET before
-    it, and begins anew where the answer is 421.
+    Postfix forgets the size limit of such a server, and finds sessions by the address of a server, too, where
+    mtad does so only by the next hop; and mtad says the sender's address without RSET before it, and begins
+    anew where the answer is 421.
     """
+    if any("conn_use=" in line and f"relay={ADDRESSES[0]}[" not in line for line in theirs):
+        return True
     limited = any("exceeds size limit" in line for line in (*theirs, *ours))
     return limited or any("said: 421" in line and "MAIL FROM" in line for line in theirs)
 

@@ -272,6 +272,7 @@ class _Conversation:
         self._output = b""
         self._lmtp = False
         self._accepted = 0
+        self._refused = False  # MAIL
 
     def run(self) -> None:
         try:
@@ -303,7 +304,9 @@ class _Conversation:
             self._accepted = 0
         self._lmtp = self._lmtp or verb == "lhlo"
         code = self._say(_VERBS.get(verb, verb))
-        if verb == "rcpt" and 200 <= code < 300:
+        if verb == "mail":
+            self._refused = not 200 <= code < 300
+        if verb == "rcpt" and 200 <= code < 300 and not self._refused:
             self._accepted += 1
         if verb == "data" and 300 <= code < 400:
             return self._content()
