@@ -201,7 +201,7 @@ class Postfix:
             known = subprocess.run(
                 ["postconf", "-h", "alternate_config_directories"],
                 text=True, capture_output=True, check=True,
-            ).stdout.split()  # fmt: skip
+            ).stdout.replace(",", " ").split()  # fmt: skip
             wanted = [d for d in known if d != str(self.directory) and Path(d).is_dir()]
             if add:
                 wanted.append(str(self.directory))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from live.daemon import Mtad
+from live.forked import forked
 from postfix import AVAILABLE, WHY_NOT, Postfix
 
 from mtad.cli import sendmail
@@ -22,6 +23,7 @@ from mtad.queue.postfix.records import read_records
 
 pytestmark = pytest.mark.skipif(not AVAILABLE or os.geteuid() != 0, reason=WHY_NOT or "needs root")
 
+NOBODY = 65534
 MAIN_CF = {"message_size_limit": "120000", "smtputf8_enable": "yes"}
 ADDRESSES = [
     "a@example.net", "b", "<c@x.org>", "d (comment)", '"q s"@example.net', "e@[192.0.2.1]", "f, g@x",
@@ -172,3 +174,23 @@ def test_names_of_the_user(both: tuple[Postfix, Mtad], monkeypatch: pytest.Monke
     assert {(rec.FULL_NAME, b"Carol"), (rec.SENDER, b"root")} <= {
         one for one in a[3] if isinstance(one, tuple)
     }
+
+
+def test_through_postdrop(both: tuple[Postfix, Mtad]) -> None:
+    """Who may not write to the maildrop leaves mail there by Postfix's set-gid program."""
+    postfix, _ = both
+    here = ("-C", str(postfix.directory))
+    for arguments, text in (
+        (("-f", "me", "a@example.net"), b"Subject: x\n\n" + b"hi\n" * 50_000),
+        (("-bs",), b"HELO x\nMAIL FROM:<me>\nRCPT TO:<a@example.net>\nDATA\nhi\n.\nQUIT\n"),
+        (("-f", "me", "a@example.net"), b"x" * 70 + b"\n"),
+    ):
+        status, out, err = forked(sendmail.main, *here, *arguments, text=text, uid=NOBODY)
+        (queued,) = [path.name for path in (postfix.queue / "maildrop").iterdir()] or [""]
+        if len(text) > 120_000:
+            assert (status, err) == (75, f"sendmail: fatal: me({NOBODY}): message file too big\n")
+            continue
+        assert (status, err) == (0, "")
+        assert ("queued as" not in out) or f"250 2.0.0 Ok: queued as {queued}\r\n" in out
+        assert (postfix.queue / "maildrop" / queued).stat().st_uid == NOBODY
+        assert (rec.RECIPIENT, b"a@example.net") in taken(postfix.queue)

@@ -31,6 +31,11 @@ from mtad.queue.postfix.records import TIME, pack
 from mtad.queue.spool import queue_error
 
 _BUFFER = 65536
+#: What postdrop(1) means by the bits of its status, the worst first.
+_FAULTS = (
+    (1, "internal protocol error"), (4, "message file too big"), (2, "queue file write error"),
+    (512, "service denied"),
+)  # fmt: skip
 
 
 class Drop(Protocol):
@@ -141,8 +146,11 @@ class PostdropDrop:
     def commit(self) -> None:
         said, _ = self._process.communicate()
         values = _values(said)
-        if self._process.returncode or values.get("status") != "0":
-            raise QueueError(values.get("reason") or "mail system configuration error")
+        status = values.get("status", "")
+        bits = int(status) if status.isdigit() else 0
+        if status != "0":
+            faults = [text for bit, text in _FAULTS if bits & bit]
+            raise QueueError(values.get("reason") or next(iter(faults), "mail system configuration error"))
 
     def abandon(self) -> None:
         self._process.kill()
