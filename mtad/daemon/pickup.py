@@ -27,6 +27,7 @@ from mtad.daemon.authorized import refused, sender_problem
 from mtad.daemon.roles import Surroundings
 from mtad.deliver.bounce import Bouncer
 from mtad.deliver.job import Clean, as_it_is
+from mtad.deliver.report import Stamps, log_outcomes
 from mtad.errors import MtadError, QueueError
 from mtad.maillog import printable
 from mtad.net.drive import drive
@@ -62,7 +63,10 @@ class PickupRole:
         self._busy = busy
         self._around = around
         self._store = store
-        self._log = around.log.named(f"{around.plan.p['syslog_name']}/pickup")
+        name = around.plan.p["syslog_name"]
+        self._log = around.log.named(f"{name}/pickup")
+        self._cleanup_log = around.log.named(f"{name}/cleanup")
+        self._digits = around.plan.p.number("delay_logging_resolution_limit")
         self._maildrop = QueueDirectory.of(around.plan.p)
         self._watch: Any = None
         self._call: Any = None
@@ -227,12 +231,10 @@ class PickupRole:
         message, reply = refusal.message, refusal.reply
         reason = printable(reply.text)
         dsn = reply.dsn.decode() or "5.0.0"
-        for recipient in message.recipients:
-            self._log.info(
-                f"{message.queue_id}: to=<{printable(recipient.address)}>, relay=none, delay=0, "
-                f"delays=0/0/0/0, dsn={dsn}, status=bounced ({reason})"
-            )
         outcomes = [Outcome(recipient, "bounced", dsn, reason) for recipient in message.recipients]
+        now = time.time()
+        stamps = Stamps(min(message.arrival, now), now, done=now)
+        log_outcomes(self._cleanup_log, message.queue_id, outcomes, stamps, self._digits)
         notices = self._bouncer.failed(message, outcomes)
         kept = [notice.message for notice in notices if await self._clean(notice.message, BOUNCE)]
         await keep(kept)

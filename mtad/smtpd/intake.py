@@ -40,7 +40,7 @@ class Intake:
     __slots__ = (
         "_begun", "_checking", "_cleaner", "_first", "_flat", "_gone", "_headers_over", "_mbox", "_mime",
         "_offset", "_open_line", "_open_spool", "_parts", "_plain", "_rules", "_size_limit", "failure",
-        "size", "spool", "state", "taken", "too_big",
+        "kept", "size", "spool", "state", "taken", "too_big",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,7 @@ class Intake:
         self._gone = False
         self.taken = 0  # bytes from the client
         self.too_big = False
+        self.kept = b""  # of what was refused: its beginning
         self.size = 0
         self.spool: BinaryIO | None = None
 
@@ -121,12 +122,20 @@ class Intake:
             state.errors |= Error.CONTENT
             state.reason = f"{status} {words}".encode()
         if self.refusal is not None:
+            self.kept = self._beginning_kept()
             self.discard()
             return None
         if self.spool is not None:
             self._flush()
             return None
         return b"".join(self._parts)
+
+    def _beginning_kept(self) -> bytes:
+        parts = list(self._parts)
+        if self.spool is not None:
+            self.spool.seek(0)
+            parts.insert(0, self.spool.read(SMALL))
+        return b"".join(parts)
 
     def discard(self) -> None:
         """Forget the content; nothing more is kept."""

@@ -90,7 +90,8 @@ class InternalMail:
         envelope = Envelope(self._rules, state)
         await envelope.set_sender(message.sender)
         for one in message.recipients:
-            await envelope.add(one.address, one.notify, one.orcpt, one.original)
+            orcpt = b"" if source in (BOUNCE, NOTIFY) else one.orcpt  # else it is of the address to be
+            await envelope.add(one.address, one.notify, orcpt, one.original)
         if source in (BOUNCE, NOTIFY):
             await self._content(message, state)
         await envelope.finish()

@@ -28,7 +28,7 @@ from mtad.errors import MtadError, QueueError
 from mtad.maillog import MailLog, printable
 from mtad.mime.date import mail_date
 from mtad.queue.ids import QueueIds
-from mtad.queue.message import Message, Outcome
+from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.postfix.envelope import Envelope as FileEnvelope
 from mtad.queue.postfix.envelope import QueueFile
 from mtad.queue.postfix.files import open_plain, ready
@@ -41,7 +41,7 @@ from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.actions import act
 from mtad.smtpd.envelope import Envelope
 from mtad.smtpd.headers import Birth
-from mtad.smtpd.intake import Intake
+from mtad.smtpd.intake import SMALL, Intake
 from mtad.smtpd.milter.local import local_milters, milter_checks
 from mtad.smtpd.milter.message import Screening
 from mtad.smtpd.rules import CleanupRules, detects_utf8, service_parameters
@@ -170,16 +170,17 @@ class Pickup:
             state = self._state(queue_id, written)
             envelope = Envelope(self._rules, state)
             await envelope.set_sender(written.sender)
+            known = len(written.recipients)  # others are named behind the content
+            await self._add(envelope, written.recipients)
             intake = self._intake(written, state, now)
             await intake.begin(b"", self._received(queue_id, status, now))
-            beginning = await self._feed(source.content(), intake)
+            await self._feed(source.content(), intake)
             source.read_rest()
-            for one in written.recipients:
-                await envelope.add(one.address, one.notify, one.orcpt, one.original)
+            await self._add(envelope, written.recipients[known:])
             await envelope.finish()
             if not written.recipients:
                 raise Unfit(f"{path}: uid={uid}: no recipients")
-            await self._queue(queue_id, written, envelope, intake, partial(self._keep_file, name), beginning)
+            await self._queue(queue_id, written, envelope, intake, partial(self._keep_file, name))
         except BadRecord as error:
             raise Unfit(f"{path}: uid={uid}: {error}") from error
         finally:
@@ -212,17 +213,19 @@ class Pickup:
         date = mail_date(min(status.st_mtime, now)).decode()
         return f"Received: by {self._by}{status.st_uid})\r\n\tid {queue_id}; {date}\r\n".encode()
 
-    async def _feed(self, content: Iterable[bytes], intake: Intake) -> bytes:
-        """Have the content taken in; its beginning, for whoever may get it back."""
-        beginning = b""
+    @staticmethod
+    async def _add(envelope: Envelope, recipients: Iterable[Recipient]) -> None:
+        for one in recipients:
+            await envelope.add(one.address, one.notify, one.orcpt, one.original)
+
+    async def _feed(self, content: Iterable[bytes], intake: Intake) -> None:
+        """Have the content taken in."""
         for number, chunk in enumerate(content, 1):
-            beginning = beginning or chunk
             more = intake.feed(chunk)
             if more is not None:
                 await more
             if number % _TURN == 0:
                 await self._pause()
-        return beginning
 
     async def _queue(
         self,
@@ -231,7 +234,6 @@ class Pickup:
         envelope: Envelope,
         intake: Intake,
         keep: Keep,
-        beginning: bytes,
         screened: bool = False,
     ) -> None:
         """``screened``: Milters have seen it."""
@@ -255,7 +257,8 @@ class Pickup:
             raise NotNow(f"{queue_id}: {printable(refusal.text)}")
         if refusal is not None:
             message.recipients = message.recipients or written.recipients
-            message.content, message.size = beginning, len(beginning)
+            message.content, message.ret = _for_its_sender(message, intake), b"HDRS"
+            message.size = len(message.content)
             await self._refused(Refusal(message, refusal), keep)
             return
         if state.discarded:
@@ -284,17 +287,16 @@ class Pickup:
         state = self._state(queue_id, written)
         envelope = Envelope(self._rules, state)
         await envelope.set_sender(message.sender)
+        await self._add(envelope, message.recipients)
         intake = self._intake(written, state, now)
         try:
             date = mail_date(now).decode()
             received = f"Received: by {self._by}{os.getuid()})\r\n\tid {queue_id}; {date}\r\n"
             await intake.begin(b"", received.encode())
-            beginning = await self._feed(self._store.read(message), intake)
-            for one in message.recipients:
-                await envelope.add(one.address, one.notify, one.orcpt, one.original)
+            await self._feed(self._store.read(message), intake)
             await envelope.finish()
             keep = partial(self._replace, message)
-            await self._queue(queue_id, written, envelope, intake, keep, beginning, screened=True)
+            await self._queue(queue_id, written, envelope, intake, keep, screened=True)
         finally:
             intake.discard()
 
@@ -302,6 +304,14 @@ class Pickup:
         """What was made of a message of the queue."""
         outcomes = [Outcome(one, "sent", "2.0.0", "requeued") for one in old.recipients]
         await self._store.finish(old, outcomes, time.time(), messages)
+
+
+def _for_its_sender(message: Message, intake: Intake) -> bytes:
+    """The headers of a message that is refused, and perhaps more."""
+    if message.spool is None:
+        return message.content or intake.kept
+    message.spool.seek(0)
+    return message.spool.read(SMALL)
 
 
 def _lock(file: BinaryIO) -> bool:
