@@ -201,7 +201,10 @@ def test_policies_are_kept_and_reports_are_made(directory: Path) -> None:
         "mtad_mta_sts_CAfile": str(directory / "root.pem"),
         "smtp_tlsrpt_enable": "yes",
         "smtp_tlsrpt_socket_name": str(directory / "tlsrpt"),
+        "mtad_tlsrpt_file": str(directory / "reports"),
     }
+    (directory / "reports").touch()
+    (directory / "reports").chmod(0o666)
     stage = Scenes(SCENES, pki)
     with (
         Collector(directory / "tlsrpt") as collector,
@@ -215,6 +218,9 @@ def test_policies_are_kept_and_reports_are_made(directory: Path) -> None:
         check_outcomes(said)
         wait_until(lambda: len(collector.records) == len(SCENES) - 2, "all reports")
         check_reports(collector.records)
+        lines = [json.loads(line) for line in (directory / "reports").read_text().splitlines()]
+        assert all(isinstance(line.pop("time"), int) for line in lines)
+        assert {line["d"]: line for line in lines} == collector.records
         assert sorted(set(web.asked)) == sorted(
             f"mta-sts.{domain}" for domain in POLICIES if not domain.startswith("dane")
         )
