@@ -231,7 +231,7 @@ class LocalAgent(_Carrier):
                     passed = [self._outcome(served, "2.0.0", f"passes to {name}") for name in each.passed]
                     told += each.told or each.outcomes or await self._end(job, passed)
                 else:
-                    reason = f"forwards to {printable(external(address))}"
+                    reason = f"forwards to {printable(address)}"
                     told += await self._end(job, [self._outcome(served, "2.0.0", reason)])
         for copy, address, error in found.failed:
             served = _served(one, copy, address)
