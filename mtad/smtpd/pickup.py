@@ -189,6 +189,7 @@ class Pickup:
 
     def _state(self, queue_id: str, written: FileEnvelope) -> MessageState:
         state = MessageState(queue_id, self._cleanup_log, Origin("local"), overrides=self._overrides)
+        state.returning = True
         state.detect_utf8 = self._detect_utf8
         state.smtputf8 = bool(written.options & 1)
         state.eight_bit = written.body == b"8BITMIME"

@@ -35,6 +35,8 @@ class Error(IntFlag):
 
 
 _NO_ERROR = Error(0)
+#: Where these happened, there is nothing to be returned to a sender.
+_INCOMPLETE = Error.DEFER | Error.BAD | Error.SIZE | Error.WRITE
 _REPLIES = {
     Error.DEFER: Reply(451, b"Error: service unavailable", b"4.7.1"),
     Error.BAD: Reply(451, b"Error: internal error", b"4.3.0"),
@@ -69,7 +71,7 @@ class MessageState:
     __slots__ = (
         "announced", "copies", "copying", "detect_utf8", "discarded", "eight_bit", "errors", "filter",
         "filtering", "held", "log", "mapping", "message_id", "origin", "queue_id", "reason", "recipient",
-        "redirect", "sender", "smtputf8", "wishes",
+        "redirect", "returning", "sender", "smtputf8", "wishes",
     )  # fmt: skip
 
     def __init__(self, queue_id: str, log: MailLog, origin: Origin, *, overrides: frozenset[str]) -> None:
@@ -90,6 +92,7 @@ class MessageState:
         self.redirect = b""
         self.copies: list[bytes] = []
         self.message_id = b""
+        self.returning = False  # a message that is refused is returned to its sender, as whole as it may be
         self.announced = False  # somebody else logs its Message-Id
         self.smtputf8 = False
         self.eight_bit = False
@@ -99,7 +102,9 @@ class MessageState:
     @property
     def going_on(self) -> bool:
         """Whether there is a reason to look at more."""
-        return not self.errors and not self.discarded
+        if self.discarded:
+            return False
+        return not self.errors or (self.returning and not self.errors & _INCOMPLETE)
 
     @property
     def refusal(self) -> Reply | None:
