@@ -23,6 +23,7 @@ from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.wire.client_events import (
+    ClientEvent,
     DataRefused,
     Envelope,
     EnvelopeRecipient,
@@ -122,45 +123,8 @@ class Transaction:
         try:
             while (event := await connection.next_event()) is not None:
                 answered = True
-                match event:
-                    case RcptAnswer(index, reply):
-                        if reply.positive and self._probe and not self._settings.probe_data:
-                            self._message_answered(reply, index)
-                        elif reply.positive:
-                            self._accepted += 1
-                        else:
-                            self._said(reply, "RCPT TO command", [index])
-                    case SendBody() if self._probe:
-                        connection.abort()
-                        self._would_deliver()
-                        break
-                    case SendBody():
-                        self._doubtful = [one.id for one in self._open.values()]
-                        self._store.in_doubt(self._doubtful)
-                        await connection.send_body(await self._body(), self._slow_end())
-                        self.broke_lines = connection.session.broke_lines
-                    case MessageAnswer(reply, _, index):
-                        self._message_answered(reply, index)
-                        if index < 0 or not self._open:
-                            break
-                    case MailAnswer(reply):
-                        if reply.code == 421 and connection.uses > 1:
-                            self.stale = True  # it had been idle for too long
-                            return
-                        if not reply.positive:
-                            self._said(reply, "MAIL FROM command", list(self._open))
-                    case DataRefused(reply):
-                        self._said(reply, "DATA command", list(self._open))
-                    case ForwardAnswer(reply, what) if not reply.positive:
-                        said = reply.said(connection.host.relay, f"XFORWARD {what} command")
-                        self._log.warning(said)
-                    case ProtocolError(text):
-                        connection.errors |= PROTOCOL
-                        self._broke(f"bad response from {connection.host.pair}: {text}")
-                    case TransactionDropped():
-                        break
-                    case _:
-                        pass
+                if await self._heard(event):
+                    break
         except ConnectionBroken as error:
             if not answered and connection.uses > 1:
                 self.stale = True
@@ -180,8 +144,50 @@ class Transaction:
         finally:
             if self._doubtful:
                 self._store.answered(self._doubtful, False)
-        if self._open:
+        if self._open and not self.stale:
             self._broke(f"lost connection with {connection.host.pair}")
+
+    async def _heard(self, event: ClientEvent) -> bool:
+        """Take what the server has said, or is to be said next; whether the transaction is over."""
+        connection = self._connection
+        match event:
+            case RcptAnswer(index, reply):
+                if reply.positive and self._probe and not self._settings.probe_data:
+                    self._message_answered(reply, index)
+                elif reply.positive:
+                    self._accepted += 1
+                else:
+                    self._said(reply, "RCPT TO command", [index])
+            case SendBody() if self._probe:
+                connection.abort()
+                self._would_deliver()
+                return True
+            case SendBody():
+                self._doubtful = [one.id for one in self._open.values()]
+                self._store.in_doubt(self._doubtful)
+                await connection.send_body(await self._body(), self._slow_end())
+                self.broke_lines = connection.session.broke_lines
+            case MessageAnswer(reply, _, index):
+                self._message_answered(reply, index)
+                return index < 0 or not self._open
+            case MailAnswer(reply):
+                self.stale = reply.code == 421 and connection.uses > 1  # it had been idle for too long
+                if self.stale:
+                    return True
+                if not reply.positive:
+                    self._said(reply, "MAIL FROM command", list(self._open))
+            case DataRefused(reply):
+                self._said(reply, "DATA command", list(self._open))
+            case ForwardAnswer(reply, what) if not reply.positive:
+                self._log.warning(reply.said(connection.host.relay, f"XFORWARD {what} command"))
+            case ProtocolError(text):
+                connection.errors |= PROTOCOL
+                self._broke(f"bad response from {connection.host.pair}: {text}")
+            case TransactionDropped():
+                return True
+            case _:
+                pass
+        return False
 
     def _spoke_early(self) -> bool:
         """``smtp_tls_block_early_mail_reply``: whether there is an answer to MAIL before we have said it.
