@@ -22,15 +22,14 @@ from oracle import names as place
 from oracle.names import Names
 from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 from oracle.tls_client_scenes import (
-    Pki,
     alias_scenes,
     certificate_scenes,
     client_scenes,
     dane_scenes,
     destination_scenes,
-    make_pki,
     policy_scenes,
 )
+from oracle.tls_pki import Pki, make_pki
 from oracle.tls_scenes import Scene, Scenes
 from unit.net.net_pki import Issued
 
