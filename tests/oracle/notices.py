@@ -51,7 +51,6 @@ MAIN = {
     "maximal_queue_lifetime": "5d",
     "bounce_queue_lifetime": "5d",
     "bounce_size_limit": "1500",
-    "smtp_destination_concurrency_failed_cohort_limit": "0",
     "default_destination_concurrency_failed_cohort_limit": "0",
 }
 #: Services of the SMTP client, each for the domain of its name.
@@ -210,11 +209,12 @@ class Post:
         self.rules = _Rules()
         self._spent = False
         sides: list[Postfix | Mtad] = []
-        for kind, upstream in zip((Postfix, Mtad), self.upstreams, strict=True):
+        kinds: tuple[type[Postfix | Mtad], ...] = (Postfix, Mtad)
+        for kind, upstream in zip(kinds, self.upstreams, strict=True):
             upstream.rules = self.rules
             port = str(upstream.port)
             routes = [f"{name}.example {name}:[127.0.0.1]:{port}" for name in TRANSPORTS]
-            routes += ["lost.example error:5.7.3 get lost", "dropped.example discard:", "bounces error:"]
+            routes += ["lost.example error:5.7.3 get lost", "dropped.example discard:"]
             routes += ["waits.example retry:4.0.1 wait", f"lmtp.example lmtp:inet:[127.0.0.1]:{port}"]
             services = "".join(
                 f"{name} unix - - n - - smtp\n"

@@ -10,7 +10,7 @@ import difflib
 import re
 
 import pytest
-from oracle.dialogue import HELLO, TEXT, Body, Config, Dialogue, House, Houses, each
+from oracle.dialogue import HELLO, TEXT, Body, Config, Dialogue, House, Houses, Step, each
 
 AUTH = {
     "smtp_sasl_auth_enable": "yes",
@@ -48,7 +48,7 @@ def mail(
 ) -> Dialogue:
     """``messages``: by default itself, the notice, and what tells the sender."""
     recipients = [f"RCPT TO:<{each}>" for each in to or ("bob@example.net",)]
-    steps = [HELLO, f"MAIL FROM:<{sender}>", *recipients, "DATA", Body(TEXT)]
+    steps: list[Step] = [HELLO, f"MAIL FROM:<{sender}>", *recipients, "DATA", Body(TEXT)]
     return Dialogue(name, steps, rules=rules, tls=tls, messages=messages)
 
 
