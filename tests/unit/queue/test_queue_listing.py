@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 
 from mtad.queue.listing import json_listing, text_listing
 from mtad.queue.message import DEFERRED, HOLD, Message, Recipient
@@ -82,3 +86,25 @@ def test_json() -> None:
         "address": "bob@example.net",
         "delay_reason": REFUSED,
     }
+
+
+def test_a_long_queue_begins_at_once() -> None:
+    """No message is asked for before those before it are out, and none is kept."""
+    read = 0
+
+    def endless() -> Iterator[Message]:
+        nonlocal read
+        while True:
+            read += 1
+            yield samples()[0]
+
+    for lines in (text_listing(endless(), set(), False), json_listing(endless(), set())):
+        read = 0
+        assert len(list(islice(lines, 1))) == 1
+        assert read == 1
+        tracemalloc.start()
+        try:
+            deque(islice(lines, 1_500), maxlen=0)
+            assert tracemalloc.get_traced_memory()[0] < 20_000
+        finally:
+            tracemalloc.stop()
