@@ -194,7 +194,7 @@ class Intake:
                 await self._events(data[:start])
                 if self.state.going_on:
                     self.state.reject_line(line if start else self._open_line + line, b"disallowed character")
-                return b""
+                return data[end + 2 :] if end >= 0 else b""
             newline = data.rfind(b"\n") + 1
             tail = data[newline:] if newline else self._open_line + data
             self._open_line = tail[: rules.limits.line_length]

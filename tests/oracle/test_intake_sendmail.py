@@ -23,6 +23,7 @@ CONFIG = Config(
         "always_bcc": "all@example.net",
         "header_checks": "pcre:{dir}/header",
         "body_checks": "pcre:{dir}/body",
+        "message_reject_characters": "\\7",
         "message_drop_headers": "bcc, x-drop",
         "notify_classes": "",
     },
@@ -36,6 +37,7 @@ MAILS = {
     "taken": (TO, "X-Warn: x\nX-Prepend: x\nX-Drop: x\nTo: bob\n\nwarn\n"),
     "taken, recipients within": (("-t",), "To: bob@example.net\nBcc: list@example.net\n\nwarn\n"),
     "refused for its body": (TO, "X-Drop: x\nSubject: x\nTo: bob\n\nwarn\nreject\nmore\n"),
+    "refused for a character": (TO, "Subject: x\nX-Bell: \7\nTo: bob\n\nbody\n"),
     "refused for a header": (("carol@example.net",), "Subject: x\nX-Reject: y\nTo: bob\n\nbody\n"),
 }
 
