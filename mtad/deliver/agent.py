@@ -310,7 +310,8 @@ class Agent:
                 login = await self._passwords.find(message.sender, host.name, host.destination.text)
             except TableError as error:
                 self._log.warning(str(error))
-                raise SessionFailure("4.3.0", "SASL password lookup failure", temporary=True) from error
+                text = f"local data error while talking to {host.pair}"
+                raise SessionFailure("4.3.0", text, temporary=True, relay=host.relay) from error
         try:
             return await self._connect(attempt, host, policy, login, best)
         except SessionFailure as failure:
