@@ -138,6 +138,7 @@ def dane_scenes(pki: Pki) -> list[Scene]:
     scene("agile", (3, 1, 1, stranger), (3, 1, 2, None))
     scene("agile-not", (3, 1, 1, None), (3, 1, 2, stranger))
     scene("pkix", (1, 1, 1, None))
+    scene("pkix-plain", (1, 1, 1, None), certificate=False)
     scene("pkix-only", (1, 1, 1, None), policy="dane-only")
     scene("none-found")
     scene("none-only", policy="dane-only")
@@ -284,6 +285,7 @@ def certificate_scenes(pki: Pki) -> list[Scene]:
     pki.add("chained", Issued("chained", second, names=mx("chained")), second, first)
     pki.add("missing", Issued("missing", second, names=mx("missing")), second)
     pki.add("late", Issued("late", late, names=mx("late")), late)
+    pki.add("both-late", Issued("both-late", late, names=mx("both-late"), days=-1), late)
     pki.add("nobody", Issued("nobody", nobody, names=mx("nobody")), nobody)
     pki.add("bound", Issued("bound", bound, names=mx("bound")), bound)
     pki.add("nameless", Issued("nameless", nameless, names=mx("nameless")), nameless)
@@ -303,6 +305,7 @@ def certificate_scenes(pki: Pki) -> list[Scene]:
         "m-colons": ("good", "::mx.good.example::"),
         "m-case": ("good", "HostName:DOT-NEXTHOP"),
         "m-again": ("good", "foo match=mx.good.example"),
+        "m-one-label": ("one-label", "foo.example"),
         "m-upper": ("good", "MX.GOOD.EXAMPLE"),
         "m-dot-word": ("good", ".hostname"),
         "m-address": ("address", "192.0.2.77"),
