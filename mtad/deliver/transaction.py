@@ -158,9 +158,9 @@ class Transaction:
                     self._accepted += 1
                 else:
                     self._said(reply, "RCPT TO command", [index])
-            case SendBody() if self._probe:
+            case SendBody(reply) if self._probe:
                 connection.abort()
-                self._would_deliver()
+                self._would_deliver(reply)
                 return True
             case SendBody():
                 self._doubtful = [one.id for one in self._open.values()]
@@ -303,11 +303,11 @@ class Transaction:
         else:
             del self._open[index]
 
-    def _would_deliver(self) -> None:
+    def _would_deliver(self, reply: ServerReply) -> None:
         """The server waits for a message, which there is none of."""
-        host = self._connection.host
-        text = f"host {host.pair} would take a message"
-        self.outcomes += [Outcome(one, "sent", "2.0.0", text, host.relay) for one in self._open.values()]
+        host, text = self._connection.host, str(reply)
+        rest = text, host.relay, f"smtp; {text}", host.name
+        self.outcomes += [Outcome(one, "sent", "2.0.0", *rest) for one in self._open.values()]
         self._open.clear()
 
     def _said(self, reply: ServerReply, command: str, indexes: Iterable[int]) -> None:

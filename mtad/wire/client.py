@@ -445,7 +445,7 @@ class ClientSession:
         elif self._accepted:
             self._stuffer = Stuffer(self.settings.line_length_limit)
             self.stage = "sending message body"
-            self._events.append(SendBody())
+            self._events.append(SendBody(reply))
         else:
             self._command(b".", "sending end of data -- message may be sent more than once", self._lone_dot)
 

@@ -146,6 +146,8 @@ class DataRefused:
 class SendBody:
     """Recipients were accepted and the server waits: ``send_body``, then ``end_body``."""
 
+    reply: ServerReply
+
 
 @dataclass(frozen=True, slots=True)
 class MessageAnswer:

@@ -51,11 +51,14 @@ SERVICES = (
     ("closed for good", {RECIPIENT: "reject", "address_verify_sender_ttl": "0"}),
     ("closed to nobody", {RECIPIENT: "reject", "address_verify_sender": "<>"}),
 )
+#: A service whose probes go on until the server waits for a message.
+DATA = "data unix - - n - - smtp -o smtp_address_verify_target=data\n"
 #: Of the probes' sender.
 DAYS = 30
 RULES = {
     "rcpt:bad@x.example": b"550 5.1.1 no such user",
     "rcpt:later@x.example": b"450 4.2.1 come back",
+    "rcpt:bad@data.example": b"550 5.1.1 no such user",
     "rcpt:badsender@y.example": b"550 5.1.1 no such sender",
 }
 ASKED = [
@@ -68,6 +71,7 @@ ASKED = [
     ("worded", "alice@example.com", (BAD, LATER)),
     ("lenient", "alice@example.com", (BAD,)),
     ("recipient", "alice@example.com", ("a@lost.example", "b@discarded.example")),
+    ("recipient", "alice@example.com", ("good@data.example", "bad@data.example")),
     ("sender", "badsender@y.example", ("x@y.example",)),
     ("sender", "goodsender@y.example", ("x@y.example",)),
     ("sender", "", ("x@y.example",)),
@@ -109,7 +113,8 @@ def main_cf(port: int) -> dict[str, str]:
         "smtpd_delay_reject": "yes",
         "address_verify_poll_delay": "1s",
         "address_verify_sender_ttl": f"{DAYS}d",
-        "transport_maps": "inline:{ {lost.example=error:5.7.3 get lost}, discarded.example=discard: }",
+        "transport_maps": "inline:{ {lost.example=error:5.7.3 get lost}, discarded.example=discard:, "
+        f"{{data.example=data:[127.0.0.1]:{port}}} }}",
         "smtpd_error_sleep_time": "0s",
         "notify_classes": "",
         "smtp_connection_cache_on_demand": "no",
@@ -125,13 +130,13 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def postfix(upstream: Upstream) -> Iterator[Postfix]:
-    with Postfix(main_cf(upstream.port), SERVICES) as running:
+    with Postfix(main_cf(upstream.port), SERVICES, master_extra=DATA) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def mtad(upstream: Upstream) -> Iterator[Mtad]:
-    with Mtad(main_cf(upstream.port), SERVICES) as running:
+    with Mtad(main_cf(upstream.port), SERVICES, master_extra=DATA) as running:
         yield running
 
 
@@ -170,3 +175,10 @@ def test_what_was_found_is_kept_and_nothing_is_queued(mtad: Mtad) -> None:
     assert replies(mtad, "coded", "alice@example.com", (BAD,)) == answers
     assert mtad.log().count("to=<bad@x.example>, relay=") == probes
     assert "Mail queue is empty" in mtad.command("postqueue", "-p").stdout
+
+
+def test_probes_may_go_on_to_data(postfix: Postfix, mtad: Mtad) -> None:
+    words = "dsn=2.0.0, status=deliverable (354 Go on)"
+    for side in (postfix, mtad):
+        line = next(line for line in side.log().splitlines() if "to=<good@data.example>" in line)
+        assert line.endswith(words)
