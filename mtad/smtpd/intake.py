@@ -210,9 +210,8 @@ class Intake:
         checked = state.filtering and self._rules.checks.headers
         out: list[bytes] = []  # headers of which nothing more is to be asked
         for event in events:
-            kind = type(event)
-            if kind is Header and not checked:
-                text = at_once(event)  # type: ignore[arg-type]
+            if isinstance(event, Header) and not checked:
+                text = at_once(event)
                 if text is not None:
                     out.append(text)
                     continue
@@ -221,15 +220,15 @@ class Intake:
                 out.clear()
             if not state.going_on:
                 break
-            if kind is Header:
-                self._keep(await self._cleaner.header(event))  # type: ignore[arg-type]
-            elif kind is Body:
-                await self._body(event)  # type: ignore[arg-type]
-            elif kind is HeadersEnd:
+            if isinstance(event, Header):
+                self._keep(await self._cleaner.header(event))
+            elif isinstance(event, Body):
+                await self._body(event)
+            elif isinstance(event, HeadersEnd):
                 self._headers_over = True
                 self._keep(self._cleaner.missing(mime.faults))
             else:
-                self._report(event)  # type: ignore[arg-type]
+                self._report(event)
         if out:
             self._keep(b"".join(out))
         self._flat = self._begun and self._plain and (not state.going_on or mime.flat)
