@@ -227,7 +227,7 @@ class MessageState:
         """Log something improper about the content."""
         recipient = "unknown" if self.recipient is None else logged(self.recipient)
         self.log.info(
-            f"{self.queue_id}: reject: mime-error {words}: {_shown(text)} from {self.origin.client};"
+            f"{self.queue_id}: reject: mime-error {words}: {_shown(text.partition(b'\0')[0])} from {self.origin.client};"
             f" from=<{logged(self.sender)}> to=<{recipient}>"
         )
 
