@@ -226,8 +226,9 @@ class MessageState:
     def mime_report(self, words: str, text: bytes) -> None:
         """Log something improper about the content."""
         recipient = "unknown" if self.recipient is None else logged(self.recipient)
+        shown = _shown(text.partition(b"\0")[0])
         self.log.info(
-            f"{self.queue_id}: reject: mime-error {words}: {_shown(text.partition(b'\0')[0])} from {self.origin.client};"
+            f"{self.queue_id}: reject: mime-error {words}: {shown} from {self.origin.client};"
             f" from=<{logged(self.sender)}> to=<{recipient}>"
         )
 
