@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from mtad.errors import QueueError
 from mtad.maillog import MailLog
-from mtad.queue.journal import doubt
+from mtad.queue.journal import doubt, remove
 from mtad.queue.sqlite import Recovered, SQLiteStore
 
 _RETRY = 5.0
@@ -59,11 +59,15 @@ class Recovery:
         settled.addCallbacks(self._settled, self._failed, (done,), {}, (done,), {})
 
     def _settled(self, found: list[Recovered], done: Deferred[None]) -> None:
-        for gone, doubtful in found:
+        for gone, doubtful, journal in found:
             for name, address in doubtful:
                 self._log.warning(doubt(name, address))
             for name in gone:
                 self._log.info(f"{name}: removed")
+            try:
+                remove(journal)  # not before: what is told must be told though we are killed now
+            except QueueError as error:
+                self._log.warning(str(error))
         done.callback(None)
 
     def _failed(self, failure: Failure, done: Deferred[None]) -> None:

@@ -21,7 +21,7 @@ from mtad.queue.rows import entry
 from mtad.queue.writer import CallsFromThread, Job, Writer
 
 #: Ids of messages that are gone, and queue id and address of each recipient in doubt.
-Recovered = tuple[list[str], list[tuple[str, bytes]]]
+Recovered = tuple[list[str], list[tuple[str, bytes]], str]
 
 
 class SQLiteStore:

@@ -13,7 +13,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from mtad.queue import journal
 from mtad.queue.journal import Left
 from mtad.queue.message import Message, Outcome
 from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS, Entry, Row, encode, read_spool
@@ -204,11 +203,12 @@ def _remove(db: sqlite3.Connection, seq: int) -> None:
 class Recovery:
     """What a process that is no more has left: recipients that it had delivered to are done.
 
-    ``result``: ids of messages that are gone by that; queue id and address of each recipient in doubt."""
+    ``result``: ids of messages that are gone by that; queue id and address of each recipient in doubt; the
+    journal, to be removed (:func:`mtad.queue.journal.remove`) by who has told of them."""
 
     def __init__(self, left: Left) -> None:
         self._left = left
-        self.result: tuple[list[str], list[tuple[str, bytes]]] = ([], [])
+        self.result: tuple[list[str], list[tuple[str, bytes]], str] = ([], [], left.path)
 
     def step(self, db: sqlite3.Connection, slot: int) -> bool:
         names = json.dumps(sorted(self._left.delivered))
@@ -227,11 +227,12 @@ class Recovery:
             f"SELECT m.queue_id, r.address FROM recipient r JOIN message m ON m.seq = r.id / {key(1)}"
             f" WHERE r.state = {PENDING_NUMBER} AND r.id IN (SELECT value FROM json_each(?)) ORDER BY r.id"
         )
-        self.result = gone, db.execute(sql, (json.dumps(sorted(self._left.doubtful)),)).fetchall()
+        doubtful = db.execute(sql, (json.dumps(sorted(self._left.doubtful)),)).fetchall()
+        self.result = gone, doubtful, self._left.path
         return True
 
     def committed(self) -> None:
-        journal.remove(self._left.path)
+        pass
 
 
 class Change:

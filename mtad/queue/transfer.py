@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from mtad.errors import QueueError
+from mtad.queue import journal
 from mtad.queue.blocking import BlockingStore
 from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING, REQUEUED, Message, Outcome
 from mtad.queue.postfix.envelope import QueueFile, write_message
@@ -274,7 +275,11 @@ def settle(queue: BlockingStore, where: QueueDirectory) -> list[tuple[str, bytes
     A process that was killed while it delivered has said what it had delivered.  Of an export, a file that is
     not valid yet is removed, and its message is ours again; where there is a valid one, or none any more, the
     message was exported."""
-    doubtful = [one for left in queue.store.recover() for one in queue.wait(left)[1]]
+    doubtful: list[tuple[str, bytes]] = []
+    for left in queue.store.recover():
+        _, found, path = queue.wait(left)
+        doubtful += found
+        journal.remove(path)
     store = queue.store
     gone: list[str] = []
     back: dict[str, list[str]] = {}

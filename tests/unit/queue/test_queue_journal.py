@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import SQLiteDriver
 
-from mtad.queue.journal import Journal, Left, left_behind
+from mtad.queue.journal import Journal, Left, left_behind, remove
 from mtad.queue.message import Message, Outcome, Recipient
 
 SIZE = 1024 * 1024
@@ -84,7 +84,11 @@ def test_the_queue_after_it(tmp_path: Path) -> None:
     )
     driver.wait(driver.store.finish(three, [Outcome(three.recipients[0], "sent", "2.0.0", "ok")], 0.0))
     (recovering,) = driver.store.recover()
-    assert driver.wait(recovering) == (["B"], [("A", b"b@x")])
+    path = str(tmp_path / "journal.0")
+    assert driver.wait(recovering) == (["B"], [("A", b"b@x")], path)
+    (again,) = driver.store.recover()  # until it was told of
+    assert driver.wait(again) == ([], [("A", b"b@x")], path)
+    remove(path)
     assert driver.store.recover() == []
     (left,) = driver.store.listing()
     assert [recipient.address for recipient in left.recipients] == [b"b@x"]
