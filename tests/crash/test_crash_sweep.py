@@ -191,7 +191,7 @@ def test_stopped_at_every_call(scenario: Scenario, sink: Sink) -> None:
 
 @pytest.mark.timeout(300)
 def test_stopped_again_while_it_starts(sink: Sink) -> None:
-    """At every third call of a start that finds a delivery in doubt, at others each time."""
+    """At every second call of a start that finds a delivery in doubt, at others each time."""
     settings = {"relayhost": f"[127.0.0.1]:{sink.port}", "mynetworks": "127.0.0.0/8", "notify_classes": ""}
     with Faulty(settings) as mtad:
         sweep = Sweep(replace(SCENARIOS[0], name="again"), mtad, sink)
@@ -201,13 +201,13 @@ def test_stopped_again_while_it_starts(sink: Sink) -> None:
         ):  # the server had it, and has it twice
             call += 1
             sweep.stop_at(call, KILL_BEFORE)
-        start = random.randrange(1, 4)
+        start = random.randrange(1, 3)
         reached = True
         while reached:
             before = sweep.stops
             sweep.stop_twice(call, start)
             reached = sweep.stops > before
-            start += 3
+            start += 2
         print(f"{sweep.stops} stops, {sweep.unacknowledged} messages not acknowledged, {sweep.doubts} doubts")
         assert start > 20 and sweep.doubts > 5
 
