@@ -40,7 +40,7 @@ def run(text: str, arguments: list[str], alone: bool) -> None:
     os.dup2(null, 1)
     os.dup2(null, 2)
     if alone:
-        os.setsid()
+        os.setpgid(0, 0)
         ctypes.CDLL(None).spare_this_process(0)
     status = 1
     try:
@@ -65,6 +65,8 @@ def serve() -> None:
         if pid == 0:
             run(text, arguments, alone)
         if alone:
+            with suppress(PermissionError, ProcessLookupError):
+                os.setpgid(pid, pid)  # whoever comes first: who hears of the group may end it at once
             daemons.append(pid)
             print(pid, flush=True)
         else:
