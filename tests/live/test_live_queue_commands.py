@@ -7,6 +7,7 @@ import os
 import smtplib
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -228,3 +229,27 @@ def test_requeued_mail_goes_through_intake_again(sink: Sink) -> None:
         wait_until(
             lambda: mtad.command("postqueue", "-p").stdout == "Mail queue is empty\n", "an empty queue"
         )
+
+
+def test_what_nobody_finished_is_purged_after_a_week(mtad: Mtad) -> None:
+    maildrop = mtad.queue / "maildrop"
+    for name, days in (("0A0B0C0D01", 8), ("0A0B0C0D02", 6)):
+        path = maildrop / name
+        path.write_bytes(b"T")
+        path.chmod(0o600)
+        then = time.time() - days * 86400
+        os.utime(path, (then, then))
+    done = mtad.command("postsuper", "-p")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(path.name for path in maildrop.glob("0A0B*")) == ["0A0B0C0D02"]
+    (maildrop / "0A0B0C0D02").unlink()
+
+
+def test_sendmail_starts_the_system() -> None:
+    with Mtad({}) as other:
+        other.command("stop")
+        before = other.log().count("daemon started")
+        assert other.command("sendmail", "-bd").returncode == 0
+        assert other.log().count("daemon started") == before + 1
+        with smtplib.SMTP("127.0.0.1", *other.ports.values()) as client:
+            assert client.noop()[0] == 250
