@@ -264,7 +264,7 @@ class Resolver:
                 waiting.append(deferred)
                 outcome = await deferred
         if isinstance(outcome, DnsError):
-            raise DnsError(outcome.status, outcome.text, outcome.reason)
+            raise DnsError(outcome.status, _as_asked(outcome.text, host), outcome.reason)
         return outcome
 
     # -- the cache, and one question for all who ask it at a time
@@ -399,6 +399,12 @@ def _negative_ttl(message: Message) -> int:
 def _error(status: DnsStatus, name: str, type_: str, reason: str) -> DnsError:
     text = "Host or domain name not found. Name service error for "
     return DnsError(status, f"{text}name={name} type={type_}: {reason}", reason)
+
+
+def _as_asked(text: str, name: str) -> str:
+    """An error's text that names ``name`` as who asks has written it, and not who asked before."""
+    begin = text.lower().find(f"name={name.lower()} ") + len("name=")
+    return text if begin < len("name=") else text[:begin] + name + text[begin + len(name) :]
 
 
 def _not_found(name: str, type_: str, rcode: int) -> DnsError:

@@ -55,6 +55,11 @@ def test_one_question_for_all_who_ask(reactor: Turned, server: NameServer, resol
     assert len(server.asked) == 1
 
 
+def test_an_error_names_what_was_asked_for(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
+    for name in ("nowhere.example.com", "Nowhere.EXAMPLE.com", "nowhere.example.com"):
+        assert f" name={name} type=TXT: Host not found" in fails(reactor, resolver.txt(name)).text
+
+
 def test_no_mx(reactor: Turned, server: NameServer, resolver: Resolver) -> None:
     server.zone["example.com"] = {"A": ["192.0.2.1"]}
     assert reactor.finish(mx(resolver, "example.com")) == []
