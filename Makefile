@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-JOBS ?= 2
+JOBS ?= 3
 SEEDS ?= 1000 5000
 
 .PHONY: run test lint bench crash fuzz man clean
