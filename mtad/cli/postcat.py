@@ -1,8 +1,9 @@
 """``mtad postcat``: show queue files, and messages of mtad's queue as if they were such.
 
-``postcat [-bdefhoqrv] [-c DIR] [-s OFFSET] [FILE...]``; with ``-q`` the arguments are queue ids, which are
+``postcat [-bdefhnoqrv] [-c DIR] [-s OFFSET] [FILE...]``; with ``-q`` the arguments are queue ids, which are
 looked for in the maildrop, in mtad's queue, and among the files that were set aside as corrupt.  The output
-is that of the original, byte for byte.
+is that of the original, byte for byte; ``-n``, which the original has not, leaves out the lines of asterisks
+between the parts.
 
 Postfix counterpart: ``postcat(1)``.
 """
@@ -55,6 +56,7 @@ class _Printer:
         self._show = [part in shown for part in "ehb"]
         self._verbose, self._raw = "v" in flags, "r" in flags
         self._with_path, self._offsets, self._decimal = "f" in flags, "o" in flags, "d" in flags
+        self._headings = "n" not in flags
         self._part = _ENVELOPE
         self._last = b""
         self._sized = False
@@ -66,7 +68,7 @@ class _Printer:
             if first and first not in rec.ENVELOPE_TYPES:
                 self._voice.warning(f"{self._path}: input is not a valid queue file")
                 return
-            if self._show[_ENVELOPE]:
+            if self._show[_ENVELOPE] and self._headings:
                 self._write(f"*** ENVELOPE RECORDS {self._path} ***\n".encode())
         try:
             for record in self._records(file, start):
@@ -142,7 +144,7 @@ class _Printer:
         return text.encode("utf-8", "surrogateescape")
 
     def _marker(self, record: Record, text: str) -> None:
-        if self._show[_ENVELOPE]:
+        if self._show[_ENVELOPE] and self._headings:
             self._write(self._prefix(record) + f"*** {text} {self._path} ***\n".encode())
 
     def _print(self, record: Record) -> None:
@@ -236,7 +238,7 @@ def main(argv: Sequence[str]) -> int:
     voice = Voice("postcat")
     try:
         try:
-            options, names = getopt.getopt(list(argv), "bc:defhoqrs:v")
+            options, names = getopt.getopt(list(argv), "bc:defhnoqrs:v")
         except getopt.GetoptError as error:
             sys.stderr.write(f"postcat: {complaint(error)}\n")
             raise Fatal(USAGE) from error

@@ -289,3 +289,16 @@ def test_postcat(both: tuple[Postfix, Mtad], tmp_path: Path, capfd: pytest.Captu
             if (status, out, err) != (a.returncode, their_out, told):
                 differences.append(f"{arguments}: {out}{err}\n{their_out}{told}")
     assert not differences, f"{len(differences)}: " + "\n".join(differences[:4])
+
+
+def test_postcat_without_headings(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from mtad.cli import postcat
+
+    for path in queue_files(tmp_path)[:3]:
+        assert postcat.main([str(path)]) == postcat.main(["-n", str(path)])
+        out, _ = capfd.readouterr()
+        lines = out.splitlines(True)
+        plain = [line for line in lines if not line.startswith("*** ")]
+        half = len(plain) // 2
+        assert plain[:half] == plain[half:] == lines[-half:]
+        assert len(lines) > len(plain)
