@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from live.host_users import kept
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 
@@ -85,29 +86,30 @@ def running(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """A saslauthd with users of our own; gives the path of its socket."""
-    copies = prepare(root)
-    binds += "".join(f"[ -e {name} ] && mount --bind {copy} {name}; " for name, copy in copies.items())
-    script = f"{binds} exec {program} -d -a {mechanism} -m {root} -n 2 {options}"
-    with open(root / "log", "wb") as log:
-        daemon = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", script],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
-        )  # fmt: skip
-    try:
-        mux = root / "mux"
-        deadline = time.monotonic() + 10
-        while not answers(mux):
-            assert daemon.poll() is None, (root / "log").read_text()
-            assert time.monotonic() < deadline, (root / "log").read_text()
-            time.sleep(0.02)
-        yield mux
-    finally:
-        daemon.terminate()
+    with kept():
+        copies = prepare(root)
+        binds += "".join(f"[ -e {name} ] && mount --bind {copy} {name}; " for name, copy in copies.items())
+        script = f"{binds} exec {program} -d -a {mechanism} -m {root} -n 2 {options}"
+        with open(root / "log", "wb") as log:
+            daemon = subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", script],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
+            )  # fmt: skip
         try:
-            daemon.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(daemon.pid, signal.SIGKILL)
-            daemon.wait()
+            mux = root / "mux"
+            deadline = time.monotonic() + 10
+            while not answers(mux):
+                assert daemon.poll() is None, (root / "log").read_text()
+                assert time.monotonic() < deadline, (root / "log").read_text()
+                time.sleep(0.02)
+            yield mux
+        finally:
+            daemon.terminate()
+            try:
+                daemon.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(daemon.pid, signal.SIGKILL)
+                daemon.wait()
 
 
 def answers(mux: Path) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from live.daemon import Mtad, Sink, wait_until
+from live.host_users import changed
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("useradd") is None, reason="makes a user, which needs root"
@@ -33,13 +34,15 @@ maildrop unix - n n - - pipe flags=DRXhu user=vmail argv=/usr/bin/maildrop -d ${
 def user(name: str) -> Iterator[Path]:
     """A user of this host for as long as the test takes; the home directory."""
     home = Path(tempfile.mkdtemp(prefix="home-"))
-    subprocess.run(["useradd", "-M", "-N", "-d", str(home), "-s", "/bin/false", name], check=True)
+    with changed():
+        subprocess.run(["useradd", "-M", "-N", "-d", str(home), "-s", "/bin/false", name], check=True)
     try:
         entry = pwd.getpwnam(name)
         os.chown(home, entry.pw_uid, entry.pw_gid)
         yield home
     finally:
-        subprocess.run(["userdel", name], check=True)
+        with changed():
+            subprocess.run(["userdel", name], check=True)
         shutil.rmtree(home, ignore_errors=True)
 
 
