@@ -401,7 +401,8 @@ def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes
 
 
 def _login_in_proxy_lines(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
-    method = next((step.split()[1] for step in dialogue.steps if str(step).startswith("AUTH ")), "")  # type: ignore[union-attr]
+    said = [step.split() for step in dialogue.steps if isinstance(step, str)]
+    method = next((words[1] for words in said if words[0] == "AUTH"), "")
     for line in lines:
         if line.text.startswith("proxy-"):
             line.text = re.sub(r"sasl_username=<(.*)>$", rf"sasl_method={method} sasl_username=\1", line.text)
