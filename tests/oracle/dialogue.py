@@ -402,7 +402,7 @@ def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes
 
 def _login_in_proxy_lines(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     said = [step.split() for step in dialogue.steps if isinstance(step, str)]
-    method = next((words[1] for words in said if words[0] == "AUTH"), "")
+    method = next((words[1] for words in said if words[0] == "AUTH" and len(words) > 1), "")
     for line in lines:
         if line.text.startswith("proxy-"):
             line.text = re.sub(r"sasl_username=<(.*)>$", rf"sasl_method={method} sasl_username=\1", line.text)
@@ -718,7 +718,7 @@ def _masked(root: str, replies: list[bytes], lines: list[Line], heard: list[list
 
     log: dict[str, list[str]] = {}
     for line in lines:
-        own = line.text.partition(": ")[0]
+        own = line.text.removeprefix("warning: ").partition(": ")[0]
         key = f"{line.ident} ID{ids.index(own) + 1}" if own in ids else line.ident
         log.setdefault(key, []).append(mask(line.text, ids, root))
     return Seen(

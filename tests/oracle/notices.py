@@ -301,12 +301,15 @@ class _Run:
         """Each mail is gone, or from now (or ``mark`` in the log) on an attempt at it was begun and ended."""
         mark = mark or len(self._side.log())
 
-        def tried() -> bool:
+        def untried() -> list[str]:
             log = self._side.log()
             rest = [each for each in self._ids if f"{each}: removed" not in log]
-            return all(log.count(f"{each}: from=<", mark) > 1 for each in rest)
+            return [each for each in rest if log.count(f"{each}: from=<", mark) <= 1]
 
-        wait_until(tried, f"{type(self._side).__name__} to try", PATIENCE)
+        try:
+            wait_until(lambda: not untried(), f"{type(self._side).__name__} to try", PATIENCE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {untried()} in\n{self._side.log()[mark:]}") from None
 
     def end(self) -> None:
         """All is gone.  What comes while Postfix reads its configuration may need a push."""
