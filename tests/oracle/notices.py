@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import random
 import re
 import socket
 import string
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +44,7 @@ MAIN = {
     "minimal_backoff_time": "1s",
     "maximal_backoff_time": "1s",
     "queue_run_delay": "1s",
+    "transport_retry_time": "1s",
     "notify_classes": "bounce, 2bounce, delay",
     "bounce_notice_recipient": "bounces",
     "2bounce_notice_recipient": "double@postmaster.example",
@@ -304,25 +305,25 @@ class _Run:
         def untried() -> list[str]:
             log = self._side.log()
             rest = [each for each in self._ids if f"{each}: removed" not in log]
-            return [each for each in rest if log.count(f"{each}: from=<", mark) <= 1]
+            rest = [each for each in rest if log.count(f"{each}: from=<", mark) <= 1]
+            return sorted(self._queued().intersection(rest)) if rest else []
 
         try:
             wait_until(lambda: not untried(), f"{type(self._side).__name__} to try", PATIENCE)
         except AssertionError as error:
             raise AssertionError(f"{error}: {untried()} in\n{self._side.log()[mark:]}") from None
 
+    def _queued(self) -> set[str]:
+        listing = self._side.command("postqueue", "-j")
+        assert listing.returncode == 0, listing.stderr
+        return {json.loads(line)["queue_id"] for line in listing.stdout.splitlines()}
+
     def end(self) -> None:
         """All is gone.  What comes while Postfix reads its configuration may need a push."""
-        pushed = time.monotonic()
 
         def over() -> bool:
-            nonlocal pushed
-            if time.monotonic() > pushed + 1:
-                self._side.command("postqueue", "-f")
-                pushed = time.monotonic()
-            log = self._side.log()[self._start :]
-            known = set(re.findall(r"(\w+): from=<.*queue active|notification: (\w+)$", log, re.MULTILINE))
-            return all(f"{each}: removed" in log for pair in known for each in pair if each)
+            self._side.command("postqueue", "-f")
+            return not self._queued()
 
         wait_until(over, f"an empty queue of {type(self._side).__name__}", PATIENCE)
 
