@@ -6,16 +6,18 @@ itself learns of outcomes some milliseconds later, many at a time.  After a kill
 what was delivered though the queue does not know, and what is in doubt: the end was sent, and nobody has
 heard the answer.
 
-A journal is a file ``journal.N`` beside the database, made beforehand in its full size, so that a full disk
-does not keep anything from being written, and locked by its process for as long as that lives.  Lines are
-``?``, ``+`` or ``-`` and the numbers of recipients.  Nothing is raised while delivering: a journal that
-fails is told of once.
+A journal is two files ``journal.N`` beside the database, made beforehand in their full size, so that a full
+disk does not keep anything from being written, and locked by their process for as long as that lives.  One is
+written to; when it is full, what still matters goes into the other.  Lines are ``?``, ``+`` or ``-`` and the
+numbers of recipients.  QueueError where a doubt can't be noted: then the end of the message must not be sent.
+An answer that can't be noted is told of once, and stays a doubt.
 
 Postfix counterpart: ``deliver_completed(3)``, which marks recipients in the queue file at once.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -36,45 +38,32 @@ class Journal:
     """The journal of this process, in ``directory``.  Raises QueueError where it cannot be made."""
 
     def __init__(self, directory: str, failed: Callable[[str], object] = lambda text: None) -> None:
-        self._directory = directory
         self._failed = failed
         self._told = False
         self._open: dict[int, bytes] = {}  # recipients that the queue has not recorded, and what is known
-        self._path, self._fd = _make(directory)
-        self._at = 0
+        self._file = _File(directory)
+        try:
+            self._other = _File(directory)
+        except QueueError:
+            self._file.close(remove=True)
+            raise
 
     def in_doubt(self, ids: Sequence[int]) -> None:
-        """The end of a message is about to be sent for these recipients."""
-        self._note(b"?", ids)
+        """The end of a message is about to be sent for these recipients.  Raises QueueError."""
+        try:
+            self._note(b"?", ids)
+        except OSError as error:
+            raise queue_error(error) from error
+        self._open.update(dict.fromkeys(ids, b"?"))
 
     def answered(self, ids: Sequence[int], delivered: bool) -> None:
         """What the server has said about them."""
-        self._note(b"+" if delivered else b"-", ids)
-
-    def recorded(self, ids: Iterable[int]) -> None:
-        """The queue knows what became of them."""
-        for one in ids:
-            self._open.pop(one, None)
-
-    def close(self) -> None:
-        """Nothing more is delivered; the file goes unless it holds what the queue does not."""
-        if not self._open:
-            os.unlink(self._path)
-        os.close(self._fd)
-
-    def _note(self, mark: bytes, ids: Sequence[int]) -> None:
-        if mark == b"-":
-            self.recorded(ids)
+        if delivered:
+            self._open.update(dict.fromkeys(ids, b"+"))
         else:
-            for one in ids:
-                self._open[one] = mark
-        line = b"%b %b\n" % (mark, b" ".join([b"%d" % one for one in ids]))
+            self.recorded(ids)
         try:
-            if self._at + len(line) > _SIZE:
-                self._begin_anew()
-                if mark != b"-":
-                    return  # it is among what is open
-            self._at += os.pwrite(self._fd, line, self._at)
+            self._note(b"+" if delivered else b"-", ids)
         except OSError as error:
             if not self._told:
                 self._told = True
@@ -82,35 +71,82 @@ class Journal:
                     f"journal of deliveries: {error.strerror}; a delivery may be repeated after a crash"
                 )
 
-    def _begin_anew(self) -> None:
-        """A fresh file with what still matters."""
-        path, fd = _make(self._directory)
-        data = b"".join([b"%b %d\n" % (mark, one) for one, mark in self._open.items()])
-        os.pwrite(fd, data, 0)
-        os.unlink(self._path)
+    def recorded(self, ids: Iterable[int]) -> None:
+        """The queue knows what became of them."""
+        for one in ids:
+            self._open.pop(one, None)
+
+    def close(self) -> None:
+        """Nothing more is delivered; what is written goes unless it holds what the queue does not."""
+        self._other.close(remove=True)
+        self._file.close(remove=not self._open)
+
+    def _note(self, mark: bytes, ids: Sequence[int]) -> None:
+        line = b"%b %b\n" % (mark, b" ".join([b"%d" % one for one in ids]))
+        if self._file.full(len(line)):
+            self._other.begin(b"".join([b"%b %d\n" % (mark, one) for one, mark in self._open.items()]))
+            self._file, self._other = self._other, self._file
+            self._other.clear()
+        self._file.append(line)
+
+
+class _File:
+    """A new file, locked.  Raises QueueError where it can't be made; writing to it raises OSError."""
+
+    def __init__(self, directory: str) -> None:
+        self._path, self._fd = _make(directory)
+        self._at = 0
+        self._limit = _SIZE
+
+    def full(self, more: int) -> bool:
+        """Whether there is no room for so many bytes."""
+        return self._at + more > self._limit
+
+    def begin(self, data: bytes) -> None:
+        """Write the first lines; where they are long, the file may become longer."""
+        self._at = 0
+        self._limit = max(_SIZE, 2 * len(data))
+        self.append(data)
+
+    def append(self, data: bytes) -> None:
+        """Write lines, or nothing that counts."""
+        if os.pwrite(self._fd, data, self._at) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._at += len(data)
+
+    def clear(self) -> None:
+        """What was written counts no more."""
+        os.pwrite(self._fd, bytes(self._at), 0)
+        self._at = 0
+
+    def close(self, remove: bool) -> None:
+        if remove:
+            os.unlink(self._path)
         os.close(self._fd)
-        self._path, self._fd, self._at = path, fd, len(data)
 
 
 def _make(directory: str) -> tuple[str, int]:
-    """A new file, locked."""
+    """A new file, empty, and its descriptor."""
     number = 0
     while True:
         path = os.path.join(directory, f"journal.{number}")
         try:
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            break
         except FileExistsError:
             number += 1
+            continue
         except OSError as error:
             raise queue_error(error) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        os.posix_fallocate(fd, 0, _SIZE)
-    except OSError as error:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # else somebody has taken it for one that was left behind
+                os.posix_fallocate(fd, 0, _SIZE)
+                return path, fd
+        except OSError as error:
+            os.unlink(path)
+            os.close(fd)
+            raise queue_error(error) from error
         os.close(fd)
-        raise queue_error(error) from error
-    return path, fd
 
 
 @dataclass(slots=True)
@@ -123,7 +159,7 @@ class Left:
 
 
 def left_behind(directory: str) -> Iterator[Left]:
-    """The journals of processes that are no more.  Each is the caller's, to remove when it is settled."""
+    """The files of processes that are no more.  Each is the caller's, to remove when it is settled."""
     for name in sorted(os.listdir(directory)):
         if not _NAME.fullmatch(name):
             continue
@@ -140,10 +176,13 @@ def left_behind(directory: str) -> Iterator[Left]:
             except BlockingIOError:
                 continue
             try:
-                data = file.read(_SIZE * 64)
+                lines = file.read(_SIZE * 64).strip(b"\0")
+                if not lines:
+                    os.unlink(path)
             except OSError as error:
                 raise queue_error(error) from error
-            yield _parsed(path, data.rstrip(b"\0"))
+            if lines:
+                yield _parsed(path, lines)
 
 
 def doubt(queue_id: str, address: bytes) -> str:
@@ -170,10 +209,19 @@ def _parsed(path: str, data: bytes) -> Left:
 
 
 def remove(path: str) -> None:
-    """A journal is settled."""
+    """What was left behind there is settled."""
     try:
-        os.unlink(path)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        pass
+        return
+    except OSError as error:
+        raise queue_error(error) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass  # a living process has made it anew
     except OSError as error:
         raise QueueError(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(fd)

@@ -76,7 +76,8 @@ class QueueStore(Protocol):
         any more and the message was removed."""
 
     def in_doubt(self, ids: Sequence[int]) -> None:
-        """The end of a message is about to be sent for the recipients with these keys."""
+        """The end of a message is about to be sent for the recipients with these keys.  QueueError where that
+        can't be noted: then it must not be sent, or they might get it twice and nobody would know."""
 
     def answered(self, ids: Sequence[int], delivered: bool) -> None:
         """The server has answered for them: whether it took the message.  That survives the process."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from delivery_world import NOW, Server, World
 
+from mtad.errors import QueueError
 from mtad.queue.message import Recipient
 
 SAID_535 = " (SASL authentication failed; server {} said: 535 5.7.8 bad)"
@@ -328,6 +331,20 @@ def test_a_failing_store_is_asked_again_and_nothing_is_sent_twice() -> None:
     assert len(server.messages) == 1
     assert world.log("Q1")[-1] == "postfix/qmgr: removed"
     assert world.qmgr.snapshot() == []
+
+
+def test_without_a_journal_the_end_of_a_message_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(ids: Sequence[int]) -> None:
+        raise QueueError("no journal")
+
+    world = World()
+    server = world.server()
+    monkeypatch.setattr(world.store, "in_doubt", fail)
+    world.submit("Q1", b"you@dest.test")
+    world.run()
+    assert server.commands[-1] == b"DATA" and server.messages == []
+    ((_, (outcome,), _),) = world.store.finished
+    assert (outcome.status, outcome.dsn) == ("deferred", "4.3.0")
 
 
 def test_delivered_recipients_are_recorded_before_the_others_are_done() -> None:

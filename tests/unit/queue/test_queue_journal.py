@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from harness import SQLiteDriver
 
+from mtad.errors import QueueError, QueueFull
 from mtad.queue.journal import Journal, Left, left_behind, remove
 from mtad.queue.message import Message, Outcome, Recipient
 
@@ -64,6 +69,76 @@ def test_journals_of_the_living_are_left_alone(tmp_path: Path) -> None:
     other.answered([2], False)
     other.close()
     assert len(os.listdir(tmp_path)) == 1
+
+
+def failing(after: int = 0) -> Callable[..., Any]:
+    """A system call that finds a full disk, once it was made so often."""
+    left = [after]
+
+    def fail(*_: object) -> int:
+        if left[0]:
+            left[0] -= 1
+            return 0
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return fail
+
+
+def test_a_full_disk_stops_no_journal_that_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    journal = Journal(str(tmp_path), said.append)
+    monkeypatch.setattr(os, "posix_fallocate", failing())
+    many = list(range(10**9, 10**9 + 10_000))
+    journal.in_doubt([5])
+    for _ in range(40):
+        journal.in_doubt(many)
+        journal.answered(many, False)
+    journal.answered([5], True)
+    journal.close()
+    (left,) = left_behind(str(tmp_path))
+    assert (left.delivered, left.doubtful, said) == ({5}, set(), [])
+
+
+def test_a_journal_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for calls in (0, 1):
+        monkeypatch.setattr(os, "posix_fallocate", failing(calls))
+        with pytest.raises(QueueFull):
+            Journal(str(tmp_path))
+        assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_noted_is_not_to_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    journal = Journal(str(tmp_path), said.append)
+    journal.in_doubt([1, 2])
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", failing())
+        with pytest.raises(QueueError):
+            journal.in_doubt([3])
+        journal.answered([3], False)
+        journal.answered([1], True)
+        assert len(said) == 1
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", lambda fd, data, at: 1)  # the rest did not fit
+        with pytest.raises(QueueError):
+            journal.in_doubt([3])
+    journal.in_doubt([4])
+    journal.close()
+    (left,) = left_behind(str(tmp_path))
+    assert (left.delivered, left.doubtful) == (set(), {1, 2, 4})
+
+
+def test_a_journal_of_the_living_is_not_removed(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    journal.in_doubt([1])
+    for name in os.listdir(tmp_path):
+        remove(str(tmp_path / name))
+    assert len(os.listdir(tmp_path)) == 2
+    journal.answered([1], False)
+    journal.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_anything_in_a_file_is_read(tmp_path: Path) -> None:
