@@ -119,7 +119,7 @@ class Provider:
         assert query["code_challenge_method"] == "S256"
         self._codes["good-code"] = query["code_challenge"]
         back = f"{query['redirect_uri']}?{urlencode({'code': 'good-code', 'state': query['state']})}"
-        with urllib.request.urlopen(back, timeout=10) as answer:
+        with urllib.request.urlopen(back, timeout=60) as answer:
             assert answer.status == 200
 
     # -- the server

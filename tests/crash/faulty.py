@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from live.daemon import Mtad
+from live.daemon import Mtad, wait_until
 from oracle.postfix import wait_for_port
 
 SOURCE = Path(__file__).with_name("faults.c")
@@ -44,12 +44,9 @@ def library() -> str:
     return _library
 
 
-def soon(condition: Callable[[], object], what: Callable[[], str], seconds: float = 20.0) -> None:
+def soon(condition: Callable[[], object], what: Callable[[], str]) -> None:
     """``wait_until`` for what happens many hundred times."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what()}"
-        time.sleep(0.004)
+    wait_until(condition, what, step=0.004)
 
 
 def alive(group: int) -> bool:
@@ -173,12 +170,12 @@ class Faulty(Mtad):
 
     def queued(self) -> list[tuple[str, int]]:
         """Queue id and state of what is in the queue."""
-        with contextlib.closing(sqlite3.connect(self.queue / "mtad" / "queue.db", timeout=10)) as db:
+        with contextlib.closing(sqlite3.connect(self.queue / "mtad" / "queue.db", timeout=60)) as db:
             return db.execute("SELECT queue_id, state FROM message").fetchall()
 
     def sound(self) -> None:
         """Whether the database is whole, with nothing that belongs to nobody."""
-        with contextlib.closing(sqlite3.connect(self.queue / "mtad" / "queue.db", timeout=10)) as db:
+        with contextlib.closing(sqlite3.connect(self.queue / "mtad" / "queue.db", timeout=60)) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             orphans = "SELECT count(*) FROM recipient WHERE id >> 20 NOT IN (SELECT seq FROM message)"
             assert db.execute(orphans).fetchone() == (0,)

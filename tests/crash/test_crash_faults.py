@@ -57,13 +57,12 @@ def check(mtad: Faulty, sink: Sink, told: dict[str, bool]) -> None:
     assert send(mtad, "all is well")
     told["all is well"] = True
     mtad.command("postqueue", "-f")
-    wait_until(lambda: all(subjects(sink)[name] for name, said in told.items() if said), "the mail", 40)
-    wait_until(lambda: not mtad.queued(), f"an empty queue:\n{mtad.log()[-2000:]}", 40)
+    wait_until(lambda: all(subjects(sink)[name] for name, said in told.items() if said), "the mail")
+    wait_until(lambda: not mtad.queued(), f"an empty queue:\n{mtad.log()[-2000:]}")
     assert max(subjects(sink).values()) == 1
     mtad.sound()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("number", "which", "firsts"),
     [
@@ -86,30 +85,28 @@ def test_the_system_fails_for_a_while(number: int, which: int, firsts: tuple[int
             assert mtad.plan.get("ended")
             mtad.plan.disarm()
             assert not mtad.dead(), f"it ended:\n{mtad.log()[-3000:]}"
-            wait_until(lambda: send(mtad, "again") or False, "it takes mail again", 30)
+            wait_until(lambda: send(mtad, "again") or False, "it takes mail again")
             mtad.command("postqueue", "-f")  # what found no socket would wait for minutes
-            wait_until(lambda: subjects(sink)["again"] > 0, "it delivers again", 40)
+            wait_until(lambda: subjects(sink)["again"] > 0, "it delivers again")
             for path in (sink.root / "Maildir" / "new").iterdir():
                 if b"Subject: again" in path.read_bytes():
                     path.unlink()
         check(mtad, sink, told)
 
 
-@pytest.mark.timeout(60)
 def test_no_process_can_be_made() -> None:
     """The child dies, and there is none for a while to take its place."""
     with Sink() as sink, Faulty(settings(sink)) as mtad:
         mtad.plan.arm(1, errno.EAGAIN, FORKS)
         (child,) = mtad.children()
         os.kill(child, signal.SIGKILL)
-        wait_until(lambda: mtad.plan.get("calls") > 1, "a second attempt to fork", 15)
+        wait_until(lambda: mtad.plan.get("calls") > 1, "a second attempt to fork")
         assert not mtad.dead(), mtad.log()[-2000:]
         mtad.plan.disarm()
-        wait_until(lambda: send(mtad, "again"), "it serves again", 30)
+        wait_until(lambda: send(mtad, "again"), "it serves again")
         check(mtad, sink, {"again": True})
 
 
-@pytest.mark.timeout(60)
 def test_the_clock_jumps() -> None:
     with Sink("--reply", "rcpt=450 later") as sink, Faulty(settings(sink)) as mtad:
         told: dict[str, bool] = {}
@@ -125,7 +122,6 @@ def test_the_clock_jumps() -> None:
         check(mtad, sink, told)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("ahead", [7200, -7200])
 def test_timers_do_not_heed_the_clock_of_the_day(ahead: int) -> None:
     """A client that is silent is neither cut off at once nor kept for hours, and a destination that was dead
@@ -138,15 +134,15 @@ def test_timers_do_not_heed_the_clock_of_the_day(ahead: int) -> None:
             assert send(mtad, "mail 1")
             wait_until(lambda: "Connection refused" in mtad.log(), "a dead destination")
             (port,) = mtad.ports.values()
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as silent:
                 silent.recv(1000)
                 begun = time.monotonic()
                 mtad.plan.put("ahead", ahead)
                 sink.start()
                 assert send(mtad, "mail 2")
-                wait_until(lambda: subjects(sink)["mail 2"], f"mail 2:\n{mtad.log()[-2000:]}", 15)
+                wait_until(lambda: subjects(sink)["mail 2"], f"mail 2:\n{mtad.log()[-2000:]}")
                 assert b"421 4.4.2" in silent.recv(1000)
-                assert 2.5 < time.monotonic() - begun < 15
+                assert 2.5 < time.monotonic() - begun < 60
             mtad.plan.put("ahead", 0)
             check(mtad, sink, {"mail 1": True, "mail 2": True})
 
@@ -157,7 +153,6 @@ def fill(mtad: Mtad, count: int) -> None:
     wait_until(lambda: mtad.log().count("status=deferred") >= count, "all to be deferred")
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("damage", ["page", "head"])
 def test_a_damaged_database(damage: str) -> None:
     with Sink("--reply", "rcpt=450 later") as sink, Mtad(settings(sink)) as mtad:

@@ -38,7 +38,7 @@ def acknowledged(mtad: Faulty, subject: str, recipients: tuple[str, ...], paddin
     (port,) = mtad.ports.values()
     client: smtplib.SMTP | None = None
     try:
-        client = smtplib.SMTP("127.0.0.1", port, timeout=20)
+        client = smtplib.SMTP("127.0.0.1", port, timeout=60)
         client.ehlo("client.example")
         client.mail("alice@example.com")
         for name in recipients:
@@ -114,7 +114,7 @@ class Sweep:
 
     def stop_at(self, call: int, how: int, which: int = 0) -> None:
         """``how``: a way to be killed, or the error that calls of that kind (``which``) end with from that
-        one on, before it is killed; then no journal of what was delivered can be kept."""
+        one on, before it is killed."""
         mtad = self.mtad
         subject = f"{self.scenario.name} {call} {how}"
         here = mtad.mark()
@@ -132,7 +132,7 @@ class Sweep:
             lambda: not mtad.queued() and not list((mtad.queue / "maildrop").iterdir()),
             lambda: f"an empty queue after {subject}:\n{mtad.since(here)}",
         )
-        self.check(subject, said, mtad.since(here), bool(which))
+        self.check(subject, said, mtad.since(here))
 
     def stop_twice(self, call: int, start: int) -> None:
         """At that call, and then at one of the start that follows."""
@@ -158,18 +158,17 @@ class Sweep:
         soon(lambda: not mtad.queued(), lambda: f"an empty queue after {subject}:\n{mtad.since(here)}")
         self.check(subject, said, mtad.since(here))
 
-    def check(self, subject: str, said: bool, log: str, twice: bool = False) -> None:
+    def check(self, subject: str, said: bool, log: str) -> None:
         came = self.arrivals.of(subject)
         doubtful = Counter(re.findall(r"to=<(\w+)@example.net>: delivery was interrupted", log))
         self.doubts += doubtful.total()
         self.unacknowledged += not said
         for name in self.scenario.recipients:
-            assert came[name] <= 1 + (doubtful[name] or twice), f"{subject}: {name} repeated\n{log}"
+            assert came[name] <= 1 + doubtful[name], f"{subject}: {name} repeated\n{log}"
             assert came[name] >= said, f"{subject}: {name} lost\n{log}"
         assert "Traceback" not in log and "panic" not in log, log
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
 def test_stopped_at_every_call(scenario: Scenario, sink: Sink) -> None:
     settings = {"relayhost": f"[127.0.0.1]:{sink.port}", "mynetworks": "127.0.0.0/8", "notify_classes": ""}
@@ -189,7 +188,6 @@ def test_stopped_at_every_call(scenario: Scenario, sink: Sink) -> None:
         assert (sweep.unacknowledged > 0) == (scenario.name != "maildrop")
 
 
-@pytest.mark.timeout(300)
 def test_stopped_again_while_it_starts(sink: Sink) -> None:
     """At every second call of a start that finds a delivery in doubt, at others each time."""
     settings = {"relayhost": f"[127.0.0.1]:{sink.port}", "mynetworks": "127.0.0.0/8", "notify_classes": ""}
@@ -212,7 +210,6 @@ def test_stopped_again_while_it_starts(sink: Sink) -> None:
         assert start > 20 and sweep.doubts > 5
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "which", "step"),
     [(errno.ENOSPC, WRITES, 3), (errno.EROFS, WRITES | SYNCS, 5), (errno.EIO, SYNCS, 1)],

@@ -27,7 +27,6 @@ def sides(mtad: Mtad) -> tuple[list[str], list[Path]]:
     return sorted(ours), [path for path in files if path.stat().st_mode & 0o700 == 0o700]
 
 
-@pytest.mark.timeout(120)
 def test_stopped_and_run_again() -> None:
     dice = random.Random()
     names = ["x0@example.net", "x1@example.net", "x2@example.net"]

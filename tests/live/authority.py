@@ -82,7 +82,7 @@ class Authority:
         target = self.directory / "hashed"
         target.mkdir()
         (target / "ca.pem").write_bytes(self._pem)
-        subprocess.run(["openssl", "rehash", str(target)], check=True, timeout=20)
+        subprocess.run(["openssl", "rehash", str(target)], check=True, timeout=60)
         return str(target)
 
 

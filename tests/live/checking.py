@@ -97,7 +97,7 @@ def running(
             )  # fmt: skip
         try:
             mux = root / "mux"
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while not answers(mux):
                 assert daemon.poll() is None, (root / "log").read_text()
                 assert time.monotonic() < deadline, (root / "log").read_text()
@@ -106,7 +106,7 @@ def running(
         finally:
             daemon.terminate()
             try:
-                daemon.wait(5)
+                daemon.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(daemon.pid, signal.SIGKILL)
                 daemon.wait()
@@ -150,7 +150,7 @@ class Logins:
 
 def smtp_login(port: int, response: bytes) -> str:
     """The answer of an SMTP server to AUTH PLAIN."""
-    with socket.create_connection(("127.0.0.1", port), 20) as connection, connection.makefile("rwb") as wire:
+    with socket.create_connection(("127.0.0.1", port), 60) as connection, connection.makefile("rwb") as wire:
         wire.readline()
         for line in (b"HELO client.test", b"AUTH PLAIN " + b64encode(response)):
             wire.write(line + b"\r\n")

@@ -36,13 +36,17 @@ def mail_owner() -> str:
         return "nobody"
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 60.0, step: float = 0.01
+) -> None:
     """Wait until ``condition()`` is true, or fail with ``what``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain for {what}")
-        time.sleep(0.02)
+            raise AssertionError(
+                f"waited {seconds} s in vain for {what if isinstance(what, str) else what()}"
+            )
+        time.sleep(step)
 
 
 class Mtad:
@@ -138,15 +142,15 @@ class Mtad:
             input=text_input,
             stdin=subprocess.DEVNULL if text_input is None else None,
             capture_output=True,
-            timeout=60,
+            timeout=120,
         )
 
     def log(self) -> str:
         return self.maillog.read_text(errors="replace") if self.maillog.exists() else ""
 
-    def wait_for_log(self, text: str, seconds: float = 20.0) -> str:
+    def wait_for_log(self, text: str, seconds: float = 60.0) -> str:
         """The log, once it has ``text``."""
-        wait_until(lambda: text in self.log(), f"{text!r} in the log:\n{self.log()}", seconds)
+        wait_until(lambda: text in self.log(), lambda: f"{text!r} in the log:\n{self.log()}", seconds)
         return self.log()
 
 
@@ -180,7 +184,7 @@ class Sink:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def __exit__(self, *_: object) -> None:
@@ -197,7 +201,7 @@ class Sink:
     def mails(self) -> list[Message]:
         return [BytesParser().parsebytes(raw) for raw in self.raw()]
 
-    def wait_for(self, count: int, seconds: float = 20.0) -> list[Message]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> list[Message]:
         """The mails, once there are at least ``count``."""
         wait_until(lambda: len(self.raw()) >= count, f"{count} mails at the sink", seconds)
         return self.mails()

@@ -156,7 +156,7 @@ class Server:
             return
         self._signal(signal.SIGCONT)
         self._signal(number)
-        self.process.wait(30)
+        self.process.wait(60)
         self.process = None
 
 

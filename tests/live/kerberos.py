@@ -34,7 +34,7 @@ class Realm:
 
     def run(self, *words: str, text: str = "") -> str:
         done = subprocess.run(
-            words, input=text, env=self.environment, capture_output=True, text=True, timeout=30, check=False
+            words, input=text, env=self.environment, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -78,7 +78,7 @@ def running(services: Sequence[str] = (f"smtp/{HOST}",)) -> Iterator[Realm]:
         yield made
     finally:
         kdc.terminate()
-        kdc.wait(10)
+        kdc.wait(60)
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -46,13 +46,13 @@ class Load:
         self._end.set()
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(30)
+                thread.join(60)
                 assert not thread.is_alive(), "a client hangs"
 
     def _client(self) -> None:
         while not self._end.is_set():
             try:
-                client = smtplib.SMTP("127.0.0.1", self.port, "client.example", timeout=25)
+                client = smtplib.SMTP("127.0.0.1", self.port, "client.example", timeout=60)
             except (ConnectionRefusedError, TimeoutError) as problem:
                 self.refused.append(repr(problem))
                 self._end.wait(0.01)

@@ -65,7 +65,7 @@ def fails(table: Table, key: str) -> str:
     raise AssertionError(f"not failed: {value!r}")
 
 
-def until_found(table: Table, key: str, seconds: float = 20) -> str | None:
+def until_found(table: Table, key: str, seconds: float = 60) -> str | None:
     """What a lookup gives once it gives anything; until then it must fail, never find nothing."""
     deadline = time.monotonic() + seconds
     while True:

@@ -131,7 +131,7 @@ class Peer(Listening[Talk]):
 class Client:
     """A connection to mtad; a context manager."""
 
-    def __init__(self, port: int, *, greeted: bool = True, timeout: float = 20.0) -> None:
+    def __init__(self, port: int, *, greeted: bool = True, timeout: float = 60.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._buffer = b""
         self.greeting = self.reply() if greeted else b""

@@ -9,7 +9,7 @@ class Talk:
     """A connection to ``port`` of 127.0.0.1, whose greeting was heard."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._heard = self.socket.makefile("rb")
         self.hear()
 

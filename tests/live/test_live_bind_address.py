@@ -22,7 +22,7 @@ SERVER, OURS = "2001:db8::1", "2001:db8::77"
 def connected_from() -> str:
     """Within the namespace: the address that a server of the next hop sees."""
     with socket.create_server((SERVER, 0), family=socket.AF_INET6) as server:
-        server.settimeout(30)
+        server.settimeout(60)
         relayhost = f"[{SERVER}]:{server.getsockname()[1]}"
         with Mtad({"relayhost": relayhost, "smtp_bind_address6": OURS, "inet_protocols": "all"}) as mtad:
             text = "Subject: x\n\nhi\n"

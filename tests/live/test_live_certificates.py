@@ -146,7 +146,7 @@ def attempt(port: int, certificate: tuple[str, str] | None) -> list[str]:
     if certificate is not None:
         context.load_cert_chain(*certificate)
     replies = []
-    with socket.create_connection(("127.0.0.1", port), 20) as raw:
+    with socket.create_connection(("127.0.0.1", port), 60) as raw:
         ask(raw, "")
         ask(raw, "EHLO client.example.com")
         ask(raw, "STARTTLS")

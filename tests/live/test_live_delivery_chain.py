@@ -30,7 +30,7 @@ TEXT = "Subject: chain\r\n\r\n.\r\n..dots\r\n" + "long " * 190 + "\r\n\r\nlast l
 
 
 def send(mtad: Mtad, *recipients: str, text: str = TEXT) -> None:
-    with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=60) as client:
         client.sendmail("me@example.com", list(recipients), text)
 
 
@@ -60,7 +60,7 @@ def process(*command: str, quiet: bool = True) -> Iterator[subprocess.Popen[byte
         yield running
     finally:
         running.send_signal(signal.SIGTERM)
-        running.wait(10)
+        running.wait(60)
 
 
 @pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)

@@ -16,7 +16,7 @@ def test_what_waits_for_a_domain_is_tried_when_asked_for() -> None:
         "fast_flush_domains": "dest.test",
         "default_destination_concurrency_failed_cohort_limit": "0",
     }
-    with Mtad(main) as mtad, smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=20) as client:
+    with Mtad(main) as mtad, smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=60) as client:
         client.ehlo("client.example")
         client.sendmail("a@b.example", ["x@dest.test"], "Subject: one\n\nx\n")
         client.sendmail("a@b.example", ["x@other.test"], "Subject: two\n\nx\n")

@@ -33,7 +33,7 @@ def test_messages_and_refusals() -> None:
     }
     services = (("other", {}), ("asked", {"syslog_name": "postfix/asked"}))
     with Mtad(settings, services) as mtad:
-        with smtplib.SMTP("127.0.0.1", mtad.ports["asked"], timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", mtad.ports["asked"], timeout=60) as client:
             client.ehlo("c.example")
             refused = client.sendmail(
                 "a@example.com", ["bob@example.net", "carol@example.net"], "Subject: x\n\nx"
@@ -114,7 +114,7 @@ def said(
     name, address, login = person
     helo, sender, recipients = mail
     replies = []
-    client = smtplib.SMTP("127.0.0.1", mtad.ports[service], timeout=20)
+    client = smtplib.SMTP("127.0.0.1", mtad.ports[service], timeout=60)
     with contextlib.closing(client):
 
         def say(command: str) -> bool:

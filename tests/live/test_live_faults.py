@@ -260,7 +260,7 @@ def test_an_upstream_that_stops_reading(house: House) -> None:
 
     def stop(talk: Talk) -> bytes:
         talk.say(b"354 go on\r\n")
-        stuck.wait(30)
+        stuck.wait(60)
         return b""
 
     house.peer.stages["data"] = stop
@@ -482,7 +482,7 @@ def test_a_saslauthd_that_hangs_holds_nobody_up(open_directory: Path) -> None:
         listener.bind(str(mux))
         mux.chmod(0o666)
         listener.listen(64)
-        listener.settimeout(20)
+        listener.settimeout(60)
         with Mtad(settings, files={"sasl/smtpd.conf": conf}) as mtad:
             port = mtad.ports["submission"]
             hung = [Client(port) for _ in range(5)]

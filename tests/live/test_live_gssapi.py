@@ -59,7 +59,7 @@ def house(realm: kerberos.Realm) -> Iterator[House]:
 
 def dialogue(port: int, step: Step, initial: bytes) -> str:
     """The last reply to a GSSAPI client, which answers by ``step``."""
-    with socket.create_connection(("127.0.0.1", port), 20) as raw, raw.makefile("rwb", buffering=0) as stream:
+    with socket.create_connection(("127.0.0.1", port), 60) as raw, raw.makefile("rwb", buffering=0) as stream:
 
         def ask(line: bytes) -> str:
             if line:

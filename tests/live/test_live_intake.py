@@ -49,7 +49,7 @@ def table() -> Iterator[str]:
 
 def _send(port: int, recipient: str, body: str, sender: str = "slow@example.com") -> float:
     begun = time.monotonic()
-    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.sendmail(sender, [recipient], f"From: {sender}\r\nSubject: slow\r\n\r\n{body}")
     return time.monotonic() - begun
 

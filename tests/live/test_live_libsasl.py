@@ -57,7 +57,7 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("zürich", "mail.test", "schön"),
     ):  # fmt: skip
         command = ["saslpasswd2", "-p", "-c", "-f", path, "-u", realm, user]
-        subprocess.run(command, input=password.encode(), check=True, timeout=20)
+        subprocess.run(command, input=password.encode(), check=True, timeout=60)
     return path
 
 

@@ -72,7 +72,7 @@ def test_the_commands_of_postfix(mtad: Mtad) -> None:
     told(mtad.command("-D", "status"), 0)
     told(mtad.command("stop"), 0)
     assert silent(mtad.ports["submission"])
-    wait_until(lambda: not any(alive(each) for each in (pid, *children)), "all to end", 2)
+    wait_until(lambda: not any(alive(each) for each in (pid, *children)), "all to end")
     told(mtad.command("status"), 1, "not running")
     log = mtad.log()
     for line in (
@@ -89,7 +89,7 @@ def test_abort_ends_everything_at_once(mtad: Mtad) -> None:
     mtad.start()
     pids = [mtad.pid, *mtad.children()]
     told(mtad.command("abort"), 0)
-    wait_until(lambda: not any(alive(pid) for pid in pids), "all to end", 5)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "all to end")
     assert "aborting the Postfix mail system" in mtad.log()
     mtad.start()
 
@@ -438,7 +438,7 @@ class Systemd:
             text=True,
         )  # fmt: skip
 
-    def hear(self, seconds: float = 20.0) -> dict[str, str]:
+    def hear(self, seconds: float = 60.0) -> dict[str, str]:
         """The next word, nothing when there was none in time."""
         self._socket.settimeout(seconds)
         try:
@@ -455,7 +455,7 @@ class Systemd:
 
     def end(self) -> int:
         self.service.terminate()
-        self.service.communicate(timeout=20)
+        self.service.communicate(timeout=60)
         self._socket.close()
         return self.service.returncode
 
@@ -486,7 +486,7 @@ def test_readiness_is_true(mtad: Mtad) -> None:
         assert refused["READY"] == "1" and "refused" in refused["STATUS"]
         os.kill(mtad.pid, signal.SIGTERM)
         assert systemd.hear() == {"STOPPING": "1"}
-        assert systemd.service.wait(20) == 0
+        assert systemd.service.wait(60) == 0
     finally:
         systemd.end()
 
@@ -494,7 +494,7 @@ def test_readiness_is_true(mtad: Mtad) -> None:
 def test_no_readiness_where_it_cannot_serve(mtad: Mtad) -> None:
     with socket.create_server(("127.0.0.1", mtad.ports["submission"])):
         systemd = Systemd(mtad)
-        _, errors = systemd.service.communicate(timeout=30)
+        _, errors = systemd.service.communicate(timeout=60)
         assert systemd.service.returncode == 1
         assert "another program listens on" in errors
         assert systemd.hear(0.1) == {}
@@ -507,19 +507,21 @@ def test_signs_of_life_are_true(mtad: Mtad) -> None:
     systemd = Systemd(mtad, watchdog)
     try:
         systemd.hear_until("READY")
+        begun = time.monotonic()
         for _ in range(4):
-            assert systemd.hear(watchdog) == {"WATCHDOG": "1"}
+            assert systemd.hear() == {"WATCHDOG": "1"}
+        assert time.monotonic() - begun < 4 * watchdog
         for hung in mtad.children():
             os.kill(hung, signal.SIGSTOP)
             try:
-                wait_until(lambda: systemd.hear(2 * watchdog) == {}, "silence", 10)
+                wait_until(lambda: systemd.hear(2 * watchdog) == {}, "silence")
             finally:
                 os.kill(hung, signal.SIGCONT)
-            assert systemd.hear(5) == {"WATCHDOG": "1"}
+            assert systemd.hear() == {"WATCHDOG": "1"}
         os.kill(mtad.children()[0], signal.SIGKILL)
         mtad.wait_for_log("killed by signal 9")
         for _ in range(4):
-            assert systemd.hear(5) == {"WATCHDOG": "1"}
+            assert systemd.hear() == {"WATCHDOG": "1"}
     finally:
         systemd.end()
 
@@ -555,5 +557,5 @@ def test_in_one_process() -> None:
                 sink.wait_for(2)
             finally:
                 process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         mtad.stop()

@@ -93,7 +93,7 @@ def gsasl(
     words += ["--x509-ca-file", house.ca.path] if tls else ["--no-starttls"]
     if certificate is not None:
         words += ["--x509-cert-file", certificate[0], "--x509-key-file", certificate[1]]
-    done = subprocess.run(words, input="QUIT\n", capture_output=True, text=True, timeout=30)
+    done = subprocess.run(words, input="QUIT\n", capture_output=True, text=True, timeout=60)
     return done.stdout + done.stderr
 
 
@@ -149,7 +149,7 @@ def test_swaks(house: House, mechanism: str) -> None:
     need("swaks")
     words = ["swaks", "--server", f"127.0.0.1:{house.port}", "--quit-after", "AUTH", "--auth", mechanism]
     words += ["--auth-user", "alice", "--auth-password", "secret"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if "not available: requires" in done.stdout + done.stderr:
         pytest.skip("needs a Perl module")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -168,7 +168,7 @@ def test_msmtp(house: House, mechanism: str, tmp_path: Path) -> None:
     settings.chmod(0o600)
     done = subprocess.run(
         ["msmtp", "-C", str(settings), "bob@example.net"], input=f"Subject: msmtp {mechanism}\n\nhello\n",
-        capture_output=True, text=True, timeout=30,
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     if "not supported" in done.stderr or "invalid argument" in done.stderr:
         pytest.skip(f"msmtp does not know {mechanism}")
@@ -184,7 +184,7 @@ def test_curl(house: House, mechanism: str, tmp_path: Path) -> None:
     words += ["--mail-from", "alice@example.com", "--mail-rcpt", "bob@example.net"]
     url = f"smtp://127.0.0.1:{house.port}"
     done = subprocess.run(
-        [*words, "--upload-file", str(tmp_path / "mail"), url], capture_output=True, text=True, timeout=30
+        [*words, "--upload-file", str(tmp_path / "mail"), url], capture_output=True, text=True, timeout=60
     )
     if done.returncode == 67 and "SCRAM" in mechanism:
         pytest.skip("this curl has no SCRAM")
@@ -214,7 +214,7 @@ def relay(house: House, tmp_path: Path, login: str, **main_cf: str) -> str:
     ) as other:
         need("swaks")
         words = ["swaks", "--server", f"127.0.0.1:{other.ports['submission']}", "--from", "alice@example.com"]
-        subprocess.run([*words, "--to", "bob@example.net"], check=True, capture_output=True, timeout=30)
+        subprocess.run([*words, "--to", "bob@example.net"], check=True, capture_output=True, timeout=60)
         return other.wait_for_log("status=")
 
 

@@ -277,7 +277,7 @@ def test_a_filter_that_stops_reading_does_not_fill_memory() -> None:
     """It takes no more of a body that it does not answer: the session ends in time, with little kept."""
 
     def stop_reading(talk: Conversation, data: bytes) -> None:
-        talk.ended.wait(30)
+        talk.ended.wait(60)
 
     answers = {wire.BODY.code: stop_reading}
     with Sink() as sink, FakeMilter(answers, negotiate(unwanted=wire.UNANSWERED_BODY)) as milter:
@@ -350,7 +350,7 @@ def test_mail_of_the_host_itself_has_filters_of_its_own() -> None:
             assert email.message_from_bytes(sink.raw()[0])["X-Local"] == "seen"
             log = mtad.log()
         talk = milter.talks[0]
-        assert talk.ended.wait(10)
+        assert talk.ended.wait(60)
         assert talk.letters.startswith(b"CHMRT")
         assert talk.data(b"C") == [b"localhost\x004\0\x00127.0.0.1\0"]
         assert talk.data(b"R") == [b"bob@example.net\0"]

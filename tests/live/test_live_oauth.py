@@ -175,7 +175,7 @@ def test_curl(house: House, tmp_path: Path) -> None:
                 "--oauth2-bearer", token, "--login-options", f"AUTH={mechanism}",
                 "--mail-from", LOGIN, "--mail-rcpt", "bob@example.net", "--upload-file", str(mail),
             ],
-            capture_output=True, text=True, timeout=30,
+            capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
     done = curl(good)
@@ -202,7 +202,7 @@ def test_msmtp(house: House, mechanism: str) -> None:
                 f"--user={LOGIN}", f"--passwordeval=echo {token}", f"--from={LOGIN}", "bob@example.net",
             ],
             input=f"From: {LOGIN}\nSubject: msmtp {mechanism}\n\nhello\n",
-            capture_output=True, text=True, timeout=30,
+            capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
     done = msmtp(token_of(house))
@@ -370,6 +370,6 @@ def test_both_processes_renew_once(client_house: House) -> None:
         subprocess.Popen([*MTAD, "-c", str(house.mtad.directory), "oauth", "refresh", "hop"])
         for _ in range(3)
     ]
-    assert [process.wait(30) for process in refreshes] == [0, 0, 0]
+    assert [process.wait(60) for process in refreshes] == [0, 0, 0]
     assert len(house.provider.issued) <= 4
     assert json.loads(house.state().read_text())["access"] == house.provider.issued[-1]

@@ -31,7 +31,7 @@ def postgrey() -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
         shutil.rmtree(directory)
 
 
@@ -45,7 +45,7 @@ def test_strangers_wait(postgrey: int) -> None:
         "smtpd_relay_restrictions": "reject_unauth_destination",
         "smtpd_recipient_restrictions": f"check_policy_service inet:127.0.0.1:{postgrey}",
     }
-    with Mtad(main) as mtad, smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=20) as client:
+    with Mtad(main) as mtad, smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=60) as client:
 
         def rcpt() -> tuple[int, bytes]:
             client.docmd("RSET")

@@ -139,7 +139,7 @@ def test_links_are_commands(mtad: Mtad, sink: Sink, tmp_path: Path) -> None:
             text=True,
             capture_output=True,
             input=text,
-            timeout=30,
+            timeout=60,
         )
 
     before = len(sink.raw())

@@ -36,7 +36,7 @@ def mtad() -> Iterator[Mtad]:
 
 def dial(mtad: Mtad, service: str, stack: ExitStack) -> tuple[socket.socket, bytes]:
     """A connection, and its greeting."""
-    client = stack.enter_context(socket.create_connection(("127.0.0.1", mtad.ports[service]), timeout=20))
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", mtad.ports[service]), timeout=60))
     return client, client.recv(1000)
 
 

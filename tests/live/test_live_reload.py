@@ -52,7 +52,7 @@ def test_under_load_nothing_is_refused_or_cut(mtad: Mtad, sink: Sink) -> None:
             wanted = load.sessions + 5
             reload(mtad, smtpd_banner=f"mail.example.com ESMTP number {number}")
             assert f"number {number}" in banner(mtad)
-            wait_until(lambda: load.sessions > wanted, "more sessions")  # noqa: B023
+            wait_until(lambda wanted=wanted: load.sessions > wanted, "more sessions")
         load.stop()
         assert load.refused == []
         assert load.cut == []
@@ -265,7 +265,7 @@ def test_a_slow_delivery_goes_on_through_reloads_and_new_mail_does_not_wait() ->
         for number in range(3):
             reload(mtad, smtpd_banner=f"mail.example.com ESMTP {number}")
             assert submit(port(mtad), f"quick {number}").startswith(b"250")
-            wait_until(lambda: len(peer.bodies()) == 2 + number, "the quick delivery")  # noqa: B023
+            wait_until(lambda number=number: len(peer.bodies()) == 2 + number, "the quick delivery")
         listing = mtad.command("postqueue", "-p").stdout
         assert "in 1 Request" in listing
         let_go.set()

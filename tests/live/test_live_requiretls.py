@@ -78,7 +78,7 @@ def status(texts: list[str]) -> str:
 def send(daemon: Mtad, scenes: list[Scene], head: str = "", option: str = "") -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=30) as client:
+    with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=60) as client:
         client.starttls(context=context)
         options = [option] if option else []
         recipients = [scene.recipient for scene in scenes]
@@ -177,7 +177,7 @@ def test_no_trick_gets_past_a_mandatory_level(directory: Path) -> None:
     with Names(stage.zone()), stage, Mtad(main, files={"policies": stage.policies()}) as mtad:
         stage.play(mtad, lambda: send(mtad, scenes))
         # and when it gets late
-        wait_until(lambda: mtad.log().count("no-offer-0.example>") >= 3, "further attempts", 30)
+        wait_until(lambda: mtad.log().count("no-offer-0.example>") >= 3, "further attempts")
         # who says that TLS is not required gets it through where it is possible at all
         open_doors = [scene for scene in scenes if scene.name.startswith(("no-offer", "later", "forged"))]
         before = {scene.name: len(said(stage, scene.name)) for scene in open_doors}

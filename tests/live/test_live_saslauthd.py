@@ -151,7 +151,7 @@ def test_its_unit(tmp_path: Path) -> None:
         .replace("/run/saslauthd", str(tmp_path))
         .replace("$OPTIONS", "-c")
     )
-    started = subprocess.run([sys.executable, "-m", "mtad.cli.main", *words.split()], timeout=30)
+    started = subprocess.run([sys.executable, "-m", "mtad.cli.main", *words.split()], timeout=60)
     assert started.returncode == 0
     pid = int((tmp_path / "saslauthd.pid").read_text())  # it went to the background, and serves
     try:

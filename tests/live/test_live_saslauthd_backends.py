@@ -130,7 +130,7 @@ def imap_server() -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -196,10 +196,10 @@ def test_scripts(tmp_path: Path) -> None:
             before = {name: len(peer.bodies()) for name, peer in peers.items()}
             with kind(main, files=files) as daemon:
                 for name, script in SCRIPTS.items():
-                    with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=20) as client:
+                    with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=60) as client:
                         to = [f"{person}@{name}.test" for person in script.people]
                         client.sendmail("me@example.com", to, f"Subject: {name}\r\n\r\nbody of {name}\r\n")
-                wait_until(lambda: set(people) <= set(outcomes(daemon)), "all outcomes", 30)
+                wait_until(lambda: set(people) <= set(outcomes(daemon)), "all outcomes")
                 results.append(outcomes(daemon))
             heard = {name: peer.bodies()[before[name] :] for name, peer in peers.items()}
             bodies.append(

@@ -65,7 +65,7 @@ def mtad() -> Iterator[Mtad]:
 
 
 def rcpt(mtad: Mtad, name: str = "bob") -> str:
-    with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=60) as client:
         client.ehlo("c.example")
         client.docmd("MAIL FROM:<a@example.com>")
         code, text = client.docmd(f"RCPT TO:<{name}@example.net>")

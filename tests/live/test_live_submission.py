@@ -132,7 +132,7 @@ def test_swaks(house: House, mechanism: str, wrapped: bool) -> None:
     tls = ["--tls-on-connect"] if wrapped else ["--tls"]
     login = ["--auth", mechanism, "--auth-user", LOGIN, "--auth-password", PASSWORD]
     mail = ["--from", LOGIN, "--to", "bob@example.net", "--header", f"Subject: {subject}"]
-    done = subprocess.run(["swaks", *where, *tls, *login, *mail], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["swaks", *where, *tls, *login, *mail], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert house.arrived(subject) == ["relay"]
 
@@ -167,7 +167,7 @@ def test_msmtp(house: House, mechanism: str, wrapped: bool, tmp_path: Path) -> N
     settings.chmod(0o600)
     done = subprocess.run(
         ["msmtp", "-C", str(settings), "bob@example.net"],
-        input=message(subject).replace("\r\n", "\n"), capture_output=True, text=True, timeout=30,
+        input=message(subject).replace("\r\n", "\n"), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert house.arrived(subject) == ["relay"]
@@ -178,14 +178,14 @@ def test_gsasl(house: House, mechanism: str) -> None:
     need("gsasl")
     words = ["gsasl", "--smtp", "--connect", f"localhost:{house.port}", "--mechanism", mechanism]
     words += ["--authentication-id", LOGIN, "--password", PASSWORD, "--x509-ca-file", house.certificate]
-    done = subprocess.run(words, input="QUIT\n", capture_output=True, text=True, timeout=30)
+    done = subprocess.run(words, input="QUIT\n", capture_output=True, text=True, timeout=60)
     assert "235 2.7.0 Authentication successful" in done.stdout, done.stdout + done.stderr
 
 
 def say(house: House, *lines: bytes, tls: bool = True) -> list[bytes]:
     """The last line of each reply to ``lines``, after EHLO (in TLS unless told otherwise)."""
     replies: list[bytes] = []
-    raw = socket.create_connection(("127.0.0.1", house.port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", house.port), timeout=60)
     if tls:
         stream = raw.makefile("rwb", buffering=0)
         for line in (b"", b"EHLO client.example", b"STARTTLS"):

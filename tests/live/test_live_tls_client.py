@@ -29,7 +29,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def deliver(mtad: Mtad, number: int) -> None:
-    with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=60) as client:
         client.sendmail("a@example.com", ["b@example.net"], "Subject: x\r\n\r\nx\r\n")
     wait_until(lambda: mtad.log().count("status=sent") == number, "a delivery")
 
@@ -78,7 +78,7 @@ def test_an_answer_before_the_question(upstream: tuple[str, str]) -> None:
             "smtp_tls_block_early_mail_reply": "yes",
         }
         with Mtad(main) as mtad:
-            with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=20) as client:
+            with smtplib.SMTP("127.0.0.1", mtad.ports["submission"], timeout=60) as client:
                 client.sendmail("a@example.com", ["b@example.net"], "Subject: x\r\n\r\nx\r\n")
             wait_until(lambda: "status=" in mtad.log(), "a delivery")
             log = mtad.log()

@@ -49,7 +49,7 @@ class Client:
     """A session after STARTTLS and EHLO."""
 
     def __init__(self, port: int, context: ssl.SSLContext, name: str = "", session: object = None) -> None:
-        plain = socket.create_connection(("127.0.0.1", port), 20)
+        plain = socket.create_connection(("127.0.0.1", port), 60)
         self._file = plain.makefile("rb")
         for line in ("", "EHLO c.example", "STARTTLS"):
             if line:

@@ -44,7 +44,7 @@ LINES = (
 def lines_of(mtad: Mtad, service: str) -> list[str]:
     """What a dialogue with that service leaves in the log."""
     before = len(mtad.log())
-    with socket.create_connection(("127.0.0.1", mtad.ports[service]), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", mtad.ports[service]), timeout=60) as client:
         client.recv(1000)
         for line in LINES:
             client.sendall(line.encode() + b"\r\n")

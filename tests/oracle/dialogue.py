@@ -46,7 +46,7 @@ __all__ = [
     "plain",
 ]  # fmt: skip
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 LATECOMERS = 2.0  # and for lines that may not come at all
 
 #: What most dialogues begin with.
@@ -642,22 +642,20 @@ class House:
                 for name in self.config.hashed:
                     done = side.command("postmap", f"hash:{side.directory}/{name}")
                     assert done.returncode == 0, done.stderr
-            starting = threading.Thread(target=self.postfix.start)
-            starting.start()
-            try:
-                self.mtad.start()
-            finally:
-                starting.join()
-            for side in self.sides:  # the ports were tried
-                wait_until(lambda: self._tried(side), "the ends of the first sessions")  # noqa: B023
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._start, self.sides))
         except BaseException:
             self.__exit__()
             raise
         return self
 
     @staticmethod
-    def _tried(side: Postfix | Mtad) -> bool:
-        return side.log().count("]: disconnect from ") >= len(side.ports)
+    def _start(side: Postfix | Mtad) -> None:
+        side.start()
+        wait_until(  # the ports were tried
+            lambda: side.log().count("]: disconnect from ") >= len(side.ports),
+            lambda: f"the ends of the first sessions:\n{side.log()}",
+        )
 
     def __exit__(self, *_: object) -> None:
         self.mtad.stop()

@@ -405,7 +405,7 @@ class Bench:
 
     @staticmethod
     def _wait(side: Postfix | Mtad, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE * 2
+        deadline = time.monotonic() + PATIENCE
         while not done():
             if time.monotonic() > deadline:
                 raise AssertionError(f"{type(side).__name__} does not come to rest")

@@ -287,7 +287,7 @@ class Service:
     def __init__(self, postfix: Postfix, name: str = "rewrite") -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(Path(postfix.queue) / "private" / name))
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
         self._buffer = b""
         self._answer()  # the protocol's name
 

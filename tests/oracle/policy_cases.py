@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 import socket
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from live.daemon import wait_until
 from oracle.postfix import Postfix
 
 from mtad.config.parameters import Parameters
@@ -47,7 +47,7 @@ class Dialogue:
     """One SMTP session with the real thing."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._file = self._socket.makefile("rb")
         self.read()
 
@@ -175,26 +175,26 @@ def compare(
     said = ours(main, replace(case, settings=filled), sink, resolver)
     _same(theirs(postfix, case), said)
     mark = f"postfix/{_service(case)}/smtpd["
-    lines: list[str] = []
-    for _ in range(500):  # until the log has the end of the session
-        lines = [line.split("]: ", 1)[1] for line in postfix.log()[before:].splitlines() if mark in line]
-        if lines and lines[-1].startswith(f"disconnect from {_name(case)}"):
-            break
-        time.sleep(0.01)
-    logged = [text for text in map(about, lines) if worth.match(text) and "client=" not in text]
+
+    def lines() -> list[str]:
+        return [line.split("]: ", 1)[1] for line in postfix.log()[before:].splitlines() if mark in line]
+
+    wait_until(lambda: lines()[-1:] and lines()[-1].startswith(f"disconnect from {_name(case)}"), "its end")
+    logged = [text for text in map(about, lines()) if worth.match(text) and "client=" not in text]
     _same(logged, [about(text) for _, _, text in sink.lines if worth.match(about(text))])
 
 
 def fatal(postfix: Postfix, case: Case) -> str:
     """Why Postfix's service doesn't start, up to the last of the names."""
     mark = f"postfix/{_service(case)}/smtpd["
-    with socket.create_connection(("127.0.0.1", postfix.ports[_service(case)]), timeout=20):
-        for _ in range(500):
-            for line in postfix.log().splitlines():
-                if mark in line and "fatal: " in line:
-                    return line.partition("fatal: ")[2].partition(" or check_relay")[0]
-            time.sleep(0.01)
-    return ""
+    with socket.create_connection(("127.0.0.1", postfix.ports[_service(case)]), timeout=60):
+
+        def reasons() -> list[str]:
+            lines = [line for line in postfix.log().splitlines() if mark in line]
+            return [line.partition("fatal: ")[2] for line in lines if "fatal: " in line]
+
+        wait_until(reasons, "why it does not start")
+    return reasons()[0].partition(" or check_relay")[0]
 
 
 def _same(theirs: list[str], ours: list[str]) -> None:

@@ -188,7 +188,7 @@ class Postfix:
             input=text_input,
             stdin=subprocess.DEVNULL if text_input is None else None,
             capture_output=True,
-            timeout=60,
+            timeout=120,
         )
 
     def log(self) -> str:
@@ -205,20 +205,22 @@ class Postfix:
             wanted = [d for d in known if d != str(self.directory) and Path(d).is_dir()]
             if add:
                 wanted.append(str(self.directory))
-            text = ", ".join(wanted)
             path = Path("/etc/postfix/main.cf")
+            before = path.read_text()
             lines = [
                 line
-                for line in path.read_text().splitlines(keepends=True)
+                for line in before.splitlines(keepends=True)
                 if not line.startswith("alternate_config_directories")
             ]
-            if text:
-                lines.append(f"alternate_config_directories = {text}\n")
-            # in place, so that the lock stays on the file that others open
+            if wanted:
+                lines.append(f"alternate_config_directories = {', '.join(wanted)}\n")
+            text = "".join(lines)
+            # in place, so that the lock stays on the file that others open; who reads it between the two
+            # steps finds empty lines at its end, nothing else
             with open(path, "r+") as out:
-                out.seek(0)
-                out.write("".join(lines))
-                out.truncate()
+                out.write(text.ljust(len(before), "\n"))
+                out.flush()
+                out.truncate(len(text.encode()))
 
 
 def _alive(pid: int) -> bool:
@@ -229,7 +231,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def wait_for_port(port: int, seconds: float = 20.0, step: float = 0.02) -> None:
+def wait_for_port(port: int, seconds: float = 60.0, step: float = 0.02) -> None:
     """Wait until something listens on 127.0.0.1:``port``."""
     deadline = time.monotonic() + seconds
     while True:

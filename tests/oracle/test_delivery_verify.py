@@ -141,7 +141,7 @@ def mtad(upstream: Upstream) -> Iterator[Mtad]:
 
 
 def replies(side: Postfix | Mtad, service: str, sender: str, recipients: tuple[str, ...]) -> list[str]:
-    with smtplib.SMTP("127.0.0.1", side.ports[service], timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", side.ports[service], timeout=60) as client:
         client.ehlo("client.example")
         said = [client.mail(sender), *(client.rcpt(recipient) for recipient in recipients)]
     return [f"{code} {text.decode()}" for code, text in said]

@@ -377,8 +377,8 @@ def test_milters(ward: Ward, case: Case) -> None:
     for one, count in zip(filters, before, strict=True):
         if one.talks[count:]:
             ours, theirs = one.talks[count:]
-            assert ours.ended.wait(10)
-            assert theirs.ended.wait(10)
+            assert ours.ended.wait(60)
+            assert theirs.ended.wait(60)
             assert "\n".join(shown(ours)) == "\n".join(shown(theirs))
         else:
             assert one is filters[1] or case.service in UNASKED

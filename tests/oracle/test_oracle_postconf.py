@@ -124,7 +124,7 @@ def write(directory: Path, text: bytes) -> Path:
 
 
 def theirs(arguments: list[str]) -> tuple[bytes, bytes, int]:
-    done = subprocess.run([POSTCONF, *arguments], capture_output=True, check=False, timeout=20)
+    done = subprocess.run([POSTCONF, *arguments], capture_output=True, check=False, timeout=60)
     return done.stdout, done.stderr, done.returncode
 
 

@@ -8,12 +8,12 @@ import smtplib
 import time
 
 import pytest
-from postfix import Postfix, free_port
+from oracle.postfix import Postfix, free_port
 
 from mtad.queue.listing import json_listing, text_listing
 from mtad.queue.message import Message, Recipient
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def queued(postfix: Postfix) -> list[dict[str, object]]:

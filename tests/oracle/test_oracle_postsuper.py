@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from live.forked import forked
-from postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 
 from mtad.cli import postqueue, postsuper, queue
 from mtad.queue.ids import in_base
@@ -94,7 +94,6 @@ def both() -> Iterator[tuple[Postfix, Postfix]]:
             shutil.rmtree(one.root)
 
 
-@pytest.mark.timeout(60)
 def test_one_after_the_other(both: tuple[Postfix, Postfix], monkeypatch: pytest.MonkeyPatch) -> None:
     postfix, other = both
     monkeypatch.setenv("MAIL_CONFIG", str(other.directory))

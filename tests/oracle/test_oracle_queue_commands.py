@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from live.daemon import MTAD, Mtad, Sink, wait_until
-from postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 
 from mtad.queue.message import Message, Recipient
 from mtad.queue.postfix.envelope import write_message
@@ -154,7 +154,6 @@ def by_recipient(sink: Sink) -> dict[bytes, bytes]:
     return found
 
 
-@pytest.mark.timeout(180)
 def test_sendmail(both: tuple[Postfix, Mtad], sinks: tuple[Sink, Sink]) -> None:
     postfix, mtad = both
     differences: list[str] = []

@@ -14,8 +14,8 @@ import pytest
 from live.daemon import wait_until
 from live.forked import forked
 from live.milter import Conversation, FakeMilter, negotiate
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 from oracle.upstream import Upstream
-from postfix import AVAILABLE, WHY_NOT, Postfix
 
 from mtad.cli import queue
 from mtad.queue.postfix import records as rec
@@ -80,7 +80,7 @@ def mail(dice: random.Random) -> Iterator[Postfix]:
         with Postfix(main_cf, services) as postfix:
             for number in range(MESSAGES):
                 submit(dice, postfix, number)
-            wait_until(lambda: not any(files(postfix, "incoming", "active")), "mail to be deferred", 30)
+            wait_until(lambda: not any(files(postfix, "incoming", "active")), "mail to be deferred")
             postfix.command("postfix", "stop")
             names = sorted(path.name for path in files(postfix, "deferred"))
             for option in ("-h", "-e"):
@@ -142,7 +142,6 @@ def kept(postfix: Postfix) -> list[list[Any]]:
     return sorted(found, key=str)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("seed", [1])
 def test_there_and_back(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with mail(random.Random(seed)) as postfix:

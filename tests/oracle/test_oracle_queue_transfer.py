@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from live.daemon import MTAD, Sink, wait_until
+from oracle.postfix import Postfix, free_port, wait_for_port
 from oracle.upstream import Upstream
-from postfix import Postfix, free_port, wait_for_port
 
 REFUSE = ("--reply", "rcpt=250 ok", "--reply", "rcpt=450 4.2.0 later")
 BODIES = [
@@ -83,7 +82,7 @@ def queue_of(run: Any) -> dict[str, dict[str, Any]]:
         found.update(listing(run("postqueue", "-j")))
         return all_deferred(found)
 
-    wait_until(complete, "all mail to be deferred", 30)
+    wait_until(complete, "all mail to be deferred")
     return found
 
 
@@ -186,7 +185,6 @@ def logs(postfix: Postfix) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.timeout(120)
 def test_what_nobody_was_told_yet() -> None:
     """Postfix is stopped while a message is being delivered, whose sender is then told, once: by mtad, and by
     Postfix after the queue was at mtad's and came back.  A message on hold is told of at its release."""
@@ -214,7 +212,7 @@ def test_what_nobody_was_told_yet() -> None:
                     ["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;or+2Big@example.org"],
                 )  # fmt: skip
                 client.sendmail("alice@example.com", ["alias@example.net"], BODIES[1], [], ["NOTIFY=SUCCESS"])
-            wait_until(lambda: sum(map(len, logs(postfix).values())) >= 8, "all but the slow one", 30)
+            wait_until(lambda: sum(map(len, logs(postfix).values())) >= 8, "all but the slow one")
             postfix.command("postfix", "abort")
             silent.close()
             upstream.sessions.clear()
@@ -253,15 +251,14 @@ def settled(run: Any, upstream: Upstream) -> None:
         found = listing(run("postqueue", "-j"))
         return sorted(r["address"] for one in found.values() for r in one["recipients"])
 
-    wait_until(lambda: len(told_of(heard(upstream))) == 3, "notifications", 30)
-    wait_until(lambda: names() == ["later@example.net", "slow@example.net"], "what must wait", 30)
+    wait_until(lambda: len(told_of(heard(upstream))) == 3, "notifications")
+    wait_until(lambda: names() == ["later@example.net", "slow@example.net"], "what must wait")
 
 
 def told_of(found: Counter[tuple[bytes, bytes]]) -> list[bytes]:
     return [text for name, text in found.elements() if name == b"alice@example.com"]
 
 
-@pytest.mark.timeout(120)
 def test_there_and_back() -> None:
     with filled(default_destination_recipient_limit="50") as (postfix, sink, before):
         name = held(before)
@@ -314,12 +311,11 @@ def test_there_and_back() -> None:
         postfix.start()
         postfix.command("postsuper", "-H", "ALL", check=True)
         postfix.command("postqueue", "-f", check=True)
-        wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
-        wait_until(lambda: not listing(postfix.command("postqueue", "-j")), "an empty queue", 30)
+        wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}")
+        wait_until(lambda: not listing(postfix.command("postqueue", "-j")), "an empty queue")
         assert arrived(sink) == expected()
 
 
-@pytest.mark.timeout(120)
 def test_delivered_by_mtad() -> None:
     with filled(enable_long_queue_ids="yes") as (postfix, sink, before):
         postfix.command("postfix", "stop")
@@ -328,6 +324,6 @@ def test_delivered_by_mtad() -> None:
         assert listing(mtad(postfix, "postqueue", "-j")) == before
         with running(postfix):
             mtad(postfix, "postqueue", "-f")
-            wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}", 30)
-            wait_until(lambda: not listing(mtad(postfix, "postqueue", "-j")), "an empty queue", 30)
+            wait_until(lambda: arrived(sink).total() >= 6, f"the mail:\n{postfix.log()[-2000:]}")
+            wait_until(lambda: not listing(mtad(postfix, "postqueue", "-j")), "an empty queue")
         assert arrived(sink) == expected()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import socket
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import postfix
 import pytest
+from live.daemon import wait_until
+from oracle import postfix
 from twisted.internet.epollreactor import EPollReactor
 
 from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
@@ -132,7 +132,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postfix.Postfix
 
 class Wire:
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 20)
+        self.socket = socket.create_connection(("127.0.0.1", port), 60)
         self.file = self.socket.makefile("rb")
 
     def reply(self) -> list[str]:
@@ -171,9 +171,7 @@ def ask_postfix(oracle: postfix.Postfix, service: str, lines: list[str]) -> tupl
         wire.command("QUIT")
     finally:
         wire.close()
-    deadline = time.monotonic() + 5
-    while "disconnect from" not in oracle.log()[before:] and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: "disconnect from" in oracle.log()[before:], "the end of the session")
     return replies, log_lines(oracle.log()[before:])
 
 

@@ -54,7 +54,7 @@ def every_case() -> Iterator[tuple[str, dict[str, str]]]:
 
 def announced(port: int) -> list[str] | None:
     """The mechanisms in EHLO; None where the server goes away instead."""
-    with socket.create_connection(("127.0.0.1", port), 20) as raw, raw.makefile("rwb") as wire:
+    with socket.create_connection(("127.0.0.1", port), 60) as raw, raw.makefile("rwb") as wire:
         if not wire.readline().startswith(b"220"):
             return None
         wire.write(b"EHLO client.example\r\n")

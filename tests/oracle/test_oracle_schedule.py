@@ -109,11 +109,11 @@ class House:
 
     def send(self, transport: str, sender: str, *names: str) -> None:
         """Have a message in hand."""
-        with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
             recipients = [f"{name}@{transport}.test" for name in names]
             client.sendmail(f"{sender}@{transport}.example", recipients, b"Subject: x\n\nx\n")
         line = f"from=<{sender}@{transport}.example>".encode()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             with self.server.maillog.open("rb") as log:
                 log.seek(self._seen)

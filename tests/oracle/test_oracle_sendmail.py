@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from live.daemon import Mtad
 from live.forked import forked
-from postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
 
 from mtad.cli import sendmail
 from mtad.queue.postfix import records as rec
@@ -129,7 +129,6 @@ def ours(mtad: Mtad, words: list[str], text: bytes, patch: pytest.MonkeyPatch) -
     return status, out.getvalue(), told(err.getvalue()), taken(mtad.queue)
 
 
-@pytest.mark.timeout(60)
 def test_random_commands(both: tuple[Postfix, Mtad], monkeypatch: pytest.MonkeyPatch) -> None:
     postfix, mtad = both
     differences: list[str] = []

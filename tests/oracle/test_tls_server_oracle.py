@@ -147,7 +147,7 @@ def _name(der: bytes | None) -> str:
 def meet(port: int, service: str, client: Client, pki: Path) -> list[str]:
     """What a client gets."""
     found: list[str] = []
-    with socket.create_connection(("127.0.0.1", port), 20) as plain:
+    with socket.create_connection(("127.0.0.1", port), 60) as plain:
         stream = plain.makefile("rb")
 
         def hear() -> bytes:

@@ -124,10 +124,10 @@ class Scenes:
         if send is not None:
             send()
         else:
-            with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=30) as client:
+            with smtplib.SMTP("127.0.0.1", daemon.ports["submission"], timeout=60) as client:
                 recipients = [scene.recipient for scene in self.scenes]
                 client.sendmail("a@example.com", recipients, "Subject: x\r\n\r\nx\r\n")
-        wait_until(lambda: self._statuses(daemon.log()) >= len(self.scenes), "all deliveries", 40)
+        wait_until(lambda: self._statuses(daemon.log()) >= len(self.scenes), "all deliveries")
         texts = [(m[1], m[2]) for line in daemon.log().splitlines() if (m := _LINE.match(line))]
         return {scene.name: self._about(scene, texts) for scene in self.scenes}
 
