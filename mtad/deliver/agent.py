@@ -13,79 +13,40 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from twisted.internet.task import deferLater
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.attempt import Attempt
 from mtad.deliver.client_flags import NO_FLAGS, ClientFlags
 from mtad.deliver.connection import Connection
-from mtad.deliver.connector import Connector
 from mtad.deliver.convert import ConversionFailed, Converter
-from mtad.deliver.credentials import Login, PasswordMaps
 from mtad.deliver.delivered import was_delivered_to
 from mtad.deliver.eai import requires_utf8
-from mtad.deliver.failure import Purpose, SessionFailure
+from mtad.deliver.failure import SessionFailure
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.names import ClientNames
 from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
 from mtad.deliver.notices import Notices
 from mtad.deliver.oddities import Oddities
+from mtad.deliver.outcomes import Outcomes
 from mtad.deliver.pool import Pool
-from mtad.deliver.report import log_outcomes
-from mtad.deliver.security import Demands, Security
+from mtad.deliver.sessions import Sessions
 from mtad.deliver.settings import SmtpSettings
-from mtad.deliver.status_filter import StatusFilter
 from mtad.deliver.transaction import Transaction
-from mtad.errors import ConfigError, TableError
+from mtad.errors import TableError
 from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
 from mtad.net.interfaces import OwnAddresses
 from mtad.net.listen import port_number
-from mtad.net.tls import ClientTLS, Policy
 from mtad.oauth.tokens import Accounts
 from mtad.queue.message import Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.tables import StringList
 
-#: What the log says of a failure that ``soft_bounce`` makes one for now.
-_SOFT = "SOFTBOUNCE"
 _SMTPS_PORT = 465
-
-
-class _Attempt:
-    """A delivery under way: who is still to be served, and what came of the others."""
-
-    __slots__ = (
-        "broke_lines",
-        "demands",
-        "failure",
-        "job",
-        "keeps",
-        "key",
-        "loops",
-        "mine",
-        "pending",
-        "result",
-        "tried",
-        "utf8",
-    )
-
-    def __init__(self, job: Job, key: Hashable, utf8: bool) -> None:
-        self.job = job
-        self.utf8 = utf8  # it takes a server that offers SMTPUTF8
-        self.key = key
-        self.pending: list[Recipient] = job.recipients
-        self.result = Result()
-        self.failure: SessionFailure | None = None
-        self.demands = Demands()  # of the next hop under way
-        self.broke_lines = False  # that was told
-        self.mine = False  # this host is one that the mail is to go to
-        self.tried = ""  # the address of a session that was used again
-        self.keeps = False  # sessions for others to use
-        self.loops = False  # the mail would come back to us
 
 
 class Agent:
@@ -117,26 +78,24 @@ class Agent:
             log.warning('lmtp_assume_final is obsolete; instead, specify "flags=X" in master.cf')
         # what another host may do better
         self._again = frozenset(("deferred", "bounced") if settings.soft_bounce else ("deferred",))
-        self._passwords = PasswordMaps(p)
         names = ClientNames(p, resolver, log)
         proxied = frozenset(p.words("proxy_interfaces"))
         own = OwnAddresses(p)
         self._finder = HostFinder(p, names, lambda: proxied.union(own()), rng, lmtp=lmtp, log=log)
-        self._status_filter = StatusFilter(p, log)
+        self._outcomes = Outcomes(p, log)
         name = "smtp_connection_cache_destinations"
         self._cached = StringList(name, p[name], p.directory)
-        tls = ClientTLS(p, log)
-        self._security = Security(p, tls.policy, resolver, log, sts, lmtp)
-        self._fallback_age = p.seconds("minimal_backoff_time")
         self._port_of = lambda name: port_number(name, p)
         self._relayhosts = frozenset(p.words("relayhost"))
         prefix = "lmtp_" if lmtp else "smtp_"
         self._converter = Converter(p, log, lambda: deferLater(reactor, 0.0), prefix=prefix)
         self._oddities = Oddities(p, log, lmtp)
-        self._connector = Connector(settings, p, tls, reactor, log, clock, accounts, self._oddities)
         self._pool = Pool(settings, clock)
         self._notices = Notices(p, log, new_id, clock, lmtp)
-        self._sessions: set[Connection] = set()
+        self._sessions = Sessions(
+            p, settings, reactor, log, resolver, clock, accounts, sts, self._oddities, self._notices
+        )
+        self._security = self._sessions.security
 
     def close_idle(self) -> None:
         """End the sessions that nobody uses."""
@@ -145,21 +104,20 @@ class Agent:
     def abort(self) -> None:
         """End all sessions, whatever they do."""
         self._pool.close()
-        for connection in list(self._sessions):
-            connection.abort()
+        self._sessions.abort()
 
     async def deliver(self, job: Job) -> Result:
         """Make a delivery."""
         if self._flags.single and (refused := await self._refused(job)) is not None:
             return Result(refused)
         nexthop = job.route.nexthop
-        sender = job.message.sender if self._passwords.by_sender else None
+        sender = job.message.sender if self._sessions.by_sender else None
         utf8 = requires_utf8(job.message, job.recipients, self._store)
         key: Hashable = (nexthop, sender, self._security.wish(job.message), utf8)
-        attempt = _Attempt(job, key, utf8)
+        attempt = Attempt(job, key, utf8)
         attempt.keeps = job.busy and self._settings.cache_on_demand
         if not attempt.keeps and self._cached:
-            attempt.keeps = await self._cached.matches(_domain(nexthop))
+            attempt.keeps = await self._is_listed(nexthop)
         job.stamps.begun = job.stamps.connected = self._clock()
         while (connection := self._pool.take(key)) is not None:
             connection.log_reuse()
@@ -169,6 +127,14 @@ class Agent:
         if attempt.pending:
             await self._by_hosts(attempt)
         return attempt.result
+
+    async def _is_listed(self, nexthop: str) -> bool:
+        """``smtp_connection_cache_destinations``."""
+        try:
+            return await self._cached.matches(_domain(nexthop))
+        except TableError as error:
+            self._log.warning(str(error))
+            return False
 
     async def _refused(self, job: Job) -> list[Outcome] | None:
         """The outcomes where ``flags=`` does not let this delivery be."""
@@ -191,13 +157,10 @@ class Agent:
         status = "bounced" if dsn[0] == "5" else "deferred"
         job.stamps.begun = job.stamps.connected = job.stamps.done = self._clock()
         outcomes = [Outcome(each, status, dsn, reason, self._flags.name) for each in job.recipients]
-        await self._settle(outcomes)
-        digits, probe = self._settings.delay_digits, job.message.probing
-        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, probe=probe)
-        _soften(outcomes)
+        await self._outcomes.settle(job, outcomes)
         return outcomes
 
-    async def _by_hosts(self, attempt: _Attempt) -> None:
+    async def _by_hosts(self, attempt: Attempt) -> None:
         """Go through the hosts until nobody is left to serve."""
         nexthop = attempt.job.route.nexthop
         if self._settings.lmtp and nexthop.startswith("unix:"):
@@ -219,10 +182,14 @@ class Agent:
         name = self._settings.myhostname
         return Host(name, path, 0, 0, Destination(path, name, 0, True))
 
-    async def _by_elements(self, attempt: _Attempt, nexthop: str) -> None:
+    async def _by_elements(self, attempt: Attempt, nexthop: str) -> None:
         if self._settings.lmtp:
             nexthop = nexthop.removeprefix("inet:")
-        elements = [*split_nexthop(nexthop), *self._settings.fallback]
+        elements = split_nexthop(nexthop)
+        if not elements:
+            attempt.failure = SessionFailure("4.3.5", f'null destination: "{nexthop}"', temporary=True)
+            return
+        elements += self._settings.fallback
         for number, element in enumerate(elements, 1):
             found = await self._find(attempt, element)
             if found is not None:
@@ -233,12 +200,12 @@ class Agent:
                 break
         self._excuse(attempt, elements[0], number > len(elements) - len(self._settings.fallback))
 
-    def _left(self, attempt: _Attempt, found: Hosts) -> list[Host]:
+    def _left(self, attempt: Attempt, found: Hosts) -> list[Host]:
         """The hosts to try."""
         hosts = [host for host in found.hosts if host.address != attempt.tried]
         return hosts[: self._settings.address_limit or None]
 
-    async def _others(self, attempt: _Attempt) -> bool:
+    async def _others(self, attempt: Attempt) -> bool:
         """Whether there are hosts to try besides the one whose session was used again."""
         elements = [*split_nexthop(attempt.job.route.nexthop), *self._settings.fallback]
         if len(elements) > 1 or elements[0].startswith("unix:"):
@@ -246,7 +213,7 @@ class Agent:
         found = await self._find(attempt, elements[0].removeprefix("inet:"))
         return found is not None and self._settings.session_limit != 1 and bool(self._left(attempt, found))
 
-    def _excuse(self, attempt: _Attempt, first: str, fallback: bool) -> None:
+    def _excuse(self, attempt: Attempt, first: str, fallback: bool) -> None:
         """What the operator has to mend is no reason to bounce; ``fallback``: the last try was at one."""
         failure = attempt.failure
         if not attempt.pending or failure is None or failure.temporary or failure.connected:
@@ -262,7 +229,7 @@ class Agent:
         for_now = failure.temporary or failure.host_only or self._settings.soft_bounce
         return failure.connected and not for_now
 
-    async def _find(self, attempt: _Attempt, element: str) -> Hosts | None:
+    async def _find(self, attempt: Attempt, element: str) -> Hosts | None:
         """The addresses to try for one next hop, None when there is a failure."""
         settings = self._settings
         try:
@@ -278,14 +245,19 @@ class Agent:
             return None
 
     async def _try_hosts(
-        self, attempt: _Attempt, hosts: Sequence[Host], last_site: bool, best: int = 0
+        self, attempt: Attempt, hosts: Sequence[Host], last_site: bool, best: int = 0
     ) -> None:
         sessions, settings = 0, self._settings
-        for number, host in enumerate(hosts, 1):
-            last = last_site and number == len(hosts)
+        todo = [(host, False) for host in reversed(hosts)]
+        while todo:
+            host, plain = todo.pop()
+            last = last_site and not todo
             try:
-                connection = await self._open(attempt, host, best)
+                connection = await self._sessions.open(attempt, host, best, plain)
             except SessionFailure as failure:
+                if failure.tls:
+                    todo.append((host, True))
+                    last = False
                 attempt.failure = (attempt.failure if failure.passed_over else None) or failure
                 attempt.job.stamps.connected = self._clock()
                 if not (failure.temporary or failure.host_only or settings.soft_bounce):
@@ -297,61 +269,13 @@ class Agent:
             connection.last = last or (last_site and sessions == settings.session_limit)
             attempt.job.stamps.connected = self._clock()
             await self._use(connection, attempt)
-            if not attempt.pending or sessions == settings.session_limit:
+            if attempt.pending and connection.again_plain:
+                sessions -= 1
+                todo.append((host, True))
+            elif not attempt.pending or sessions == settings.session_limit:
                 return
 
-    async def _open(self, attempt: _Attempt, host: Host, best: int) -> Connection:
-        """A session with ``host``; raises SessionFailure."""
-        message = attempt.job.message
-        login: Login | None = None
-        policy = await self._security.policy(host, attempt.demands, message.queue_id)
-        if self._passwords:
-            try:
-                login = await self._passwords.find(message.sender, host.name, host.destination.text)
-            except TableError as error:
-                self._log.warning(str(error))
-                text = f"local data error while talking to {host.pair}"
-                raise SessionFailure("4.3.0", text, temporary=True, relay=host.relay) from error
-        try:
-            return await self._connect(attempt, host, policy, login, best)
-        except SessionFailure as failure:
-            waited = attempt.job.stamps.active - message.arrival
-            if not failure.tls or policy.level != "may" or login or waited < self._fallback_age:
-                raise
-            self._log.info(f"{message.queue_id}: {failure.text}")
-            plain = replace(policy, level="none")
-            return await self._connect(attempt, host, plain, login, best, policy.level)
-
-    async def _connect(
-        self, attempt: _Attempt, host: Host, policy: Policy, login: Login | None, best: int, level: str = ""
-    ) -> Connection:
-        """``level``: the TLS level that was tried before, in vain."""
-        job, demands = attempt.job, attempt.demands
-        is_best = host.preference == best
-        late = self._clock() - job.message.arrival >= self._settings.pix_threshold
-        history = self._notices.begin()
-        purpose = Purpose(
-            job.message.queue_id,
-            job.route.nexthop,
-            is_best,
-            demands.requiretls,
-            demands.report,
-            level,
-            late,
-            history,
-            attempt.utf8,
-        )
-        try:
-            connection = await self._connector.open(host, policy, login, self._sessions, purpose)
-        except ConfigError as error:
-            self._log.warning(str(error))
-            raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True) from error
-        except SessionFailure as failure:
-            attempt.result.forwards += self._notices.of(history, failure.errors, host.relay, job.message)
-            raise
-        return connection
-
-    async def _use(self, connection: Connection, attempt: _Attempt, pooled: bool = False) -> bool:
+    async def _use(self, connection: Connection, attempt: Attempt, pooled: bool = False) -> bool:
         """Send the message to whoever is pending.  False when an idle session turned out to be dead."""
         job = attempt.job
         transaction = Transaction(
@@ -373,42 +297,42 @@ class Agent:
         if pooled and any(outcome.status in self._again for outcome in transaction.outcomes):
             attempt.tried = connection.host.address
             connection.last = not await self._others(attempt)
+        connection.again_plain = connection.tls_optional and transaction.lost
+        connection.last = connection.last and not connection.again_plain
         outcomes = self._sorted(connection, attempt, transaction)
-        await self._settle(outcomes)
-        log_outcomes(
-            self._log,
-            job.message.queue_id,
-            outcomes,
-            job.stamps,
-            self._settings.delay_digits,
-            connection.uses,
-            self._tls_field(connection.tls_status),
-            job.message.probing,
-        )
-        _soften(outcomes)
-        result = attempt.result
-        result.outcomes += outcomes
+        await self._outcomes.settle(job, outcomes, connection.uses, self._tls_field(connection.tls_status))
+        attempt.result.outcomes += outcomes
         if transaction.unreached is None:
-            result.unreached = None
+            attempt.result.unreached = None
         elif connection.last:
-            result.unreached = transaction.unreached
-        if not connection.session.extensions.dsn:
-            traced = [outcome for outcome in outcomes if outcome.status == "sent"]
-            final = self._settings.lmtp and (self._settings.assume_final or self._flags.final)
-            for outcome in traced:
+            attempt.result.unreached = transaction.unreached
+        self._trace(connection, attempt, outcomes)
+        self._part(connection, attempt, transaction)
+        return True
+
+    def _trace(self, connection: Connection, attempt: Attempt, outcomes: list[Outcome]) -> None:
+        """No further server tells the sender what becomes of the mail, where this one has no DSN."""
+        if connection.session.extensions.dsn:
+            return
+        final = self._settings.lmtp and (self._settings.assume_final or self._flags.final)
+        for outcome in outcomes:
+            if outcome.status == "sent":
                 outcome.action = "delivered" if final else "relayed"
-            result.traced += traced
+                attempt.result.traced.append(outcome)
+
+    def _part(self, connection: Connection, attempt: Attempt, transaction: Transaction) -> None:
+        """Keep the session for others, or end it; and tell the postmaster what was wrong with it."""
+        connection.tls_optional = False
         keeps = connection.keeps_tls if connection.keeps_tls is not None else self._settings.tls_reuse
         reusable = connection.tls is None or keeps
         self._pool.give(attempt.key, connection, reusable and attempt.keeps)
         if transaction.unreached is None:  # or the sessions of hosts that are less preferred would be used
             attempt.keeps = False
-        errors, relay = connection.errors, connection.host.relay
-        result.forwards += self._notices.of(connection.history, errors, relay, job.message)
+        errors, relay, message = connection.errors, connection.host.relay, attempt.job.message
+        attempt.result.forwards += self._notices.of(connection.history, errors, relay, message)
         connection.listen(None)
-        return True
 
-    def _sorted(self, connection: Connection, attempt: _Attempt, transaction: Transaction) -> list[Outcome]:
+    def _sorted(self, connection: Connection, attempt: Attempt, transaction: Transaction) -> list[Outcome]:
         """The outcomes that count; the recipients of the others stay pending for the next host."""
         pending, attempt.pending = attempt.pending, []
         if connection.last:
@@ -435,7 +359,7 @@ class Agent:
         attempt.pending = [one for one in pending if one in again]
         return kept
 
-    def _tell(self, connection: Connection, attempt: _Attempt, transaction: Transaction) -> None:
+    def _tell(self, connection: Connection, attempt: Attempt, transaction: Transaction) -> None:
         """Tell the log what there was to notice."""
         queue_id = attempt.job.message.queue_id
         self._oddities.tell(connection, queue_id)
@@ -448,16 +372,7 @@ class Agent:
         """``smtp_log_tls_feature_status``: what became of TLS, for the delivery line."""
         return f"tls={status}, " if status and self._settings.log_tls else ""
 
-    async def _settle(self, outcomes: list[Outcome]) -> None:
-        """What ``smtp_delivery_status_filter`` and ``soft_bounce`` make of outcomes."""
-        if self._status_filter:
-            await self._status_filter.apply(outcomes)
-        if self._settings.soft_bounce:
-            for outcome in outcomes:
-                if outcome.status == "bounced":
-                    outcome.status, outcome.dsn = _SOFT, f"4{outcome.dsn[1:]}"
-
-    async def _fail(self, attempt: _Attempt) -> None:
+    async def _fail(self, attempt: Attempt) -> None:
         """The same failure for all that are still pending."""
         failure = attempt.failure or SessionFailure("4.4.4", "no host to try", temporary=True)
         job = attempt.job
@@ -465,24 +380,12 @@ class Agent:
         job.stamps.done = self._clock()
         rest = failure.text, failure.relay, failure.diagnostic, failure.remote_mta
         outcomes = [Outcome(recipient, status, failure.dsn, *rest) for recipient in attempt.pending]
-        await self._settle(outcomes)
-        digits = self._settings.delay_digits
-        tls = self._tls_field(failure.tls_status)
-        probe = job.message.probing
-        log_outcomes(self._log, job.message.queue_id, outcomes, job.stamps, digits, tls=tls, probe=probe)
-        _soften(outcomes)
+        await self._outcomes.settle(job, outcomes, tls=self._tls_field(failure.tls_status))
         attempt.result.outcomes += outcomes
         waits = any(outcome.status == "deferred" for outcome in outcomes)
         if waits and not any(outcome.status == "sent" for outcome in attempt.result.outcomes):
             attempt.result.unreached = (outcomes[0].dsn, outcomes[0].reason)
         attempt.pending = []
-
-
-def _soften(outcomes: list[Outcome]) -> None:
-    """After they were logged, to the queue they are deferred."""
-    for outcome in outcomes:
-        if outcome.status == _SOFT:
-            outcome.status = "deferred"
 
 
 def _domain(nexthop: str) -> bytes:

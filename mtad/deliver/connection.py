@@ -94,6 +94,8 @@ class Connection(Protocol):
         self.opened = 0.0
         self.discarding = ""  # a line for the log at each EHLO
         self.tls: TLSInfo | None = None
+        self.tls_optional = False  # the first message may go without TLS where that breaks down
+        self.again_plain = False  # TLS broke down, and the same host is to be tried without it
         self.requiretls = False  # the sender of what it carries has asked for REQUIRETLS
         self.keeps_tls: bool | None = None  # may carry further messages within TLS; None: as main.cf has it
         self.history: History | None = None

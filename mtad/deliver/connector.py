@@ -167,8 +167,10 @@ class Connector:
         except ConnectionBroken as broken:
             connection.errors |= broken.errors
             connection.abort()
-            relay = connection.host.relay
-            raise SessionFailure(broken.dsn, broken.text, temporary=True, relay=relay) from broken
+            relay, within_tls = connection.host.relay, connection.tls is not None and not broken.errors
+            raise SessionFailure(
+                broken.dsn, broken.text, temporary=True, relay=relay, tls=within_tls
+            ) from broken
         except SessionFailure:
             connection.quit()
             raise
@@ -340,7 +342,8 @@ class Connector:
             return ClientContext(host)
         handle = connection.transport.getHandle()
         binding = TLSChannel(handle, connection.tls, server=False).binding if self._bind_sasl else None
-        return ClientContext(host, handle.get_certificate() is not None, binding)
+        bindable = any(name.upper().endswith(b"-PLUS") for name in connection.session.extensions.auth)
+        return ClientContext(host, handle.get_certificate() is not None, binding, bindable)
 
     async def _check_refused(self, connection: Connection, login: Login) -> None:
         """Raise what the server has said of this login before."""

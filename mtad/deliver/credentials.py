@@ -32,11 +32,14 @@ class Login:
 
 
 class PasswordMaps:
-    """The logins of one transport.  False when there is no need to ask."""
+    """The logins of one transport.  False when there is no need to ask.
 
-    def __init__(self, p: Parameters) -> None:
+    ``by_sender``: the sender is asked for.  ``lmtp``: it never is, whatever main.cf says, as in Postfix."""
+
+    def __init__(self, p: Parameters, lmtp: bool = False) -> None:
         self._enabled = p.flag("smtp_sasl_auth_enable")
-        self.by_sender = self._enabled and p.flag("smtp_sender_dependent_authentication")
+        by_sender = p.flag("smtp_sender_dependent_authentication")
+        self.by_sender = self._enabled and by_sender and not lmtp
         self._delimiter = p["smtp_sasl_password_result_delimiter"].encode()
         self._extension = p["recipient_delimiter"]
         name = "smtp_sasl_password_maps"

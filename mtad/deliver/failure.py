@@ -38,8 +38,9 @@ class Purpose:
 class SessionFailure(MtadError):
     """No session.  ``relay`` and what follows it are as in :class:`~mtad.queue.message.Outcome`.
 
-    ``tls``: the TLS handshake failed, so that one without TLS may do.  ``host_only``: another host may do
-    better, though this failure is for good.  ``passed_over``: the host was not tried at all.
+    ``tls``: it was the TLS handshake, or within TLS, so that a session without TLS may do.  ``host_only``:
+    another host may do better, though this failure is for good.  ``passed_over``: the host was not tried at
+    all.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ from mtad.deliver.delivered import was_delivered_to
 from mtad.deliver.expansion import Aliases, Copy, Expansion, NotExpanded, Resolve
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mailbox import Mailboxes, NotWritten
-from mtad.deliver.report import external, log_outcomes
-from mtad.deliver.status_filter import StatusFilter
+from mtad.deliver.outcomes import Outcomes
+from mtad.deliver.report import external
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.mime.date import mail_date
@@ -65,12 +65,10 @@ class _Carrier:
     def __init__(self, p: Parameters, office: Office, relay: str, filter_name: str) -> None:
         self._office = office
         self._relay = relay
-        self._digits = p.number("delay_logging_resolution_limit")
-        self._soft_bounce = p.flag("soft_bounce")
         self._delivered_to = "file" in p.words("prepend_delivered_header")
         self._original = p.flag("enable_original_recipient")
         self._host = _NAME_BAD.sub("_", socket.gethostname())
-        self._filter = StatusFilter(p, office.log, filter_name)
+        self._outcomes = Outcomes(p, office.log, filter_name)
 
     def close_idle(self) -> None:
         """Nothing is ever idle."""
@@ -114,18 +112,7 @@ class _Carrier:
     async def _end(self, job: Job, outcomes: list[Outcome], logged: Sequence[Outcome] = ()) -> list[Outcome]:
         """Log outcomes; ``logged``: others in their place."""
         job.stamps.done = self._office.clock()
-        if self._filter:
-            await self._filter.apply(outcomes)
-        shown = list(logged or outcomes)
-        if self._soft_bounce:
-            for outcome in outcomes:
-                if outcome.status == "bounced":
-                    outcome.status, outcome.dsn = "SOFTBOUNCE", f"4{outcome.dsn[1:]}"
-        probe = job.message.probing
-        log_outcomes(self._office.log, job.message.queue_id, shown, job.stamps, self._digits, probe=probe)
-        for outcome in outcomes:
-            if outcome.status == "SOFTBOUNCE":
-                outcome.status = "deferred"
+        await self._outcomes.settle(job, outcomes, logged=logged)
         return outcomes
 
     def _outcome(self, one: Recipient, dsn: str, reason: str) -> Outcome:

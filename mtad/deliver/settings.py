@@ -85,7 +85,6 @@ class SmtpSettings:
     log_tls: bool
     tls_reuse: bool
     block_early_reply: bool
-    delay_digits: int
     best_mx_transport: str
     pix_threshold: int
     xforward: bool
@@ -131,7 +130,6 @@ class SmtpSettings:
             # the reason for Postfix's default is that its connections change processes
             tls_reuse=p.flag("smtp_tls_connection_reuse") or not p.explicit("smtp_tls_connection_reuse"),
             block_early_reply=p.flag("smtp_tls_block_early_mail_reply"),
-            delay_digits=p.number("delay_logging_resolution_limit"),
             best_mx_transport=p["best_mx_transport"],
             pix_threshold=p.seconds("smtp_pix_workaround_threshold_time"),
             xforward=p.flag("smtp_send_xforward_command"),

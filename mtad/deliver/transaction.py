@@ -53,9 +53,10 @@ class Transaction:
     """See the module.  Run once.
 
     ``outcomes`` are complete after :meth:`run`, unless ``stale``: a session that had been idle turned out to
-    be dead, and nothing happened.  ``unreached`` is set where the session broke.  ``failures``: the statuses
-    and reasons that the outcomes have, one for all that failed at once, or for nobody.
-    ``broke_lines``: long lines were broken on the way (``smtp_line_length_limit``).
+    be dead, and nothing happened.  ``unreached`` is set where the session broke, ``lost`` where the server
+    went away or fell silent.  ``failures``: the statuses and reasons that the outcomes have, one for all that
+    failed at once, or for nobody.  ``broke_lines``: long lines were broken on the way
+    (``smtp_line_length_limit``).
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Transaction:
         "_store",
         "broke_lines",
         "failures",
+        "lost",
         "outcomes",
         "stale",
         "unreached",
@@ -101,6 +103,7 @@ class Transaction:
         self._doubtful: list[int] = []  # the keys of recipients for whom the end of the message was sent
         self.outcomes: list[Outcome] = []
         self.unreached: tuple[str, str] | None = None
+        self.lost = False
         self.broke_lines = False
         self.failures: list[tuple[str, str]] = []
         self.stale = False
@@ -130,6 +133,7 @@ class Transaction:
                 self.stale = True
                 return
             connection.errors |= error.errors
+            self.lost = not error.errors
             if self._open:
                 self._broke(error.text, error.dsn)
             elif connection.session.stage != "sending final RSET":

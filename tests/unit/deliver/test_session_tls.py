@@ -86,3 +86,42 @@ def test_a_failed_handshake_waits_for_the_first_retry_before_it_does_without(dir
     assert "status=sent (250 2.0.0 Ok: plain)" in outcome(lines, "Q1")
     lines = session(directory, "garbage", "smtp_tls_security_level=encrypt", "old=yes")
     assert failed in outcome(lines, "Q1")
+
+
+@pytest.mark.parametrize("stage", ["EHLO", "MAIL", "body"])
+def test_a_session_that_breaks_down_within_tls_is_begun_again_without(directory: Path, stage: str) -> None:
+    lines = session(directory, stage, "smtp_tls_security_level=may", "old=yes")
+    where = {
+        "EHLO": "performing the EHLO handshake",
+        "MAIL": "sending MAIL FROM",
+        "body": "sending end of data -- message may be sent more than once",
+    }
+    lost = f"lost connection with mx.test[127.0.0.1] while {where[stage]}"
+    assert f"info postfix/smtp: Q1: {lost}" in lines
+    assert "tls=may:none, dsn=2.0.0, status=sent (250 2.0.0 Ok: plain)" in outcome(lines, "Q1")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("may",),
+        ("encrypt", "old=yes"),
+        ("may", "old=yes", "smtp_sasl_auth_enable=yes", "smtp_sasl_password_maps=static:joe:secret"),
+    ],
+)
+def test_what_has_to_wait_for_tls(directory: Path, settings: tuple[str, ...]) -> None:
+    lines = session(directory, "MAIL", f"smtp_tls_security_level={settings[0]}", *settings[1:])
+    lost = "lost connection with mx.test[127.0.0.1] while sending MAIL FROM"
+    assert f"dsn=4.4.2, status=deferred ({lost})" in outcome(lines, "Q1")
+
+
+def test_a_probe_does_without_tls_at_once(directory: Path) -> None:
+    lines = session(directory, "garbage", "smtp_tls_security_level=may", "probe=yes")
+    assert "status=deliverable (250 ok)" in outcome(lines, "Q1")
+
+
+def test_who_wishes_tls_does_not_do_without(directory: Path) -> None:
+    wish = ("requiretls=yes", "smtp_requiretls_policy=opportunistic+starttls", "old=yes")
+    lines = session(directory, "garbage", "smtp_tls_security_level=may", *wish)
+    text = "dsn=4.7.5, status=deferred (Cannot start TLS: handshake failure)"
+    assert text in outcome(lines, "Q1")

@@ -26,7 +26,8 @@ reactor: Any = global_reactor
 
 
 class Server(LineReceiver):
-    """Offers STARTTLS; ``garbage``: and then speaks no TLS."""
+    """Offers STARTTLS; ``garbage``: and then speaks no TLS; ``EHLO``, ``MAIL``, ``body``: hangs up at that,
+    within TLS."""
 
     def __init__(self, contexts: Any, behaviour: str) -> None:
         self.contexts = contexts
@@ -42,7 +43,10 @@ class Server(LineReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         verb = line[:4].upper()
-        if self.body:
+        stage = "body" if self.body and line == b"." else verb.decode()
+        if self.secure and stage == self.behaviour:
+            self.transport.loseConnection()
+        elif self.body:
             if line == b".":
                 self.body = False
                 self.sendLine(b"250 2.0.0 Ok: secure" if self.secure else b"250 2.0.0 Ok: plain")
@@ -112,7 +116,9 @@ def main() -> None:
         arrival = reactor.seconds() - (400 if "old" in values else 0)
         content = b"Subject: x\r\n\r\n" + b"y\r\n" * (100_000 if "big" in values else 1)
         recipients = [Recipient(b"you@dest.test")]
-        finish(store.enqueue(Message(name, b"", recipients, arrival, len(content), content)))
+        attributes = {name: "yes" for name in ("probe", "requiretls") if name in values}
+        message = Message(name, b"", recipients, arrival, len(content), content, attributes=attributes)
+        finish(store.enqueue(message))
         qmgr.wake()
 
     def watch(name: str, then: Any) -> None:
