@@ -41,23 +41,24 @@ Responses = Generator[bytes | None, bytes, bytes | None]
 class ClientContext:
     """The connection as mechanisms see it: the server's name, whether we have shown a certificate, and
     ``binding``, which gives the channel binding of a registered type, or None where there is to be none.
+    ``bindable``: the server has offered mechanisms with channel binding, whether or not we may use them.
     """
 
     host: bytes = b""
     certificate: bool = False
     binding: Callable[[bytes], bytes | None] | None = None
+    bindable: bool = False
     unique: Callable[[], bytes] = lambda: secrets.token_bytes(24)
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who logs in; ``bindable`` tells that the server has offered channel binding."""
+    """Who logs in, and where."""
 
     user: bytes
     password: bytes = field(repr=False)
     authzid: bytes
     context: ClientContext
-    bindable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _scram(name: bytes, login: Login) -> Responses:
     if name.endswith(b"-PLUS"):
         kind, data = _binding(login)
         flag = b"p=" + kind
-    elif login.context.binding is not None and not login.bindable:
+    elif login.context.binding is not None and not login.context.bindable:
         flag = b"y"
     return scram.client(name, login.user, login.password, login.authzid, nonce, flag, data)
 
@@ -216,23 +217,21 @@ def choose(
     user: bytes,
     password: bytes,
     *,
-    filter: Callable[[bytes], bool] | None = None,
     authzid: bool = False,
     context: ClientContext | None = None,
     further: Sequence[ClientMechanism] = (),
 ) -> Client:
     """The exchange by which ``user`` logs in; ``options`` are words of ``smtp_sasl_security_options``.
 
-    ``filter`` tells which of the server's mechanisms may be considered (``smtp_sasl_mechanism_filter``);
-    ``authzid`` sends the name as authorization identity too (``send_cyrus_sasl_authzid``); ``further``
-    mechanisms are stronger than ours.  Raises :class:`SaslFailure` ("no mechanism available") when nothing
-    fits, and ``ValueError`` with the name of an unknown option.
+    ``server_mechanisms`` are those that may be considered (``smtp_sasl_mechanism_filter``); ``authzid`` sends
+    the name as authorization identity too (``send_cyrus_sasl_authzid``); ``further`` mechanisms are stronger
+    than ours.  Raises :class:`SaslFailure` ("no mechanism available") when nothing fits, and ``ValueError``
+    with the name of an unknown option.
     """
     wanted = parse_options(options)
-    offered = {name.upper() for name in server_mechanisms if filter is None or filter(name)}
+    offered = {name.upper() for name in server_mechanisms}
     canonical = user.strip(_WHITE)
-    bindable = any(name.endswith(b"-PLUS") for name in offered)
-    login = Login(canonical, password, canonical if authzid else b"", context or ClientContext(), bindable)
+    login = Login(canonical, password, canonical if authzid else b"", context or ClientContext())
     worthy = (
         each
         for each in (*further, *MECHANISMS)

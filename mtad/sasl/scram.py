@@ -379,7 +379,7 @@ def _parse_challenge(message: bytes, nonce: bytes, title: str) -> tuple[bytes, b
     if len(parts) < 3 or parts[2][:2] != b"i=":
         raise _bad(f"iteration-count expected after the salt in {title} input")
     full, count = parts[0][2:], parts[2][2:]
-    if not count.isdigit() or not 0 < int(count[:10]) <= ITERATION_LIMIT:
+    if not count.isdigit() or len(count) > 10 or not 0 < int(count) <= ITERATION_LIMIT:
         raise _bad(f"Invalid iteration-count in {title} input")
     if len(full) <= len(nonce) or not full.startswith(nonce):
         raise _bad("The nonce received from the server doesn't start from the nonce sent by the client")

@@ -224,6 +224,7 @@ def relay(house: House, tmp_path: Path, login: str, **main_cf: str) -> str:
         ("SCRAM-SHA-512", {}),
         ("SCRAM-SHA-512-PLUS", BINDING),
         ("SCRAM-SHA-1-PLUS", BINDING | {"smtp_sasl_mechanism_filter": "scram-sha-1-plus"}),
+        ("SCRAM-SHA-512", BINDING | {"smtp_sasl_mechanism_filter": "scram-sha-512"}),
         ("SCRAM-SHA-512-PLUS", BINDING | {"smtp_tls_mandatory_protocols": ">=TLSv1.2, !TLSv1.3"}),
         ("DIGEST-MD5", {"smtp_sasl_mechanism_filter": "digest-md5, cram-md5"}),
         ("PLAIN", {"smtp_sasl_mechanism_filter": "plain", "smtp_sasl_tls_security_options": "noanonymous"}),

@@ -15,6 +15,7 @@ from mtad.sasl.mechanism import (
     Reason,
     SaslFailure,
     ServerContext,
+    ServerMechanism,
     TokenVerdict,
 )
 
@@ -157,7 +158,7 @@ _PIECES = st.sampled_from(
     st.sampled_from([GOOD, BAD, TokenVerdict(failure=Reason.UNAVAIL)]),
 )
 def test_every_exchange_ends(
-    mechanism: server.ServerMechanism, initial: bytes | None, answers: list[bytes], verdict: TokenVerdict
+    mechanism: ServerMechanism, initial: bytes | None, answers: list[bytes], verdict: TokenVerdict
 ) -> None:
     steps = server.begin(mechanism, CONTEXT, initial)
     challenges = 0
@@ -185,7 +186,7 @@ def test_mechanisms_are_for_tls_only() -> None:
 
 
 @pytest.mark.parametrize("mechanism", bearer.MECHANISMS, ids=lambda each: each.name.decode())
-def test_client_and_server_understand_each_other(mechanism: server.ServerMechanism) -> None:
+def test_client_and_server_understand_each_other(mechanism: ServerMechanism) -> None:
     client = bearer.choose(
         [mechanism.name.lower(), b"PLAIN"], ("noplaintext",), b"a=b,c@example.com", b"tok.en"
     )

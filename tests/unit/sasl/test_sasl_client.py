@@ -29,11 +29,6 @@ def test_none_fits(offered: list[bytes], options: tuple[str, ...]) -> None:
         choose(offered, options, b"alice", b"secret")
 
 
-def test_filter() -> None:
-    client = choose([b"CRAM-MD5", b"LOGIN"], ANY, b"a", b"b", filter=lambda name: name != b"CRAM-MD5")
-    assert client.name == b"LOGIN"
-
-
 def test_plain() -> None:
     client = choose([b"PLAIN"], ANY, b" alice ", b" secret")
     assert client.initial() == b"\0alice\0 secret"

@@ -52,12 +52,12 @@ def server(
 
 def login(
     name: bytes, secrets: dict[str, bytes], password: bytes = b"pencil", channel: Channel | None = None,
-    binding: Callable[[bytes], bytes | None] | None = None, offered: tuple[bytes, ...] = (),
+    binding: Callable[[bytes], bytes | None] | None = None,
 ) -> Any:  # fmt: skip
     context = CONTEXT if channel is None else ServerContext(
         b"mail.test", lambda: b"1.2", salt_key=b"salt key", channel=channel
     )  # fmt: skip
-    client = choose((name, *offered), (), b"us,=er", password, context=ClientContext(b"h", False, binding))
+    client = choose((name,), (), b"us,=er", password, context=ClientContext(b"h", False, binding))
     assert client.name == name
     say = server(name, secrets, context)
     initial = client.initial()
@@ -152,9 +152,12 @@ def test_channel_binding() -> None:
     assert isinstance(login(name, secrets, channel=Channel(), binding=BOUND.get), Proven)
     assert isinstance(login(name, secrets, channel=channel), Proven)
     # both are offered: the client knows that we can
-    client = choose((name, plus), (), b"u", b"p", context=ClientContext(binding=BOUND.get))
-    assert client.name == plus
+    context = ClientContext(binding=BOUND.get, bindable=True)
+    assert choose((name, plus), (), b"u", b"p", context=context).name == plus
     assert choose((name, plus), (), b"u", b"p").name == name
+    # also where its own filter keeps it from using it: that is no downgrade
+    filtered = choose((name,), (), b"u", b"p", context=context).initial()
+    assert filtered is not None and filtered.startswith(b"n,,")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_the_client_makes_sure_of_the_server() -> None:
     [
         b"", b"x", b"r=short", b"m=x,r=NONCEx,s=eA==,i=1", b"r=NONCE,s=eA==,i=4096", b"r=NONCEx",
         b"r=NONCEx,s=eA==", b"r=NONCEx,s=,i=4096", b"r=NONCEx,s=!,i=4096", b"r=NONCEx,s=eA==,i=0",
-        b"r=NONCEx,s=eA==,i=-1",
+        b"r=NONCEx,s=eA==,i=-1", b"r=NONCEx,s=eA==,i=000000000199999999",
         b"r=NONCEx,s=eA==,i=99999999999", b"r=NONCEx,i=1,s=eA==", b"x" * 5000,
     ],
 )  # fmt: skip
