@@ -22,7 +22,14 @@ from typing import Any
 
 from mtad.daemon.saslauthd.backends import Backend
 from mtad.daemon.saslauthd.cache import Cache
-from mtad.daemon.saslauthd.wire import BadRequest, Reader, Request, encode_answer, encode_request
+from mtad.daemon.saslauthd.wire import (
+    JOINED_LIMIT,
+    BadRequest,
+    Reader,
+    Request,
+    encode_answer,
+    encode_request,
+)
 from mtad.maillog import MailLog, printable
 
 #: Seconds for a client's request, and for a back end's answer.
@@ -156,6 +163,8 @@ class Server:
         self._selector.register(connection, selectors.EVENT_READ, action)
 
     def _on_data(self, client: _Client) -> None:
+        if client not in self._clients:  # it was answered while this event waited for its turn
+            return
         data = _received(client.socket)
         if data is None:
             return
@@ -187,15 +196,14 @@ class Server:
 
     def _dispatch(self) -> None:
         """Give those who wait to helpers who do nothing."""
+        while self._waiting and (helper := self._idle()) is not None:
+            self._give(helper)
+
+    def _idle(self) -> _Helper | None:
+        """A helper who does nothing; a new one where each request has its own."""
         if self._options.helpers == 0:
-            while self._waiting and len(self._helpers) < FORK_LIMIT:
-                self._give(self._start())
-            return
-        for helper in self._helpers:
-            if not self._waiting:
-                return
-            if helper.client is None and helper.request is None:
-                self._give(helper)
+            return self._start() if len(self._helpers) < FORK_LIMIT else None
+        return next((helper for helper in self._helpers if helper.request is None), None)
 
     def _give(self, helper: _Helper) -> None:
         client = self._waiting.popleft()
@@ -233,6 +241,8 @@ class Server:
         return helper
 
     def _on_answer(self, helper: _Helper) -> None:
+        if helper not in self._helpers:  # it has ended while this event waited for its turn
+            return
         data = _received(helper.socket)
         if data is None:
             return
@@ -338,7 +348,7 @@ def work(channel: socket.socket, backend: Backend) -> None:
         data = channel.recv(4096)
         if not data:
             return
-        request = Reader().receive(data)
+        request = Reader(JOINED_LIMIT).receive(data)
         assert request is not None
         try:
             reason = backend(request)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Longest string.
+#: Longest string, and longest login with its realm joined to it (``-r``).
 FIELD_LIMIT = 256
+JOINED_LIMIT = 2 * FIELD_LIMIT + 1
 
 NAMES = ("login", "password", "service", "realm", "client address")
 
@@ -34,11 +35,12 @@ class Request:
 
 
 class Reader:
-    """A request as it comes in."""
+    """A request as it comes in, of strings that are no longer than ``limit``."""
 
-    __slots__ = ("_data", "_fields")
+    __slots__ = ("_data", "_fields", "_limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = FIELD_LIMIT) -> None:
+        self._limit = limit
         self._data = b""
         self._fields: list[bytes] = []
 
@@ -47,7 +49,7 @@ class Reader:
         self._data += data
         while len(self._fields) < len(NAMES) and len(self._data) >= 2:
             size = int.from_bytes(self._data[:2], "big")
-            if size > FIELD_LIMIT:
+            if size > self._limit:
                 raise BadRequest(f"{NAMES[len(self._fields)]} exceeds MAX_REQ_LEN")
             if len(self._data) < 2 + size:
                 break
@@ -67,7 +69,13 @@ class Reader:
 
 def encode_request(request: Request) -> bytes:
     """All five strings of a request."""
-    fields = (request.login, request.password, request.service, request.realm, request.address.encode())
+    fields = (
+        request.login,
+        request.password,
+        request.service,
+        request.realm,
+        request.address.encode("ascii", "replace"),
+    )
     return b"".join(len(each).to_bytes(2, "big") + each for each in fields)
 
 
