@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
+from mtad.maillog import printable
 from mtad.tables.bdb import open_bdb
 from mtad.tables.bdb_write import write_hash, writing
 from mtad.tables.btree_write import write_btree
@@ -85,7 +86,7 @@ class Job:
         return other
 
     def say(self, text: str) -> None:
-        sys.stderr.buffer.write(f"{self.tool}: {text}\n".encode("utf-8", "replace"))
+        sys.stderr.buffer.write(f"{self.tool}: {printable(text)}\n".encode("utf-8", "replace"))
         sys.stderr.buffer.flush()
 
     def warn(self, text: str) -> None:

@@ -22,6 +22,7 @@ from mtad.cli.mapfiles import Fatal, Job, delete, make
 from mtad.cli.message_keys import message_keys
 from mtad.cli.postconf_services import json_line
 from mtad.errors import ConfigError, MtadError, TableError
+from mtad.maillog import printable
 from mtad.tables.memory import Parser
 from mtad.tables.registry import open_with
 from mtad.tables.source import parse_source
@@ -67,7 +68,7 @@ def run_tool(tool: Tool, argv: list[str]) -> int:
 
 
 def _say(tool: Tool, text: str) -> None:
-    sys.stderr.buffer.write(f"{tool.name}: {text}\n".encode("utf-8", "replace"))
+    sys.stderr.buffer.write(f"{tool.name}: {printable(text)}\n".encode("utf-8", "replace"))
     sys.stderr.buffer.flush()
 
 

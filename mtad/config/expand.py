@@ -56,7 +56,7 @@ def expand(text: str, value: Value, is_set: IsSet, depth: int = 0) -> str:
         raise ExpansionError(f'unreasonable macro call nesting: "{text[:60]}"')
     result: list[str] = []
     size = 0
-    for literal, expression in _pieces(text):
+    for literal, expression in pieces(text):
         piece = _evaluate(expression, value, is_set, depth + 1) if expression is not None else literal
         size += len(piece)
         if size > RESULT_LIMIT:
@@ -83,7 +83,7 @@ def references(text: str, broken: list[str] | None = None) -> list[str]:
 
 def has_literal(text: str) -> bool:
     """Whether ``text`` is not empty whatever its expressions come to."""
-    return any(literal for literal, _ in _pieces(text))
+    return any(literal for literal, _ in pieces(text))
 
 
 def compare_levels(left: str, right: str) -> int:
@@ -102,7 +102,7 @@ def parse_level(text: str) -> tuple[int, int, int]:
     raise ExpansionError(f'malformed compatibility level syntax: "{text}"')
 
 
-def _pieces(text: str) -> list[tuple[str, str | None]]:
+def pieces(text: str) -> list[tuple[str, str | None]]:
     """``text`` cut into ``(literal, None)`` and ``("", expression)``."""
     pieces: list[tuple[str, str | None]] = []
     position = 0
@@ -246,7 +246,7 @@ def _scan(text: str, note: Value, depth: int) -> None:
     """Tell ``note`` each name in ``text``, in all branches."""
     if depth > DEPTH_LIMIT or "$" not in text:
         return
-    for _, expression in _pieces(text):
+    for _, expression in pieces(text):
         if expression is None:
             continue
         part = _Expression(expression)

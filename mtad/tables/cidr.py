@@ -9,12 +9,11 @@ Postfix counterpart: ``dict_cidr(3)``, ``cidr_table(5)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mtad.errors import ConfigError
 from mtad.tables.network import Network, parse_network, parse_unmapped
-from mtad.tables.rules import BadRule, Matcher, Rule, RuleTable
+from mtad.tables.rules import BadRule, Matcher, Rule, RuleTable, negation
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +65,38 @@ class CidrTable(RuleTable):
     """Rules whose patterns are networks."""
 
     kind = "cidr"
-    no_pattern = "no address pattern"
-    empty_result = False
     _plan: tuple[_Run | _Choice, ...] = ()
 
-    def end_if(self, inside: bool, rest: str) -> tuple[str, ...]:
+    def rule(self, number: int, line: bytes) -> Rule:
+        wanted, text = negation(line)
+        pattern, *rest = text.split(None, 1)[:2] or [b""]
+        applies = self._pattern(pattern, wanted)
+        result = b"".join(rest)
+        if not result:
+            raise BadRule("no lookup result: skipping this rule")
+        return Rule(number, applies, [self.result(result)])
+
+    def guard(self, number: int, text: bytes) -> Matcher:
+        wanted, pattern = negation(text)
+        return self._pattern(pattern, wanted)
+
+    def end_if(self, number: int, rest: bytes, inside: bool) -> None:
         if rest:
             raise BadRule("garbage after ENDIF: skipping this rule")
         if not inside:
             raise BadRule("ENDIF without IF: skipping this rule")
-        return ()
 
-    def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:
-        pattern, _, result = text.replace("\t", " ").partition(" ")
+    @staticmethod
+    def _pattern(text: bytes, wanted: bool) -> _Pattern:
+        if not text:
+            raise BadRule("no address pattern: skipping this rule")
         try:
-            network = parse_network(pattern)
+            return _Pattern(parse_network(text.decode("utf-8", "surrogateescape")), wanted)
         except ConfigError as error:
             raise BadRule(f"{error.reason}: skipping this rule") from error
-        return _Pattern(network, wanted), 0, result.strip()
 
-    def _parse(self, lines: Iterator[tuple[int, str]]) -> list[Rule]:
-        rules = super()._parse(lines)
+    def _parse(self, text: str) -> list[Rule]:
+        rules = super()._parse(text)
         self._plan = _plan(rules)
         return rules
 

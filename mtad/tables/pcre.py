@@ -2,8 +2,8 @@
 
 Lines are ``/pattern/flags result``; flags ``i`` (case matters), ``m`` (lines), ``s`` (dot is not newline),
 ``x`` (extended), ``A`` (anchored), ``E`` (``$`` is the end only), ``U`` (ungreedy).  See
-:mod:`mtad.tables.rules`.  Raises :class:`~mtad.errors.ConfigError` when the library is missing,
-:class:`~mtad.errors.TableError` when a match exceeds the library's limits.
+:mod:`mtad.tables.rules`.  Raises :class:`~mtad.errors.ConfigError` when the library is missing.  A match that
+exceeds the library's limits is none, and a warning.
 
 Postfix counterpart: ``dict_pcre(3)``, ``pcre_table(5)``.
 """
@@ -14,15 +14,12 @@ import ctypes
 import ctypes.util
 import weakref
 from functools import cache
+from typing import ClassVar
 
-from mtad.errors import ConfigError, TableError
-from mtad.tables.rules import BadRule, Matcher, RuleTable, expression, negated, replacement
-from mtad.tables.source import to_bytes
+from mtad.errors import ConfigError
+from mtad.tables.rules import BadRule, ExpressionTable, MatchFailed
 
 _CASELESS, _DOTALL = 0x8, 0x20
-_FLAGS = {
-    "i": _CASELESS, "m": 0x400, "s": _DOTALL, "x": 0x80, "A": 0x80000000, "E": 0x10, "U": 0x40000, "X": 0,
-}  # fmt: skip
 _CAPTURE_COUNT = 4  # what pcre2_pattern_info is asked for
 _NO_MATCH = -1
 
@@ -46,6 +43,13 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def _message(code: int) -> str:
+    """The library's words for an error."""
+    text = ctypes.create_string_buffer(256)
+    _library().pcre2_get_error_message_8(code, text, ctypes.c_size_t(len(text)))
+    return text.value.decode()
+
+
 class _Expression:
     """One compiled expression."""
 
@@ -61,9 +65,7 @@ class _Expression:
             None,
         )
         if not code:
-            text = ctypes.create_string_buffer(256)
-            library.pcre2_get_error_message_8(error, text, ctypes.c_size_t(len(text)))
-            raise BadRule(f"error in regex at offset {offset.value}: {text.value.decode()}")
+            raise BadRule(f"error in regex at offset {offset.value}: {_message(error.value)}")
         self._code = ctypes.c_void_p(code)
         weakref.finalize(self, library.pcre2_code_free_8, self._code)
         self._data = ctypes.c_void_p(library.pcre2_match_data_create_from_pattern_8(self._code, None))
@@ -80,7 +82,7 @@ class _Expression:
         if count == _NO_MATCH:
             return None
         if count < 0:
-            raise TableError(f"pcre: matching failed with error {count}")
+            raise MatchFailed(_message(count))
         ends = self._library.pcre2_get_ovector_pointer_8(self._data)
         return tuple(
             key[ends[2 * number] : ends[2 * number + 1]] if number < count else None
@@ -88,20 +90,15 @@ class _Expression:
         )
 
 
-class PcreTable(RuleTable):
+class PcreTable(ExpressionTable):
     """Rules whose patterns are Perl-compatible regular expressions."""
 
     kind = "pcre"
+    flags: ClassVar = {
+        "i": _CASELESS, "m": 0x400, "s": _DOTALL, "x": 0x80, "A": 0x80000000, "E": 0x10, "U": 0x40000, "X": 0,
+    }  # fmt: skip
+    usual_flags = _CASELESS | _DOTALL
+    unclosed = "ignoring this rule"
 
-    def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:
-        pattern, letters, rest = expression(text)
-        flags = _CASELESS | _DOTALL
-        for letter in letters:
-            if letter not in _FLAGS:
-                raise BadRule(f'unknown regexp option "{letter}": skipping this rule')
-            flags ^= _FLAGS[letter]
-        compiled = _Expression(to_bytes(pattern), flags)
-        return compiled.match if wanted else negated(compiled.match), compiled.groups, rest
-
-    def template(self, value: bytes) -> list[bytes | int]:
-        return replacement(value)
+    def compile(self, text: bytes, flags: int) -> _Expression:
+        return _Expression(text, flags)

@@ -14,14 +14,13 @@ import ctypes
 import locale
 import platform
 import weakref
+from typing import ClassVar
 
 from mtad.errors import ConfigError
-from mtad.tables.rules import BadRule, Matcher, RuleTable, expression, negated, replacement
-from mtad.tables.source import to_bytes
+from mtad.tables.rules import BadRule, ExpressionTable
 from mtad.tables.table import Options
 
 _EXTENDED, _ICASE, _NEWLINE = 1, 2, 4
-_FLAGS = {"i": _ICASE, "m": _NEWLINE, "x": _EXTENDED}
 _GROUPS = 100
 _REGEX_SIZE = 256  # more than any regex_t has
 _libc = ctypes.CDLL(None)
@@ -65,38 +64,22 @@ class _Expression:
         return tuple(key[m.start : m.end] if m.start >= 0 else None for m in found[1:])
 
 
-class RegexpTable(RuleTable):
-    """Rules whose patterns are POSIX regular expressions."""
+class RegexpTable(ExpressionTable):
+    """Rules whose patterns are POSIX regular expressions.
+
+    ``/pattern/!/other/ result`` is for keys that are like the one and not like the other.
+    """
 
     kind = "regexp"
+    flags: ClassVar = {"i": _ICASE, "m": _NEWLINE, "x": _EXTENDED}
+    usual_flags = _EXTENDED | _ICASE
+    end_of_flags = b"!"
+    no_number = "out-of-range"
 
     def __init__(self, spec: str, options: Options, name: str) -> None:
         if platform.libc_ver()[0] != "glibc":
             raise ConfigError("unsupported dictionary type: regexp", remedy="use pcre instead")
         super().__init__(spec, options, name)
 
-    def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:
-        first, rest = self._one(text)
-        applies: Matcher = first.match if wanted else negated(first.match)
-        if not rest.startswith("!"):
-            return applies, first.groups, rest
-        second, rest = self._one(rest.lstrip("! \t"))
-
-        def unless(key: bytes) -> tuple[bytes | None, ...] | None:
-            return None if second.match(key) is not None else applies(key)
-
-        return unless, first.groups, rest
-
-    def _one(self, text: str) -> tuple[_Expression, str]:
-        if not text:
-            raise BadRule("no regexp: skipping this rule")
-        pattern, letters, rest = expression(text, end_of_flags="!")
-        flags = _EXTENDED | _ICASE
-        for letter in letters:
-            if letter not in _FLAGS:
-                raise BadRule(f'unknown regexp option "{letter}": skipping this rule')
-            flags ^= _FLAGS[letter]
-        return _Expression(to_bytes(pattern), flags), rest
-
-    def template(self, value: bytes) -> list[bytes | int]:
-        return replacement(value)
+    def compile(self, text: bytes, flags: int) -> _Expression:
+        return _Expression(text, flags)

@@ -5,6 +5,7 @@ specification itself, ``type:{ {pattern result}, ... }``.  ``!`` before a patter
 ``if pattern`` ... ``endif`` guards the rules between.  A rule that is no good is left out with a warning.
 
 Subclasses compile one pattern to a :data:`Matcher`: from the key to the groups it captured, or None.
+:class:`ExpressionTable` is for those whose patterns are regular expressions between delimiters.
 
 Postfix counterpart: ``dict_cidr(3)``, ``dict_regexp(3)``, ``dict_pcre(3)``.
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
+from mtad.config.expand import ExpansionError, pieces
 from mtad.config.lines import logical_lines, tokens
 from mtad.errors import ConfigError, TableError
 from mtad.tables.source import extract_braces, file_value, read_text, to_bytes
@@ -24,25 +27,29 @@ from mtad.tables.table import Identity, LocalTable, Options, Watch, identity
 
 Matcher = Callable[[bytes], "tuple[bytes | None, ...] | None"]
 
-_KEYWORD = re.compile(r"(if|endif)(?![A-Za-z0-9])", re.IGNORECASE)
-_REPLACEMENT = re.compile(rb"\$(?:(\$)|(\w+)|\{(\w+)\}|\((\w+)\))", re.ASCII)
-_SPACE = " \t\r\n\v\f"
+_KEYWORD = re.compile(rb"(if|endif)(?![A-Za-z0-9])", re.IGNORECASE)
+_SPACE = b" \t\r\n\v\f"
 
 
 @dataclass(slots=True)
 class Rule:
     """One rule.  ``template`` alternates literal text and numbers of groups; None: a block of rules."""
 
+    line: int
     applies: Matcher
     template: list[bytes | int] | None
     block: list[Rule] = field(default_factory=list)
 
 
 class BadRule(Exception):
-    """Why a rule is left out."""
+    """Why a rule is left out; nothing where that is said already."""
 
 
-def negated(matcher: Matcher) -> Matcher:
+class MatchFailed(Exception):
+    """Why it can't be told whether a pattern matches: its rule does not apply."""
+
+
+def _negated(matcher: Matcher) -> Matcher:
     """Applies where ``matcher`` does not."""
     return lambda key: () if matcher(key) is None else None
 
@@ -52,121 +59,91 @@ class RuleTable(LocalTable):
 
     fixed_key = False
     kind = ""
-    no_pattern = "no regexp"
-    empty_result = True
 
     def __init__(self, spec: str, options: Options, name: str) -> None:
         super().__init__(spec, options)
         self._rules: list[Rule] = []
-        self._name = name
-        self._path = ""
+        self._source = name
         self._watch: Watch | None = None
         if name.startswith("{"):
             self._rules = self._parse(self._inline())
         else:
-            self._path = options.path(name)
-            self._watch = Watch(self._path, self._load, options.warn)
+            self._source = options.path(name)
+            self._watch = Watch(self._source, self._load, options.warn)
 
     def _load(self) -> Identity | None:
         try:
-            state = identity(os.stat(self._path))
+            state = identity(os.stat(self._source))
         except OSError as error:
-            raise TableError(f"open {self._path}: {error.strerror}") from error
-        warnings: list[str] = []
-        self._rules = self._parse(logical_lines(read_text(self._path), self._path, warnings))
-        for warning in warnings:
-            self.options.warn(warning)
+            raise TableError(f"open {self._source}: {error.strerror}") from error
+        self._rules = self._parse(read_text(self._source))
         return state
 
-    def _inline(self) -> Iterator[tuple[int, str]]:
+    def _inline(self) -> str:
+        """The rules in the table's name, one a line."""
         try:
-            elements = tokens(extract_braces(self._name))
-            if not elements:
-                raise ConfigError("empty")
-            for element in elements:
-                yield 1, extract_braces(element)
+            return "\n".join(extract_braces(element) for element in tokens(extract_braces(self._source)))
         except ConfigError as error:
-            raise ConfigError(
-                f'bad syntax: "{self.spec}"; need "{self.kind}:{{{{pattern result}}...}}"'
-            ) from error
+            raise ConfigError(f"{self.kind} map: {error.reason}") from error
 
-    def _parse(self, lines: Iterator[tuple[int, str]]) -> list[Rule]:
+    def _parse(self, text: str) -> list[Rule]:
         rules: list[Rule] = []
         stack = [rules]
         opened: list[int] = []
-        for number, line in lines:
+        warnings: list[str] = []
+        for number, line in logical_lines(text, self._source, warnings):
+            while warnings:
+                self.options.warn(warnings.pop(0))
             try:
-                for odd in self._add(line, stack):
-                    self._warn(number, odd)
+                self._add(number, to_bytes(line).strip(_SPACE), stack)
             except BadRule as problem:
-                self._warn(number, str(problem))
+                if str(problem):
+                    self.warn(number, str(problem))
             del opened[len(stack) - 1 :]
             opened += [number] * (len(stack) - 1 - len(opened))
+        for warning in warnings:
+            self.options.warn(warning)
         for number in reversed(opened):
-            self._warn(number, "IF has no matching ENDIF")
+            self.warn(number, "IF has no matching ENDIF")
         return rules
 
-    def _warn(self, line: int, text: str) -> None:
-        self.options.warn(f"{self.kind} map {self._path or self._name}, line {line}: {text}")
+    def warn(self, line: int, text: str) -> None:
+        """A warning about a line."""
+        self.options.warn(f"{self.kind} map {self._source}, line {line}: {text}")
 
-    def _add(self, line: str, stack: list[list[Rule]]) -> tuple[str, ...]:
-        """Add the rule in ``line``; gives what is odd about it.  An IF that is no good guards nothing."""
+    def _add(self, number: int, line: bytes, stack: list[list[Rule]]) -> None:
+        """Add the rule in ``line``.  An IF that is no good guards nothing."""
         keyword = _KEYWORD.match(line)
-        if keyword and keyword.group(1).lower() == "endif":
-            rest = line[keyword.end() :].strip(_SPACE)
-            odd = self.end_if(len(stack) > 1, rest)
-            stack.pop()
-            return odd
-        text = line[keyword.end() :] if keyword else line
-        bare = text.lstrip("!" + _SPACE)
-        wanted = text[: len(text) - len(bare)].count("!") % 2 == 0
-        if not bare:
-            raise BadRule(f"{self.no_pattern}: skipping this rule")
-        if keyword:
-            applies, _, rest = self.compile(bare, wanted)
-            rule = Rule(applies, None)
+        if keyword is None:
+            stack[-1].append(self.rule(number, line))
+        elif keyword.group(1).lower() == b"if":
+            rule = Rule(number, self.guard(number, line[keyword.end() :]), None)
             stack[-1].append(rule)
             stack.append(rule.block)
-            if not rest:
-                return ()
-            return (
-                f'ignoring extra text after IF statement: "{rest}"',
-                "do not prepend whitespace to statements between IF and ENDIF",
-            )
-        applies, groups, result = self.compile(bare, wanted)
-        if not result and not self.empty_result:
-            raise BadRule("no lookup result: skipping this rule")
-        value = to_bytes(result)
-        if self.options.value_is_file:
-            try:
-                value = file_value(result)
-            except TableError as error:
-                raise BadRule(f"{error}: skipping this rule") from error
-        template = self.template(value)
-        highest = max((part for part in template if isinstance(part, int)), default=0)
-        if highest > groups:
-            raise BadRule(f'out of range replacement index "{highest}": skipping this rule')
-        if highest and not wanted:
-            raise BadRule("$number found in negative match replacement text: skipping this rule")
-        stack[-1].append(Rule(applies, template))
-        return () if result else ("no replacement text: using empty string",)
-
-    def end_if(self, inside: bool, rest: str) -> tuple[str, ...]:
-        """An ENDIF: what is odd about it, or :class:`BadRule`.  ``inside`` an IF; ``rest``: what follows."""
-        if not inside:
-            raise BadRule("ignoring ENDIF without matching IF")
-        return ("ignoring extra text after ENDIF",) if rest else ()
+        else:
+            self.end_if(number, line[keyword.end() :].strip(_SPACE), len(stack) > 1)
+            stack.pop()
 
     @abstractmethod
-    def compile(self, text: str, wanted: bool) -> tuple[Matcher, int, str]:
-        """``pattern result`` as what applies, its number of groups, and the result; :class:`BadRule`.
+    def rule(self, number: int, line: bytes) -> Rule:
+        """``pattern result`` as a rule; :class:`BadRule`."""
 
-        ``wanted`` is False where the pattern was negated.
-        """
+    @abstractmethod
+    def guard(self, number: int, text: bytes) -> Matcher:
+        """What follows an IF as what applies; :class:`BadRule`."""
 
-    def template(self, value: bytes) -> list[bytes | int]:
-        """The result in parts."""
-        return [value]
+    @abstractmethod
+    def end_if(self, number: int, rest: bytes, inside: bool) -> None:
+        """Look at an ENDIF; :class:`BadRule`.  ``rest`` follows it, ``inside``: there was an IF."""
+
+    def result(self, text: bytes) -> bytes:
+        """The result ``text``, or what is in the file of that name; :class:`BadRule`."""
+        if not self.options.value_is_file:
+            return text
+        try:
+            return file_value(text.decode("utf-8", "surrogateescape"))
+        except TableError as error:
+            raise BadRule(f"{error}: skipping this rule") from error
 
     def get(self, key: bytes) -> bytes | None:
         if self._watch is not None:
@@ -175,7 +152,11 @@ class RuleTable(LocalTable):
 
     def _search(self, rules: list[Rule], key: bytes) -> bytes | None:
         for rule in rules:
-            groups = rule.applies(key)
+            try:
+                groups = rule.applies(key)
+            except MatchFailed as failure:
+                self.warn(rule.line, str(failure))
+                continue
             if groups is None:
                 continue
             if rule.template is None:
@@ -189,40 +170,141 @@ class RuleTable(LocalTable):
         return None
 
 
-def expression(text: str, end_of_flags: str = "") -> tuple[str, str, str]:
-    """``/pattern/flags rest`` as pattern, flags and what follows them.
+def negation(text: bytes) -> tuple[bool, bytes]:
+    """Whether a pattern means what it says, and the pattern, without the ``!`` before it."""
+    bare = text.lstrip(b"!" + _SPACE)
+    return text[: len(text) - len(bare)].count(b"!") % 2 == 0, bare
 
-    White space ends the flags, and so does ``end_of_flags``.
+
+class Expression(Protocol):
+    """A compiled expression and the number of its groups."""
+
+    groups: int
+
+    def match(self, key: bytes, /) -> tuple[bytes | None, ...] | None:
+        """See :data:`Matcher`; :class:`MatchFailed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """``!/expression/flags``, and what follows it."""
+
+    wanted: bool
+    text: bytes
+    flags: int
+    rest: bytes
+
+
+class ExpressionTable(RuleTable):
+    """Rules of the form ``/expression/flags result``, where the result may have ``$1``, ``${1}``, ``$(1)``.
+
+    ``flags``: letters, and what they turn on or off in ``usual_flags``.  ``end_of_flags`` begins a second
+    pattern.  ``unclosed`` and ``no_number``: words in which Postfix's two types differ.
     """
-    delimiter = text[0]
-    if delimiter.isalnum():
-        raise BadRule("ignoring unrecognized request")
-    end = 1
-    while end < len(text) and text[end] != delimiter:
-        end += 2 if text[end] == "\\" else 1
-    if end >= len(text):
-        raise BadRule(f'no closing regexp delimiter "{delimiter}": skipping this rule')
-    after = end + 1
-    while after < len(text) and text[after] not in _SPACE + end_of_flags:
-        after += 1
-    return text[1:end], text[end + 1 : after], text[after:].lstrip(_SPACE)
+
+    flags: ClassVar[dict[str, int]]
+    usual_flags: int
+    end_of_flags = b""
+    unclosed = "skipping this rule"
+    no_number = "out of range"
+
+    @abstractmethod
+    def compile(self, text: bytes, flags: int) -> Expression:
+        """The expression; :class:`BadRule`."""
+
+    def rule(self, number: int, line: bytes) -> Rule:
+        if line[:1].isalnum():
+            raise BadRule("ignoring unrecognized request")
+        first = self._pattern(number, line)
+        second = None
+        if self.end_of_flags and first.rest.startswith(self.end_of_flags):
+            second = self._pattern(number, first.rest)
+        text = (second or first).rest.lstrip(_SPACE)
+        if not text:
+            self.warn(number, "no replacement text: using empty string")
+        template = self._template(number, self.result(text))
+        highest = max((part for part in template if isinstance(part, int)), default=0)
+        if highest and not first.wanted:
+            raise BadRule("$number found in negative match replacement text: skipping this rule")
+        expression = self.compile(first.text, first.flags)
+        if highest > expression.groups:
+            raise BadRule(f'out of range replacement index "{highest}": skipping this rule')
+        applies = expression.match if first.wanted else _negated(expression.match)
+        if second is not None:
+            applies = _both(applies, self._matcher(second))
+        return Rule(number, applies, template)
+
+    def guard(self, number: int, text: bytes) -> Matcher:
+        pattern = self._pattern(number, text)
+        rest = pattern.rest.strip(_SPACE)
+        if rest:
+            shown = rest.decode("utf-8", "surrogateescape")
+            self.warn(number, f'ignoring extra text after IF statement: "{shown}"')
+            self.warn(number, "do not prepend whitespace to statements between IF and ENDIF")
+        return self._matcher(pattern)
+
+    def end_if(self, number: int, rest: bytes, inside: bool) -> None:
+        if not inside:
+            raise BadRule("ignoring ENDIF without matching IF")
+        if rest:
+            self.warn(number, "ignoring extra text after ENDIF")
+
+    def _matcher(self, pattern: _Pattern) -> Matcher:
+        matcher = self.compile(pattern.text, pattern.flags).match
+        return matcher if pattern.wanted else _negated(matcher)
+
+    def _pattern(self, number: int, text: bytes) -> _Pattern:
+        wanted, text = negation(text)
+        if not text:
+            raise BadRule("no regexp: skipping this rule")
+        delimiter = text[:1]
+        end = 1
+        while end < len(text) and text[end : end + 1] != delimiter:
+            end += 2 if text[end : end + 1] == b"\\" else 1
+        if end >= len(text):
+            shown = delimiter.decode("ascii", "replace").replace("\ufffd", "?")
+            raise BadRule(f'no closing regexp delimiter "{shown}": {self.unclosed}')
+        flags, after = self.usual_flags, end + 1
+        while after < len(text) and text[after : after + 1] not in _SPACE + self.end_of_flags:
+            letter = chr(text[after])
+            if letter not in self.flags:
+                letter = letter if letter.isascii() else "?"
+                raise BadRule(f'unknown regexp option "{letter}": skipping this rule')
+            if not self.flags[letter]:
+                self.warn(number, f'ignoring obsolete regexp option "{letter}"')
+            flags ^= self.flags[letter]
+            after += 1
+        return _Pattern(wanted, text[1:end], flags, text[after:])
+
+    def _template(self, number: int, value: bytes) -> list[bytes | int]:
+        """A result in parts: text, and numbers of groups."""
+        parts: list[bytes | int] = []
+        bad = False
+        try:
+            for literal, name in pieces(value.decode("utf-8", "surrogateescape")):
+                if name is None:
+                    parts.append(to_bytes(literal))
+                elif not (name.isascii() and name.isdigit()):
+                    self.warn(number, f'non-numeric replacement index "{name}"')
+                    bad = True
+                elif len(name) > 9 or int(name) < 1:
+                    self.warn(number, f'{self.no_number} replacement index "{name}"')
+                    bad = True
+                else:
+                    parts.append(int(name))
+        except ExpansionError as error:
+            self.options.warn(str(error))
+            bad = True
+        if bad:
+            raise BadRule("bad replacement syntax: skipping this rule")
+        return parts
 
 
-def replacement(value: bytes) -> list[bytes | int]:
-    """A result with ``$1``, ``${1}``, ``$(1)`` and ``$$`` in parts."""
-    parts: list[bytes | int] = []
-    position = 0
-    for match in _REPLACEMENT.finditer(value):
-        parts.append(value[position : match.start()])
-        position = match.end()
-        if match.group(1):
-            parts.append(b"$")
-            continue
-        name = match.group(2) or match.group(3) or match.group(4)
-        if not name.isdigit():
-            raise BadRule(f'non-numeric replacement index "{name.decode()}": skipping this rule')
-        if not 0 < int(name) < 1000:
-            raise BadRule(f'out of range replacement index "{name.decode()}": skipping this rule')
-        parts.append(int(name))
-    parts.append(value[position:])
-    return parts
+def _both(first: Matcher, second: Matcher) -> Matcher:
+    """The groups of ``first`` where ``second`` applies, too."""
+
+    def both(key: bytes) -> tuple[bytes | None, ...] | None:
+        groups = first(key)
+        return None if groups is None or second(key) is None else groups
+
+    return both

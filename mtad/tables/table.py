@@ -110,7 +110,11 @@ class LocalTable(ABC):
     def checked(self, key: bytes, value: bytes | None) -> bytes | None:
         """The value, which must be UTF-8."""
         if value is not None and self.options.utf8 and not value.isascii() and not is_utf8(value):
-            raise TableError(f"{self.spec}: non-UTF-8 value for key {key!r}")
+            shown = [data.decode("utf-8", "surrogateescape") for data in (key, value)]
+            raise TableError(
+                f'{self.spec}: key "{shown[0]}": non-UTF-8 value "{shown[1]}": '
+                "malformed UTF-8 or invalid codepoint"
+            )
         return value
 
     @abstractmethod

@@ -283,3 +283,77 @@ def test_what_we_write_they_read(place: Path, ours, kind: str) -> None:  # type:
     verify = shutil.which("db5.3_verify")
     if verify and kind in ("hash", "btree"):
         assert subprocess.run([verify, "many.db"], capture_output=True, check=False).returncode == 0
+
+
+_NETS = (
+    "10.0.0.0/8", "10.1.2.3", "!10.0.0.0/8", "! 10.1.0.0/16", "10.1.2.3/8", "10.1.2", "::1", "::/0", "[::1]",
+    "[2001:db8::]/32", "[::1/128]", "0.0.0.0/0", "10.0.0.0/33", "10.0.0.0/", "/8", "!!10.0.0.0/8",
+    "300.1.1.1", "fe80::1%eth0", "::ffff:10.0.0.0/104", "10.0.0.0/08", "010.0.0.0/8", "[10.1.2.3]x", "[::1",
+    "2001:DB8::/32",
+)  # fmt: skip
+_BODIES = (
+    "a", "(a)(b)?", "(a)|(b)", "^x", "y$", "a.b", "[a-z]+", "(.*)@(.*)", r"\/", "a\\/", "(", "[", "a{2}",
+    "a{2", "a**", "(?i)a", r"\d+", "^$", "", "é", "(é+)", "()", r"(a)\1", r"^(.+)\.(.+)$", "a|", ".",
+)  # fmt: skip
+_RESULTS = (
+    "OK", "REJECT no", "a\tb", "a  b ", "$1", "x $1 y", "${1}", "$(1)", "$$", "$", "a$", "$-", "${", "${}",
+    "${1", "$2", "$0", "$10", "${1?a:b}", "{ a }", "", "tab\t", "cr\r", "\vvt", "é", "${1}$2", "$a", "${1}a",
+    "${ 1 }",
+)  # fmt: skip
+_GUARDS = (
+    "endif", "ENDIF", "endif x", "endifx", "endif/", "if", "if !", "iffy x", "if/a/", "if !/a/", "if !!/a/",
+    "if 10.0.0.0/8", "if ! 10.1.0.0/16 x", "IF ::/0", "a b", "/a/!/b/ c", "/(a)/!/b/i $1 x", "/a/ !/b/ c",
+    "/a/!!/b/ c", "! aba e", "# c", " # c", "\t", " cont", "\tcont",
+)  # fmt: skip
+_ADDRESSES = (
+    "10.1.2.3", "10.2.3.4", "::1", "2001:db8::5", "::ffff:10.1.2.3", "1.2.3.4", "nope", "10.1.2",
+    "2001:DB8::5",
+)  # fmt: skip
+_WORDS = ("a", "ab", "b", "xay", "A", "x", "12", "u@example.com", "a.b", "é", "É", "aa", "a/b", "a!b", "zzz")
+
+
+def odd_rules(kind: str, rng: random.Random) -> str:
+    """Some rules, of which many are no good."""
+
+    def pattern() -> str:
+        if kind == "cidr":
+            return rng.choice(_NETS)
+        delimiter = rng.choice("////!|,;é'%@")
+        end = rng.choice([delimiter] * 8 + ["", delimiter * 2])
+        flags = rng.choice([""] * 6 + ["i", "m", "x", "s", "A", "E", "U", "X", "ii", "q", "i!", "é"])
+        return rng.choice([""] * 6 + ["!", "! ", "!!"]) + delimiter + rng.choice(_BODIES) + end + flags
+
+    lines = ["# first"]
+    for _ in range(rng.randrange(1, 7)):
+        if rng.random() < 0.3:
+            lines.append(rng.choice(_GUARDS))
+        elif rng.random() < 0.1:
+            lines.append(rng.choice(("if ", "IF\t", "if !")) + pattern() + rng.choice(("", " ", " x")))
+        else:
+            blank = rng.choice((" ", "\t", "  ", " \t ", "", "\r", " \v"))
+            lines.append(pattern() + blank + rng.choice(_RESULTS))
+    return "\n".join(lines) + rng.choice(("\n", "", "\r\n"))
+
+
+@pytest.mark.parametrize("kind", ["cidr", "regexp", "pcre"])
+def test_odd_rules(place: Path, ours, kind: str) -> None:  # type: ignore[no-untyped-def]
+    stdin = "".join(f"{key}\n" for key in (_ADDRESSES if kind == "cidr" else _WORDS)).encode()
+    for seed in range(40):
+        text = odd_rules(kind, random.Random(f"{kind} {seed}"))
+        if (
+            "\n " in text or "\n\t" in text
+        ):  # Postfix does not tell the number of a line that begins with a blank
+            text = text.replace("# first", "/first/ one")
+        (place / "odd").write_bytes(text.encode())
+        os.utime(place / "odd", (1e9, 1e9))
+        arguments = ["-q", "-", f"{kind}:odd"]
+        assert ours(postmap, arguments, stdin) == theirs(POSTMAP, arguments, stdin), (seed, text)
+
+
+@pytest.mark.parametrize(
+    "spec", ["regexp:{}", "regexp:{{}}", "regexp:{{/a/ b}", "regexp:{/a/ b}", "cidr:{}", "pcre:{{/a/ b}x}",
+             "regexp:{{#x}, {/a/ b}, {/(/ c}}", "cidr:{ {10.0.0.0/8}, , {::1  x } }", "regexp:{{/a/ $2}}"],
+)  # fmt: skip
+def test_odd_inline_rules(place: Path, ours, spec: str) -> None:  # type: ignore[no-untyped-def]
+    arguments = ["-q", "a", spec]
+    assert ours(postmap, arguments) == theirs(POSTMAP, arguments)

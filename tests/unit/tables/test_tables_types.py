@@ -231,13 +231,25 @@ def test_rules_in_a_file(tmp_path):
     assert ask(table, b"foobar") == b"new"
 
 
-def test_a_runaway_pattern_is_an_error():
+def test_a_rule_with_a_runaway_pattern_does_not_apply():
+    warnings = []
+    rules = "{/^(a+)+$/ x}, {!/^(a+)+$/ y}, {if !/^(a+)+$/}, {/./ z}, {endif}, {/./ last}"
     try:
-        table = open_table("pcre:{{/^(a+)+$/ x}}")
+        table = open_table(f"pcre:{{{rules}}}", warn=warnings.append)
     except ConfigError as error:
         pytest.skip(str(error))
-    with pytest.raises(TableError, match="pcre: matching failed"):
-        ask(table, b"a" * 5000 + b"b")
+    assert ask(table, b"a" * 5000 + b"b") == b"last"
+    assert [text.rpartition("}, ")[2] for text in warnings] == [
+        f"line {number}: match limit exceeded" for number in (1, 2, 3)
+    ]
+    assert ask(table, b"b") == b"y"
+
+
+@pytest.mark.parametrize("kind", ["regexp", "pcre", "cidr"])
+def test_line_ends_of_other_systems(tmp_path, kind):
+    pattern = "10.0.0.1" if kind == "cidr" else "/10/"
+    (tmp_path / "x").write_bytes(f"{pattern} REJECT no\r\n".encode())
+    assert ask(open_table(f"{kind}:x", str(tmp_path)), b"10.0.0.1") == b"REJECT no"
 
 
 def test_environ(monkeypatch):
