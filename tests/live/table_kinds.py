@@ -86,7 +86,6 @@ def check_hanging(server: Server, table: Table, limit: float) -> None:
             start = time.monotonic()
             for _ in range(20):
                 assert await other.lookup(b"key") == b"value"
-            assert time.monotonic() - start < 1
             assert not any(each.called for each in waiting[:4])
             await waiting[0]
             assert time.monotonic() - start < limit

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import select
 import socket
 import sqlite3
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -477,7 +477,7 @@ def test_a_saslauthd_that_hangs_holds_nobody_up(open_directory: Path) -> None:
     mux = open_directory / "mux"
     login = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret")
     conf = f"pwcheck_method: saslauthd\nmech_list: PLAIN LOGIN\nsaslauthd_path: {mux}\n"
-    settings = relay(9, smtpd_sasl_auth_enable="yes", smtpd_timeout="2s")
+    settings = relay(9, smtpd_sasl_auth_enable="yes")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(mux))
         mux.chmod(0o666)
@@ -490,10 +490,9 @@ def test_a_saslauthd_that_hangs_holds_nobody_up(open_directory: Path) -> None:
                 client.say(b"EHLO client.example")
                 client.send(login + b"\r\n")
             asked = [listener.accept()[0] for _ in hung]
-            start = time.monotonic()
             for number in range(5):
                 assert submit(port, f"meanwhile {number}").startswith(b"250")
-            assert time.monotonic() - start < 5
+            assert not select.select([client.socket for client in hung], [], [], 0)[0]
             # it dies: a temporary failure, not "wrong password"
             listener.close()
             for connection in asked:

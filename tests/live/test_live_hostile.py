@@ -75,6 +75,7 @@ def memory(mtad: Mtad) -> int:
 def test_others_are_served(mtad: Mtad, attack: str, connections: int) -> None:
     port = mtad.ports["submission"]
     before = memory(mtad)
+    usual = max(send(port) for _ in range(3))
     words = ["--attack", attack, "--port", str(port), "--connections", str(connections), "--seconds", "1.5"]
     with subprocess.Popen(
         [sys.executable, str(ATTACKER), *words], stdout=subprocess.PIPE, text=True
@@ -89,5 +90,5 @@ def test_others_are_served(mtad: Mtad, attack: str, connections: int) -> None:
         made = int(attacker.communicate()[0])
     assert made >= connections
     assert most < before + ALLOWANCE
-    assert statistics.median(times) < 1.0
+    assert statistics.median(times) < 1.0 + 4 * usual
     assert "Traceback" not in mtad.log()

@@ -243,8 +243,8 @@ def test_hostile_filters_hurt_only_their_own_session(kind: str) -> None:
         settings = relay(
             sink,
             milter.name,
-            milter_command_timeout="1s",
-            milter_connect_timeout="1s",
+            milter_command_timeout="3s",
+            milter_connect_timeout="3s",
             milter_content_timeout="2s",
             milter_default_action="tempfail",
             message_size_limit="200000",
@@ -257,13 +257,13 @@ def test_hostile_filters_hurt_only_their_own_session(kind: str) -> None:
                 with Client(mtad.ports["other"]) as other:  # meanwhile
                     start = time.monotonic()
                     assert other.submit("meanwhile").startswith(b"250 ")
-                    assert time.monotonic() - start < 1.0
+                    assert time.monotonic() - start < 3
                 replies = [victim.reply() for _ in range(3)]
                 if replies[-1].startswith(b"354"):
                     victim.send(b"Subject: victim\r\n\r\nbody\r\n.\r\n")
                     replies.append(victim.reply())
                 last = victim.say(b"NOOP")
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 30
             assert last.startswith((b"250 2.0.0", b"421")), replies
             log = mtad.log()
             assert "Traceback" not in log, log

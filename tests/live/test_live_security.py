@@ -60,7 +60,7 @@ class House:
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
     with Peer() as peer:
-        patient = {"smtpd_timeout": "60"}
+        hasty = {"smtpd_timeout": "2", "smtpd_starttls_timeout": "2"}
         mtad = Mtad(
             {
                 "mynetworks": "127.0.0.0/8",
@@ -69,8 +69,7 @@ def house() -> Iterator[House]:
                 "smtpd_tls_security_level": "may",
                 "smtpd_sasl_auth_enable": "yes",
                 "smtpd_sasl_local_domain": "example.com",
-                "smtpd_timeout": "2",
-                "smtpd_starttls_timeout": "2",
+                "smtpd_timeout": "60",
                 "smtpd_error_sleep_time": "0",
                 "smtpd_soft_error_limit": "3",
                 "smtpd_hard_error_limit": "4",
@@ -78,16 +77,15 @@ def house() -> Iterator[House]:
             },
             services=[
                 ("submission", {}),
-                ("patient", patient),
-                ("wrapped", {**patient, "smtpd_tls_wrappermode": "yes"}),
-                ("naive", {**patient, "smtpd_forbid_unauth_pipelining": "no"}),
-                ("no", {**patient, "smtpd_forbid_bare_newline": "no"}),
-                ("note", {**patient, "smtpd_forbid_bare_newline": "note"}),
-                ("reject", {**patient, "smtpd_forbid_bare_newline": "reject"}),
+                ("hasty", hasty),
+                ("wrapped", {**hasty, "smtpd_tls_wrappermode": "yes"}),
+                ("naive", {"smtpd_forbid_unauth_pipelining": "no"}),
+                ("no", {"smtpd_forbid_bare_newline": "no"}),
+                ("note", {"smtpd_forbid_bare_newline": "note"}),
+                ("reject", {"smtpd_forbid_bare_newline": "reject"}),
                 (
                     "boundless",
                     {
-                        **patient,
                         "smtpd_junk_command_limit": "100000000",
                         "smtpd_soft_error_limit": "100000000",
                         "smtpd_hard_error_limit": "100000000",
@@ -110,7 +108,7 @@ def house() -> Iterator[House]:
 # -- STARTTLS
 
 
-@pytest.mark.parametrize("service", ["patient", "naive"])
+@pytest.mark.parametrize("service", ["submission", "naive"])
 def test_commands_behind_starttls_are_not_executed(house: House, service: str) -> None:
     """What a client has said behind STARTTLS is thrown away."""
     subject = f"after starttls {service}"
@@ -128,7 +126,7 @@ def test_commands_behind_starttls_are_not_executed(house: House, service: str) -
 
 
 def test_plain_text_instead_of_the_handshake_is_not_executed(house: House) -> None:
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         assert client.say(b"STARTTLS").startswith(b"220")
         client.send(b"NOOP\r\nMAIL FROM:<evil@example.com>\r\n")
@@ -138,7 +136,7 @@ def test_plain_text_instead_of_the_handshake_is_not_executed(house: House) -> No
 
 def test_a_login_before_starttls_does_not_count_after_it(house: House) -> None:
     login = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode())
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         assert client.say(b"AUTH PLAIN " + login).startswith(b"235")
         assert client.say(b"STARTTLS").startswith(b"220")
@@ -184,7 +182,7 @@ def smuggle(before: bytes, after: bytes, name: bytes) -> bytes:
     )
 
 
-@pytest.mark.parametrize("service", ["patient", "no", "note"])
+@pytest.mark.parametrize("service", ["submission", "no", "note"])
 def test_only_crlf_dot_crlf_ends_a_message(house: House, service: str) -> None:
     with house.client(service) as client:
         client.say(b"EHLO client.example")
@@ -215,7 +213,7 @@ def test_bare_newlines_are_refused_where_that_is_asked_for(house: House) -> None
 
 def test_a_smuggler_by_chunks(house: House) -> None:
     """BDAT knows no end of data: what looks like one must be stuffed on the way out."""
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         for number, (before, after) in enumerate([*SEQUENCES, (b"\r\n", b"\r\n")]):
             name = b"chunks %d" % number
@@ -241,7 +239,7 @@ def test_dots_on_the_edges_of_buffers(house: House, shift: int) -> None:
     lines = [b".", b"..", b".x", b"x", b""]
     text = b"".join(lines[n % 5 if n % 7 else 0] + b"\r\n" for n in range(60_000))
     head = b"From: a@example.com\r\nSubject: %b\r\n\r\n%b\r\n" % (name, b"-" * shift)
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         client.begin()
         client.send(head + re.sub(rb"(?m)^\.", b"..", text) + b".\r\n")
@@ -257,7 +255,7 @@ def test_a_message_byte_by_byte(house: House) -> None:
     name = b"bytes"
     text = b".\r\n..\r\na\n.\nb\r.\rc\r\n.\n.\r\r\n..\n\r\n.\r.\n.x\r\n"
     message = b"Subject: %b\r\n\r\n" % name + b".".join([b"", text]) + b"\r\n.\r\n"
-    with house.client("patient") as whole, house.client("patient") as cut:
+    with house.client() as whole, house.client() as cut:
         for client in (whole, cut):
             client.say(b"EHLO client.example")
             client.begin()
@@ -280,7 +278,7 @@ def test_nul_bytes_as_postfix_has_them(house: House) -> None:
         Peer() as peer,
         Postfix({"mynetworks": "127.0.0.0/8", "relayhost": f"[127.0.0.1]:{peer.port}"}) as it,
     ):
-        for port, at in ((it.ports["submission"], peer), (house.mtad.ports["patient"], house.peer)):
+        for port, at in ((it.ports["submission"], peer), (house.mtad.ports["submission"], house.peer)):
             with Client(port) as client:
                 client.say(b"EHLO client.example")
                 client.begin()
@@ -349,7 +347,7 @@ def test_a_line_without_end(house: House) -> None:
 
 def test_a_header_without_end(house: House) -> None:
     before = house.memory()
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         client.begin()
         client.send(b"Subject: endless header\r\nX-Long: ")
@@ -367,7 +365,7 @@ def test_a_header_without_end(house: House) -> None:
 
 def test_a_body_line_without_end(house: House) -> None:
     """A line of 9 MiB: folded on the way out, never whole in memory."""
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         client.begin()
         before = house.memory()
@@ -385,7 +383,7 @@ def test_a_body_line_without_end(house: House) -> None:
 
 def test_too_big_a_message_is_not_kept(house: House) -> None:
     before = house.memory()
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         client.begin()
         client.send(b"Subject: too big\r\n\r\n")
@@ -419,7 +417,7 @@ def test_a_hundred_thousand_recipients(house: House) -> None:
 
 def test_too_many_recipients_end_the_session(house: House) -> None:
     """Beyond smtpd_recipient_overshoot_limit they are errors."""
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         assert client.say(b"MAIL FROM:<a@example.com>").startswith(b"250")
         lines = [b"RCPT TO:<b%d@example.net>\r\n" % n for n in range(2100)]
@@ -465,18 +463,18 @@ def ends_after(client: Client) -> tuple[bytes, float]:
     ],
 )
 def test_a_silent_client_is_sent_away(house: House, lines: list[bytes], half: bytes, where: str) -> None:
-    with house.client() as client:
+    with house.client("hasty") as client:
         for line in lines:
             client.say(line)
         client.send(half)
         said, seconds = ends_after(client)
         assert said == b"421 4.4.2 mail.example.com Error: timeout exceeded\r\n"
-        assert 1 < seconds < 6
+        assert 1 < seconds < 30
     house.mtad.wait_for_log(f"timeout after {where} from localhost[127.0.0.1]")
 
 
 def test_a_message_that_does_not_come_is_not_awaited(house: House) -> None:
-    with house.client() as client:
+    with house.client("hasty") as client:
         client.say(b"EHLO client.example")
         client.begin()
         client.send(b"Subject: never\r\n\r\nnever\r\n")
@@ -487,20 +485,20 @@ def test_a_message_that_does_not_come_is_not_awaited(house: House) -> None:
 
 
 def test_a_handshake_that_does_not_come_is_not_awaited(house: House) -> None:
-    with house.client() as client:
+    with house.client("hasty") as client:
         client.say(b"EHLO client.example")
         assert client.say(b"STARTTLS").startswith(b"220")
         client.send(b"\x16\x03")
         said, seconds = ends_after(client)
-        assert (said, 1 < seconds < 6) == (b"", True)
+        assert (said, 1 < seconds < 30) == (b"", True)
     with house.client("wrapped", greeted=False) as client:
         said, seconds = ends_after(client)
-        assert (said, 1 < seconds < 6) == (b"", True)
+        assert (said, 1 < seconds < 30) == (b"", True)
 
 
 def test_an_idle_client_costs_the_others_nothing(house: House) -> None:
-    idle = [house.client("patient") for _ in range(200)]
-    assert submit(house.mtad.ports["patient"], "beside the idle").startswith(b"250")
+    idle = [house.client() for _ in range(200)]
+    assert submit(house.mtad.ports["submission"], "beside the idle").startswith(b"250")
     for client in idle:
         client.socket.close()
     house.relayed(b"beside the idle")
@@ -512,7 +510,7 @@ def test_a_client_that_speaks_first_is_sent_away(house: House) -> None:
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     try:
-        client = Client(house.mtad.ports["patient"], greeted=False)
+        client = Client(house.mtad.ports["submission"], greeted=False)
         client.send(b"EHLO client.example\r\nMAIL FROM:<a@example.com>\r\n")
         time.sleep(0.05)
     finally:
@@ -546,7 +544,7 @@ def test_nothing_from_a_client_is_in_the_log_as_it_came(house: House) -> None:
     fake = "Jan  1 00:00:00 mail postfix/smtpd[1]: 123: client=forged[192.0.2.1]"
     names = [f"\0eve\n{fake}\0x", "\0\x1b]0;eve\x07\0x", "\0\u2028eve\u2029\0x", "eve\r\n\0eve\0x"]
     for name in names:
-        with house.client("patient") as client:
+        with house.client() as client:
             client.say(b"EHLO client.example")
             assert client.say(b"AUTH PLAIN " + base64.b64encode(name.encode())).startswith(b"535")
             assert client.say(b"AUTH LOGIN").startswith(b"334")
@@ -564,13 +562,13 @@ def test_nothing_from_a_client_is_in_the_log_as_it_came(house: House) -> None:
                 client.say(b"MAIL FROM:<a@example.com>")
             client.send(line + b"\r\nQUIT\r\n")
             client.rest()
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO " + b"\x1b[1mclient\x07.example")
         client.begin()
         client.send(b"Subject: log\r\nMessage-ID: <\x1b[31m\x00\x07evil@x>\r\n\r\nx\r\n.\r\n")
         assert client.reply().startswith(b"250")
     house.relayed(b"log")
-    with house.client("patient") as client:
+    with house.client() as client:
         client.say(b"EHLO client.example")
         client.send(b"\x1b[2J\r\n" * 3 + b"QUIT\r\n")
         client.rest()

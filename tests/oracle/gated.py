@@ -70,14 +70,15 @@ class Gated:
 
         wait_until(come, f"mail to {count} recipients")
 
-    def settled(self, condition: Callable[[], object], quiet: float = 0.2) -> list[str]:
-        """What is under way, once the condition holds and nothing has changed for a while."""
-        wait_until(condition, "deliveries")
-        before, since = self.waiting(), time.monotonic()
-        while time.monotonic() - since < quiet:
-            time.sleep(0.02)
-            if (now := self.waiting()) != before:
-                before, since = now, time.monotonic()
+    def settled(self, condition: Callable[[], object], count: int, quiet: float = 0.2) -> list[str]:
+        """Wait until the condition holds and so many are under way; a while later it is no other ones."""
+        wait_until(
+            lambda: condition() and len(self.waiting()) == count,
+            lambda: f"{count} deliveries under way, not {self.waiting()} of {self.order()}",
+        )
+        before = self.waiting()
+        time.sleep(quiet)
+        assert self.waiting() == before
         return before
 
     def _listen(self) -> None:
@@ -109,7 +110,7 @@ class Gated:
                             break
                     with self._changed:
                         self._line.append(delivery)
-                        self._changed.wait_for(lambda: self._line.index(delivery) < self._tickets)  # noqa: B023
+                        self._changed.wait_for(lambda own=delivery: self._line.index(own) < self._tickets)
                         self._line.remove(delivery)
                         self._tickets -= 1
                     delivery.over = True

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 import smtplib
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -201,41 +202,31 @@ def test_the_order_of_deliveries(
         assert ours.index(("one", 1)) == SLOTS[name][1]
 
 
-def test_how_many_at_a_time(houses: list[House]) -> None:
+@pytest.mark.parametrize(
+    ("transport", "windows", "feedback"),
+    [
+        ("window", (2, 3, 4, 4, 3, 2, 1), "feedback type 0 value at 5: 1"),
+        ("slowly", (1, 2, 2, 3, 3, 2, 1), "feedback type 1"),
+    ],
+)
+def test_how_many_at_a_time(
+    houses: list[House], transport: str, windows: Sequence[int], feedback: str
+) -> None:
     """What is under way after each success, and the numbers behind it."""
 
-    def ask(house: House) -> object:
-        sink, seen = house.sinks["window"], []
+    def ask(house: House) -> list[str]:
+        sink = house.sinks[transport]
         for number in range(7):
-            house.send("window", f"s{number}", "a")
-        for done in range(7):
-            seen.append(len(sink.settled(lambda done=done: len(sink.order()) - len(sink.waiting()) == done)))
+            house.send(transport, f"s{number}", "a")
+        for done, window in enumerate(windows):
+            sink.settled(lambda done=done: len(sink.order()) - len(sink.waiting()) == done, window)
             sink.allow(1)
         sink.wait_for(7)
-        return seen, house.feedback("window", 7)
+        return house.feedback(transport, 7)
 
-    seen, lines = compare(houses, ask)
-    assert seen == [2, 3, 4, 4, 3, 2, 1]
-    assert (
-        lines[0] == "window: default_destination_concurrency_positive_feedback feedback type 0 value at 5: 1"
-    )
-    assert lines[-1].startswith("qmgr_queue_unthrottle: queue DEST: limit 4 window 4 success 0 failure 0 ")
-
-
-def test_feedback_by_the_window(houses: list[House]) -> None:
-    def ask(house: House) -> object:
-        sink, seen = house.sinks["slowly"], []
-        for number in range(7):
-            house.send("slowly", f"s{number}", "a")
-        for done in range(7):
-            seen.append(len(sink.settled(lambda done=done: len(sink.order()) - len(sink.waiting()) == done)))
-            sink.allow(1)
-        sink.wait_for(7)
-        return seen, house.feedback("slowly", 7)
-
-    seen, lines = compare(houses, ask)
-    assert seen == [1, 2, 2, 3, 3, 2, 1]
-    assert "feedback type 1" in lines[0]
+    lines = compare(houses, ask)
+    assert lines[0].startswith(f"{transport}: ") and feedback in lines[0]
+    assert lines[-1].startswith("qmgr_queue_unthrottle: queue DEST: limit ")
 
 
 def test_one_recipient_at_a_time(houses: list[House]) -> None:
@@ -246,16 +237,14 @@ def test_one_recipient_at_a_time(houses: list[House]) -> None:
         house.send("each", "x", "a", "b", "c")
         house.send("each", "y", "a", "a+z", "d")
         house.send("each", "z", "d+q")
-        seen = [sink.settled(lambda: len(sink.order()) >= 4)]
+        seen = sink.settled(lambda: len(sink.order()) == 4, 4)
         sink.allow(4)
-        seen.append(sink.settled(lambda: len(sink.order()) >= 6))
+        sink.settled(lambda: len(sink.order()) == 6, 2)
         sink.allow(100)
         sink.wait_for(7)
         return seen
 
-    first, second = compare(houses, ask)
-    assert first == [f"{name}@each.test" for name in "abcd"]
-    assert len(second) == 2
+    assert compare(houses, ask) == [f"{name}@each.test" for name in "abcd"]
 
 
 def test_no_limits(houses: list[House]) -> None:
@@ -264,12 +253,12 @@ def test_no_limits(houses: list[House]) -> None:
         house.send("all", "x", *LONG)
         for number in range(7):
             house.send("all", f"y{number}", "a")
-        seen = [len(sink.settled(lambda: len(sink.order()) >= 5))]
+        sink.settled(lambda: len(sink.order()) == 5, 5)
         sink.allow(100)
         sink.wait_for(67)
-        return seen, max(number for _, number in sink.order())
+        return max(number for _, number in sink.order())
 
-    assert compare(houses, ask) == ([5], 60)
+    assert compare(houses, ask) == 60
 
 
 @pytest.mark.parametrize(
@@ -346,14 +335,15 @@ def test_rate_delays(houses: list[House], transport: str) -> None:
         sink = house.sinks[transport]
         sink.wait_for(3)
         begun = [one.begun - house.sent[transport] for one in sink.deliveries]
-        assert all(least <= at <= least + 4 for least, at in zip(PACES[transport], begun, strict=True)), begun
+        assert all(least <= at < least + 20 for least, at in zip(PACES[transport], begun, strict=True)), begun
 
 
 def test_the_time_between_attempts(houses: list[House]) -> None:
     """Due after two seconds, and looked for every three."""
     for house in houses:
         sink = house.sinks["again"]
-        wait_until(lambda sink=sink: len(sink.deliveries) >= 4, "four attempts")
-        first, second, _, fourth = (one.begun for one in sink.deliveries[:4])
-        assert second - first < 4.9
-        assert 5.1 < fourth - second < 6.9
+        wait_until(lambda sink=sink: len(sink.deliveries) >= 5, "five attempts")
+        pauses = [
+            after - before for before, after in itertools.pairwise(one.begun for one in sink.deliveries)
+        ]
+        assert 2.2 < statistics.median(pauses) < 3.8, pauses

@@ -103,8 +103,8 @@ Serve = Callable[..., tuple[str, ListSink]]
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     running: list[tuple[Server, threading.Thread]] = []
-    monkeypatch.setattr(saslauthd_server, "CHECK_TIMEOUT", 1.0)
-    monkeypatch.setattr(saslauthd_server, "READ_TIMEOUT", 1.0)
+    monkeypatch.setattr(saslauthd_server, "CHECK_TIMEOUT", 2.0)
+    monkeypatch.setattr(saslauthd_server, "READ_TIMEOUT", 2.0)
 
     def start(
         check: Backend = backend, cache: Cache | None = None, **options: object
