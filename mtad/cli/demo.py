@@ -167,7 +167,6 @@ def main(argv: list[str]) -> int:
     options.add_argument("--submission", type=int, default=2587)
     options.add_argument("--submissions", type=int, default=2465)
     options.add_argument("--sink", type=int, default=2525)
-    options.add_argument("-c", help=argparse.SUPPRESS)
     chosen = options.parse_args(argv)
     base = Path(chosen.directory or tempfile.mkdtemp(prefix="mtad-demo-")).absolute()
     demo = Demo(base, chosen.submission, chosen.submissions, chosen.sink)

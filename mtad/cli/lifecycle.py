@@ -25,6 +25,7 @@ from mtad.daemon.lock import AlreadyRunning, holder, program_of
 from mtad.daemon.logs import close_sink, open_sink, program_log
 from mtad.daemon.paths import make_directories, paths
 from mtad.errors import ConfigError, MtadError
+from mtad.maillog import printable
 
 if TYPE_CHECKING:
     from mtad.auth.failures import Locked
@@ -35,9 +36,10 @@ _PATIENCE = 30.0
 _STEP = 0.02
 
 
-def run(command: str, option: str | None, arguments: Sequence[str], verbose: int = 0) -> int:
-    """Carry out ``command``; ``option`` is what ``-c`` said."""
-    directory = os.path.abspath(config_directory(option))
+def run(command: str, given: str | None, arguments: Sequence[str]) -> int:
+    """Carry out ``command``; ``given``: the configuration directory, where it is known."""
+    directory = os.path.abspath(config_directory(given))
+    os.environ["MAIL_CONFIG"] = directory  # commands of ``spawn`` services may have it
     try:
         return _COMMANDS[command](directory, arguments)
     except MtadError as problem:
@@ -99,7 +101,7 @@ def _start(directory: str, arguments: Sequence[str]) -> int:
     os.chdir("/")
 
     def started(problem: str) -> None:
-        os.write(write, problem.encode() or b"ok")
+        os.write(write, printable(problem).encode() or b"ok")
         os.close(write)
 
     status = 1
@@ -207,7 +209,7 @@ def _reload(directory: str, arguments: Sequence[str]) -> int:
         """The master has read the configuration since we asked, and says what came of it."""
         nonlocal problem
         try:
-            read, _, problem = Path(outcome).read_text().partition("\n")
+            read, _, problem = Path(outcome).read_text("utf-8").partition("\n")
         except FileNotFoundError:
             return False
         return int(read) >= asked

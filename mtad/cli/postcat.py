@@ -249,10 +249,9 @@ def main(argv: Sequence[str]) -> int:
             raise Fatal(f"bad offset: {offset}")
         _show(voice, flags, names, int(offset), values.get("c"))
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except (MtadError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         sys.stdout.flush()
         voice.fatal(str(error))
         return 1

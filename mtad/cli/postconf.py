@@ -57,8 +57,6 @@ def main(argv: Sequence[str]) -> int:
         if error.reason.startswith(CANNOT_READ):
             return _fatal(f"open {error.path}: {error.reason.removeprefix(CANNOT_READ)}")
         return _fatal(str(error))
-    except BrokenPipeError:
-        return 1
 
 
 def _fatal(text: str) -> int:

@@ -51,9 +51,12 @@ def main(argv: Sequence[str]) -> int:
     except MtadError as error:
         voice.fatal(str(error))
         return EX_UNAVAILABLE
-    except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
+    except OSError as error:
+        # Python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            voice.fatal(f"output write error: {error.strerror}")
+            return EX_UNAVAILABLE
     return 0
 
 

@@ -339,7 +339,6 @@ def parser() -> argparse.ArgumentParser:
         help=f"answer so at a stage ({', '.join(STAGES)}); repeated: in turn, the last one stays",
     )  # fmt: skip
     options.add_argument("--quiet", action="store_true", help="no line for each message")
-    options.add_argument("-c", metavar="DIR", help=argparse.SUPPRESS)
     return options
 
 

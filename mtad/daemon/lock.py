@@ -92,14 +92,16 @@ def holder(path: str) -> int:
 
 
 def program_of(pid: int) -> str:
-    """What runs as ``pid``: ``mtad``, ``Postfix`` or the name of the program."""
+    """What holds the lock as ``pid``: ``mtad``, ``Postfix`` or the name of the program.
+
+    mtad may have been started by any name, as by that of ``postfix``."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return "an unknown program"
-    if any(os.path.basename(word) == b"mtad" for word in words[:3]) or b"mtad.cli.main" in words:
-        return "mtad"
     name = os.path.basename(words[0]).decode("utf-8", "replace")
+    if name == "mtad" or name.startswith("python"):
+        return "mtad"
     return "Postfix" if name == "master" else name
 
 

@@ -23,6 +23,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import mtad
@@ -37,7 +38,7 @@ from mtad.daemon.sockets import Channels, Listeners
 from mtad.daemon.spawner import spawns
 from mtad.deliver.transports import writes_mailboxes
 from mtad.errors import ConfigError, MtadError
-from mtad.maillog import MailLog, Sink
+from mtad.maillog import MailLog, Sink, printable
 from mtad.net.tls_sessions import SessionContexts
 
 #: Seconds that a stop waits for the children before it kills them.
@@ -94,6 +95,8 @@ class Master:
         plan = make_plan(self._directory, self._tls_sessions)
         self._paths = make_directories(plan.p, plan.owner)
         self._lock = MasterLock(self._paths.lock)
+        with suppress(FileNotFoundError):
+            os.unlink(self._paths.outcome)  # that of another master; its clock may have begun anew since
         try:
             hand_over(self._paths, plan.owner)
             sink = open_sink(plan.p)
@@ -389,8 +392,8 @@ class Master:
         more or why it was refused."""
         temporary = f"{self._paths.outcome}.tmp"
         try:
-            with open(temporary, "w") as out:
-                out.write(f"{read}\n{text}")
+            with open(temporary, "w", encoding="utf-8") as out:
+                out.write(f"{read}\n{printable(text)}")
             os.rename(temporary, self._paths.outcome)
         except OSError as problem:
             assert self._current is not None

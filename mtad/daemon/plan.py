@@ -1,7 +1,7 @@
 """The whole configuration, read and checked before any of it takes effect.
 
 :func:`make_plan` is what ``check``, ``start`` and ``reload`` share: it raises
-:class:`~mtad.errors.ConfigError` for the first thing that makes the configuration unusable, and gives
+:class:`~mtad.errors.ConfigError` for whatever makes the configuration unusable, all of it in one, and gives
 everything worth telling the operator as findings.
 
 Postfix counterpart: what ``master(8)`` and each ``smtpd(8)`` do as they start, and ``postfix check``.
@@ -67,8 +67,10 @@ def make_plan(directory: str, tls_sessions: SessionContexts | None = None) -> Pl
     plan, findings = _examine(directory, tls_sessions)
     if plan is not None:
         return plan
-    bad = findings[0]
-    raise ConfigError(bad.text, path=bad.path, line=bad.line, parameter=bad.parameter)
+    bad = [finding for finding in findings if finding.severity == ERROR]
+    if len(bad) > 1:
+        raise ConfigError("; ".join([str(finding) for finding in bad]))
+    raise ConfigError(bad[0].text, path=bad[0].path, line=bad[0].line, parameter=bad[0].parameter)
 
 
 def renewed(plan: Plan, tls_sessions: SessionContexts, log: MailLog) -> Plan:
@@ -101,17 +103,21 @@ def _examine(
     found += audit(p, [plan.p for plan in trial.plans])
     found += linted
     found += _logged(sink, found)
-    findings = ordered(_distinct(found))
-    if findings and findings[0].severity == ERROR:
-        return None, findings
     try:
         maillog_path(p)
-        who = owner(p)
-        kept = transports.findings(p, services)  # whose errors are no reason not to start
-        findings = ordered([*findings, *kept, *spawner.findings(p, services, who)])
-        return Plan(p, who, services, trial.plans, findings), findings
     except ConfigError as problem:
-        return None, [_error(problem), *findings]
+        found.append(_error(problem))
+    who = None
+    try:
+        who = owner(p)
+    except ConfigError as problem:
+        found.append(_error(problem))
+    findings = ordered(_distinct(found))
+    if who is None or any(finding.severity == ERROR for finding in findings):
+        return None, findings
+    kept = transports.findings(p, services)  # whose errors are no reason not to start
+    findings = ordered([*findings, *kept, *spawner.findings(p, services, who)])
+    return Plan(p, who, services, trial.plans, findings), findings
 
 
 def _error(problem: ConfigError, p: Parameters | None = None) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,14 @@ def test_the_master_lock_names_its_holder(tmp_path: Path) -> None:
 
 
 def test_program_of() -> None:
-    assert program_of(os.getpid()) not in ("mtad", "Postfix")
+    assert program_of(os.getpid()) == "mtad"  # as every Python program that holds the lock
+    with subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdin.write(b"echo ready\n")
+        other.stdin.flush()
+        other.stdout.readline()
+        assert program_of(other.pid) == "sh"
+        other.stdin.close()
     assert program_of(2**22 + 1) == "an unknown program"
 
 
