@@ -28,7 +28,7 @@ from mtad.deliver.failure import SessionFailure
 from mtad.deliver.job import Job, Result
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.names import ClientNames
-from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
+from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, numeric, parse_destination
 from mtad.deliver.notices import Notices
 from mtad.deliver.oddities import Oddities
 from mtad.deliver.outcomes import Outcomes
@@ -79,7 +79,7 @@ class Agent:
         # what another host may do better
         self._again = frozenset(("deferred", "bounced") if settings.soft_bounce else ("deferred",))
         names = ClientNames(p, resolver, log)
-        proxied = frozenset(p.words("proxy_interfaces"))
+        proxied = numeric(p.words("proxy_interfaces"))
         own = OwnAddresses(p)
         self._finder = HostFinder(p, names, lambda: proxied.union(own()), rng, lmtp=lmtp, log=log)
         self._outcomes = Outcomes(p, log)

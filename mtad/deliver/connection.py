@@ -212,7 +212,8 @@ class Connection(Protocol):
         """Do a TLS handshake; raises HandshakeFailed."""
         self._handshake = handshake
         self._shaking = True
-        self.transport.startTLS(handshake)
+        # the transport of a UNIX-domain socket is one that normally is the server
+        self.transport.startTLS(handshake, not self.host.path)
         while self._shaking:
             await self._wait(limit)
         self.tls = handshake.finish(self.transport.getHandle())

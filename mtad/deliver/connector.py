@@ -8,6 +8,7 @@ RFC 5321 section 3.1, RFC 3207, RFC 4954, RFC 8314.  Postfix counterpart: ``smtp
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from twisted.python.failure import Failure
 
 from mtad.auth.gssapi import client_mechanism
 from mtad.auth.offload import HASHES, offload
+from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
 from mtad.deliver.auth_cache import RefusedLogins
 from mtad.deliver.connection import Connection, ConnectionBroken
@@ -36,8 +38,9 @@ from mtad.deliver.requiretls import DISABLE
 from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.starttls import Encryption, TlsStatus
 from mtad.deliver.variants import Variants
-from mtad.errors import MtadError
+from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog, printable
+from mtad.net.connect import connect
 from mtad.net.interfaces import OwnAddresses
 from mtad.net.tls import ClientTLS, Policy
 from mtad.net.tls_channel import TLSChannel
@@ -56,6 +59,9 @@ from mtad.wire.client_events import (
     ProtocolError,
 )
 from mtad.wire.server_reply import shown
+
+#: Seconds for a full listen queue to get shorter where ``smtp_connect_timeout`` has no limit.
+_UNIX_TIMEOUT = 30
 
 
 class _Factory(ClientFactory):
@@ -180,6 +186,9 @@ class Connector:
 
     async def _connect(self, connection: Connection) -> None:
         host = connection.host
+        if host.path:
+            await self._connect_unix(connection)
+            return
         bind = self._bind_address(host)
         try:
             await self._dial(connection, (bind, 0) if bind else None)
@@ -197,12 +206,25 @@ class Connector:
         except error.ConnectError as problem:
             raise self._not_connected(host, problem) from problem
 
+    async def _connect_unix(self, connection: Connection) -> None:
+        host = connection.host
+        path = os.path.join(self._queue_directory, host.address)
+        try:
+            limit = self._settings.timeouts.connect or _UNIX_TIMEOUT
+            await connect(self._reactor, Endpoint(path), connection, limit)
+        except OSError as problem:
+            if problem.errno == errno.ENAMETOOLONG:
+                self._log.warning(f"unix-domain name too long: {printable(path)}")
+                raise SessionFailure("4.3.5", "Server configuration error", temporary=True) from problem
+            text = f"connect to {host.relay}: {problem.strerror}"
+            raise SessionFailure("4.4.1", text, temporary=True) from problem
+
     def _bind_address(self, host: Host) -> str:
         """Where the connection comes from; by default the one address that we listen on, if it is one."""
         six = ":" in host.address
         bind = self._settings.bind6 if six else self._settings.bind4
-        if bind or host.path:
-            return "" if host.path else bind
+        if bind:
+            return bind
         mine = [address for address in self._own_addresses() if (":" in address) == six]
         return mine[0] if len(mine) == 1 and not ip_address(mine[0]).is_loopback else ""
 
@@ -210,19 +232,14 @@ class Connector:
         host = connection.host
         done: Deferred[None] = Deferred()
         limit = self._settings.timeouts.connect or None
-        factory = _Factory(connection, done)
-        if host.path:
-            path = os.path.join(self._queue_directory, host.address)
-            self._reactor.connectUNIX(path, factory, timeout=limit or 30)
-            await done
-            return
-        self._connect_tcp(host.address, host.port, factory, timeout=limit, bindAddress=bind)
+        self._connect_tcp(
+            host.address, host.port, _Factory(connection, done), timeout=limit, bindAddress=bind
+        )
         await done
 
     def _not_connected(self, host: Host, problem: error.ConnectError) -> SessionFailure:
         text = f"connect to {host.relay}: {_reason(problem)}"
-        if not host.path:
-            self._log.info(text)
+        self._log.info(text)
         return SessionFailure("4.4.1", text, temporary=True)
 
     async def _prepare(
@@ -254,7 +271,7 @@ class Connector:
 
     async def _mechanisms(self, connection: Connection, offered: Sequence[bytes]) -> list[bytes]:
         """Those that we may use."""
-        wanted = [name for name in offered if await self._considered(name)]
+        wanted = [name for name in offered if await self._considered(connection, name)]
         if offered and not wanted:
             where = connection.host.relay
             listed = printable(b" ".join(offered).decode("ascii", "replace"))
@@ -355,8 +372,15 @@ class Connector:
             text = f"SASL [CACHED] authentication failed; server {host.name} said: {reply}"
             raise failure_by(connection, reply, text, self._settings.sasl_soft_bounce)
 
-    async def _considered(self, mechanism: bytes) -> bool:
-        return self._filter is None or await self._filter.matches(mechanism)
+    async def _considered(self, connection: Connection, mechanism: bytes) -> bool:
+        if self._filter is None:
+            return True
+        try:
+            return await self._filter.matches(mechanism)
+        except TableError as error:
+            self._log.warning(str(error))
+            text = f"local data error while talking to {connection.host.pair}"
+            raise SessionFailure("4.3.0", text, temporary=True, relay=connection.host.relay) from error
 
     async def _respond(self, connection: Connection, client: Client, challenge: bytes) -> None:
         """Answer a challenge."""

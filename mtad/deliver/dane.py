@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.nexthop import Host, is_address
+from mtad.deliver.nexthop import Host
 from mtad.errors import MtadError
 from mtad.maillog import ListSink, MailLog, printable
 from mtad.net.dns import DnsError, DnsStatus, Resolver
 from mtad.net.dns_message import Record
+from mtad.net.lookup import is_address
 from mtad.net.tls_context import Logging
 from mtad.net.tls_policy import Tlsa
 from mtad.net.tls_trust import END_ENTITY, TRUST_ANCHOR

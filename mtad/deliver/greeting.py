@@ -79,7 +79,7 @@ class Greetings:
         raise SessionFailure(dsn, text, temporary=not purpose.best, relay=host.relay)
 
     def _is_me(self, connection: Connection, reply: ServerReply) -> bool:
-        if self._settings.lmtp or connection.host.port != _SMTP_PORT:
+        if self._settings.lmtp or connection.host.destination.port != _SMTP_PORT:
             return False
         words = reply.texts[0].split() if reply.texts else []
         return (

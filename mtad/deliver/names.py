@@ -17,7 +17,7 @@ from mtad.config.parameters import Parameters
 from mtad.maillog import MailLog
 from mtad.net.dns import DnsError, DnsStatus, Resolver
 from mtad.net.interfaces import protocols
-from mtad.net.lookup import Lookup, target
+from mtad.net.lookup import Lookup, is_address, target
 from mtad.tables.maps import Maps
 
 #: priority, weight, port, name
@@ -88,7 +88,7 @@ class ClientNames:
         return await self._resolver.canonical(host)
 
     async def _of_one(self, host: str, protocols: Sequence[str]) -> list[str]:
-        if not self._maps or "dns" not in self._ways:
+        if not self._maps or "dns" not in self._ways or is_address(host):
             return await self._resolver.addresses(host, protocols, self._ways)
         try:
             records = await self._lookup.all(host, self._lookup.address_types)

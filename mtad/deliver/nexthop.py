@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.names import Names, Srv
-from mtad.errors import MtadError
+from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog
 from mtad.net.dns import DnsError, DnsStatus
-from mtad.net.interfaces import protocols
+from mtad.net.interfaces import protocols, unbracket
+from mtad.net.lookup import is_address
 from mtad.tables import StringList
 
 _HOSTNAME = re.compile(r"(?!-)[^\s:\[\]/@<>,]{1,255}")
@@ -37,11 +38,6 @@ class HopError(MtadError):
         self.temporary = temporary
         self.mine = mine
         super().__init__(text)
-
-    @property
-    def loops(self) -> bool:
-        """Mail would come back."""
-        return self.dsn.endswith(".4.6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +132,10 @@ def parse_destination(text: str, default_port: str, port_of: Callable[[str], int
     raise HopError("4.3.5", f"{problem} in server description: {written}", temporary=True)
 
 
-def is_address(text: str) -> bool:
-    """Whether ``text`` is an IPv4 or IPv6 address."""
-    if not text[-1:].isalnum() and text[-1:] != ":":
-        return False
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+def numeric(words: Iterable[str]) -> frozenset[str]:
+    """The addresses among ``words``, each in its one form."""
+    bare = [unbracket(word) for word in words]
+    return frozenset(str(ip_address(word)) for word in bare if is_address(word))
 
 
 class HostFinder:
@@ -182,14 +173,24 @@ class HostFinder:
     async def find(self, destination: Destination) -> Hosts:
         """The addresses of ``destination``."""
         if is_address(destination.host):
-            host = Host(destination.host, destination.host, destination.port, 0, destination)
-            return Hosts(self._not_me(destination, [host]))
+            address = ip_address(destination.host)
+            if f"ipv{address.version}" in self._protocols:
+                host = Host(destination.host, str(address), destination.port, 0, destination)
+                return Hosts(self._not_me(destination, [host]))
         plain = destination.literal or self._no_dns
-        if not plain and self._services and await self._services.matches(destination.service.encode()):
+        if not plain and self._services and await self._is_service(self._services, destination.service):
             return await self._by_service(destination)
         if plain or self._lmtp:
             return await self._by_host(destination)
         return await self._by_domain(destination)
+
+    async def _is_service(self, services: StringList, name: str) -> bool:
+        """``use_srv_lookup``."""
+        try:
+            return await services.matches(name.encode())
+        except TableError as error:
+            self._warn(str(error))
+            return False
 
     async def _by_host(self, destination: Destination) -> Hosts:
         found = await self._addresses(destination, [(0, destination.port, destination.host)])

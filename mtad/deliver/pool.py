@@ -53,6 +53,7 @@ class Pool:
         settings = self._settings
         return (
             connection.usable
+            and not connection.session.unread  # it would be taken for the answer to the next command
             and not connection.errors
             and self._count < _LIMIT
             and self._clock() - connection.opened < settings.reuse_time

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
+from mtad.net.interfaces import unbracket
+from mtad.net.lookup import is_address
 from mtad.wire.ehlo import discarding
 
 
@@ -104,8 +106,8 @@ class SmtpSettings:
             helo_name=p["smtp_helo_name"].encode(),
             default_port=p["smtp_tcp_port"] or "smtp",
             timeouts=Timeouts.of(p),
-            bind4=p["smtp_bind_address"],
-            bind6=p["smtp_bind_address6"],
+            bind4=_bind_address(p, "smtp_bind_address"),
+            bind6=_bind_address(p, "smtp_bind_address6"),
             bind_enforce=p.flag("smtp_bind_address_enforce"),
             address_limit=p.number("smtp_mx_address_limit"),
             session_limit=p.number("smtp_mx_session_limit"),
@@ -142,6 +144,13 @@ class SmtpSettings:
             reuse_time=p.seconds("smtp_connection_reuse_time_limit"),
             reuse_count=p.number("smtp_connection_reuse_count_limit"),
         )
+
+
+def _bind_address(p: Parameters, name: str) -> str:
+    address = unbracket(p[name])
+    if address and not is_address(address):
+        raise p.error(name, f'bad address "{address}"', "use an address of this host")
+    return address
 
 
 def _wrapper_hint(p: Parameters) -> str:

@@ -21,10 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.nexthop import Host, is_address
+from mtad.deliver.nexthop import Host
 from mtad.maillog import MailLog, printable
 from mtad.net import openssl
 from mtad.net.dns import DnsError, DnsStatus, Resolver, to_ascii
+from mtad.net.lookup import is_address
 from mtad.net.tls_info import TLSInfo
 from mtad.net.tls_policy import Policy
 

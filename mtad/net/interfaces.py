@@ -164,9 +164,10 @@ def own_addresses(p: Parameters) -> tuple[str, ...]:
 
 
 class OwnAddresses:
-    """:func:`own_addresses` for those that ask often: looked up again after a minute, as a new smtp(8) would.
+    """:func:`own_addresses` for those that ask often, and while the reactor runs.
 
-    Raises ConfigError, or gives the last ones where there were any.
+    What ``all`` stands for is looked up again after a minute, as a new smtp(8) would; then ConfigError comes
+    only where nothing was ever found.  A list may have names, whose lookup takes time: it is read once, here.
     """
 
     def __init__(self, p: Parameters, clock: Callable[[], float] = time.monotonic) -> None:
@@ -174,6 +175,8 @@ class OwnAddresses:
         self._clock = clock
         self._found: tuple[str, ...] | None = None
         self._until = 0.0
+        if p["inet_interfaces"].strip() not in ("all", "loopback-only"):
+            self._found, self._until = own_addresses(p), float("inf")
 
     def __call__(self) -> tuple[str, ...]:
         now = self._clock()

@@ -35,6 +35,8 @@ user@ext.example error:5.7.1 no extension
 relayed.example relay:[127.0.0.1]:{port}
 badport.example smtp:[127.0.0.1]:nosuch
 bounced@here.example error:5.1.6 gone
+other-family.example smtp:[::1]:{port}
+other-form.example smtp:[ipv6:0:0::1]:{port}
 """
 ROUTES = Config(
     "routes",
@@ -148,7 +150,8 @@ LMTP = Config(
             "bare.example=mail:127.0.0.1:{port}, missing.example=mail:unix:private/none, "
             "{ listed.example = mail:inet:[127.0.0.1]:1, [127.0.0.1]:{port} }, "
             "absent.example=mail:unix:/nonexistent/x, "
-            "file.example=mail:unix:/etc/passwd }"
+            "file.example=mail:unix:/etc/passwd, "
+            f"long.example=mail:unix:/{'x' * 120} }}"
         ),
         "default_destination_concurrency_failed_cohort_limit": "0",
     },
@@ -287,7 +290,7 @@ CASES = {
         to("<x@slow.example>", "<y@slow.example>"),
         to("<x@named.example>"),
         *(to(f"<x@{name}.example>") for name in ("inet", "bare", "listed")),
-        *(to(f"<x@{name}.example>", tls="none?") for name in ("missing", "absent", "file")),
+        *(to(f"<x@{name}.example>", tls="none?") for name in ("missing", "absent", "file", "long")),
         *(
             to(f"<x@{name}.example> NOTIFY=SUCCESS")
             for name in ("final", "final-dsn", "assumed", "assumed-dsn", "relayed")

@@ -119,12 +119,54 @@ def test_a_request_has_a_deadline_where_that_is_wanted() -> None:
         assert told == broken
 
 
-def test_a_server_with_our_own_name_is_a_loop() -> None:
-    world = World(relayhost="[192.0.2.1]")
-    world.server(port=25, ehlo=b"250-MAIL.example.com\r\n250 DSN\r\n")
+@pytest.mark.parametrize(
+    ("relayhost", "port", "loops"),
+    [("[192.0.2.1]", 25, True), ("x.test", 2525, True), ("x.test:24", 2525, False)],
+)
+def test_a_server_with_our_own_name_is_a_loop(relayhost: str, port: int, loops: bool) -> None:
+    """The port of the next hop counts, wherever SRV records lead."""
+    world = World(relayhost=relayhost, use_srv_lookup="smtp, 24", smtp_tcp_port="smtp")
+    for service in ("smtp", "24"):
+        world.resolver.srv_records[f"_{service}._tcp.x.test"] = [(1, 1, 2525, "x.test")]
+    world.resolver.address_records["x.test"] = ["192.0.2.1"]
+    world.server(port=port, ehlo=b"250-MAIL.example.com\r\n250 DSN\r\n")
     world.submit("Q1", b"a@dest.test")
     world.run()
-    assert "dsn=5.4.6, status=bounced (mail for [192.0.2.1] loops back to myself)" in world.log("Q1")[1]
+    told = f"dsn=5.4.6, status=bounced (mail for {relayhost} loops back to myself)" in world.log("Q1")[1]
+    assert told == loops
+
+
+def test_the_address_to_bind_to() -> None:
+    p = Parameters.from_mapping({"smtp_bind_address": "192.0.2.7", "smtp_bind_address6": "[2001:db8::7]"})
+    settings = SmtpSettings.of(p)
+    assert (settings.bind4, settings.bind6) == ("192.0.2.7", "2001:db8::7")
+    with pytest.raises(ConfigError, match=r"smtp_bind_address: .*bad address"):
+        SmtpSettings.of(Parameters.from_mapping({"smtp_bind_address": "mail.example.com"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome"),
+    [
+        ({"smtp_connection_cache_destinations": "fail:x"}, "status=sent (250 2.0.0 Ok: queued as 1)"),
+        ({"use_srv_lookup": "fail:x", "relayhost": "192.0.2.1:2525"}, "status=sent"),
+        (
+            {"smtp_sasl_mechanism_filter": "fail:x"},
+            "dsn=4.3.0, status=deferred (local data error while talking to 192.0.2.1[192.0.2.1])",
+        ),
+        (
+            {"transport_maps": "inline:{{ dest.test = smtp:, }}"},
+            'dsn=4.3.5, status=deferred (null destination: ",")',
+        ),
+    ],
+)
+def test_what_the_operator_has_to_mend_breaks_nothing(settings: dict[str, str], outcome: str) -> None:
+    login = {"smtp_sasl_auth_enable": "yes", "smtp_sasl_password_maps": "static:joe:x"}
+    world = World(**login, smtp_sasl_security_options="noanonymous", **settings)
+    world.server(extensions=[b"AUTH PLAIN"])
+    world.submit("Q1", b"a@dest.test")
+    world.run()
+    assert outcome in world.log("Q1")[1]
+    assert not any("Traceback" in line for line in world.lines)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, parse_destination
+from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, numeric, parse_destination
 from mtad.net.dns import DnsError, DnsStatus
 
 
@@ -175,8 +175,26 @@ def test_a_backup_does_not_try_what_is_no_better(resolver: FakeResolver) -> None
 def test_a_host_that_is_this_one_is_a_loop_too(resolver: FakeResolver) -> None:
     with pytest.raises(HopError, match=r"mail for a\.test loops back to myself") as caught:
         hosts("[a.test]", resolver, frozenset({"192.0.2.2"}))
-    assert caught.value.loops
+    assert caught.value.dsn == "5.4.6" and caught.value.mine
     assert addresses(hosts("[a.test]", resolver, frozenset({"192.0.2.2"}), lmtp=True))
+
+
+def test_addresses_have_one_form(resolver: FakeResolver) -> None:
+    (host,) = hosts("[ipv6:2001:DB8:0::1]:2525", resolver)
+    assert host.relay == "2001:DB8:0::1[2001:db8::1]:2525"
+    with pytest.raises(HopError, match="loops back"):
+        hosts("[2001:db8:0::1]", resolver, frozenset({"2001:db8::1"}))
+    assert numeric(["[2001:DB8:0::1]", "192.0.2.1", "a.test", ""]) == {"2001:db8::1", "192.0.2.1"}
+
+
+def test_an_address_of_the_other_family_is_none(resolver: FakeResolver) -> None:
+    with pytest.raises(HopError, match="name=2001:db8::1"):
+        hosts("[2001:db8::1]", resolver, inet_protocols="ipv4")
+
+
+def test_a_list_of_services_that_fails_has_none(resolver: FakeResolver) -> None:
+    resolver.srv_records["_submission._tcp.d.test"] = SRV
+    assert {host.port for host in hosts("d.test:submission", resolver, use_srv_lookup="fail:x")} == {587}
 
 
 SRV = [(10, 0, 587, "a.test"), (5, 1, 5870, "b.test"), (5, 0, 5871, "c.test")]

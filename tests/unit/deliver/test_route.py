@@ -112,6 +112,10 @@ def test_logins() -> None:
     assert find(b"me@x.test", "h.test", "", **by_sender) == Login(b"me", b"1")
     assert find(b"", "h.test", "", **by_sender) == Login(b"host", b"2:3")
     assert "2:3" not in repr(Login(b"host", b"2:3"))
+    p = Parameters.from_mapping(
+        {"smtp_sasl_auth_enable": "yes", "smtp_sasl_password_maps": LOGINS, **by_sender}
+    )
+    assert finish(PasswordMaps(p, lmtp=True).find(b"me@x.test", "h.test", "")) == Login(b"host", b"2:3")
 
 
 def test_a_login_needs_a_table() -> None:

@@ -117,6 +117,16 @@ def test_a_host_of_less_preference_is_not_the_next_to_be_used() -> None:
     assert "relay=192.0.2.1[192.0.2.1]:2525" in world.log("Q2")[-2]
 
 
+def test_a_reply_too_many_is_no_answer_to_the_next_message() -> None:
+    world = World(**LISTED)
+    server = world.server(message=b"250 2.0.0 Ok\r\n250 2.0.0 Ok once more\r\n")
+    for name in ("Q1", "Q2"):
+        world.submit(name, b"you@dest.test")
+        world.run()
+        assert "status=sent (250 2.0.0 Ok)" in world.log(name)[1]
+    assert server.connections == 2
+
+
 def test_a_server_that_breaks_the_protocol_is_left() -> None:
     world = World(**LISTED)
     server = world.server(data=b"250 what?\r\n")

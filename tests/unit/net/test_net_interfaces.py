@@ -82,6 +82,14 @@ def test_own_addresses_are_believed_for_a_minute(monkeypatch: pytest.MonkeyPatch
         assert own() == (wanted,)
 
 
+def test_names_of_own_addresses_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    own = OwnAddresses(parameters(inet_interfaces="localhost", inet_protocols="ipv4"), lambda: now[0])
+    monkeypatch.delattr("mtad.net.interfaces.resolve")
+    for now[0] in (0.0, 1000.0):
+        assert own() == ("127.0.0.1",)
+
+
 def test_protocols() -> None:
     assert protocols(parameters(inet_protocols="ipv4")) == ("ipv4",)
     assert protocols(parameters(inet_protocols="ipv6, ipv4"))[0] == "ipv4"
