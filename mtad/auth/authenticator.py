@@ -198,6 +198,7 @@ class Exchange:
 
     async def _advance(self, data: bytes | None) -> Outcome:
         if self._granted is not None:
+            _decode(data or b"")
             return self._granted
         try:
             request = self._start(data) if self._steps is None else self._steps.send(_decode(data or b""))
@@ -267,8 +268,8 @@ class Exchange:
             refused = failure if isinstance(failure, Refused) else Refused(Reason.BADAUTH)
             self._user = refused.user or authcid
             return self._denied(refused.reason, refused.note or result.note)
-        if authenticator.limit and self._guess is not None:
-            authenticator.limit.succeeded(self._guess, self._session.client_address)
+        if not self._settled(right=True):
+            return self._denied(Reason.LOCKED)
         if isinstance(result, CheckPassword) or result.final is None:
             return granted
         self._granted = granted
@@ -287,20 +288,29 @@ class Exchange:
         if limit and limit.locked(user, self._session.client_address):
             raise SaslFailure(Reason.LOCKED)
 
+    def _settled(self, *, right: bool) -> bool:
+        """Count the guess, if it was one; whether the client may hear how it ended."""
+        limit = self._authenticator.limit
+        if not limit or self._guess is None:
+            return True
+        return limit.settle(self._guess, self._session.client_address, right=right)
+
     def _denied(self, reason: Reason, note: str = "") -> Denied:
-        log, limit = self._authenticator.log, self._authenticator.limit
-        if limit and self._guess is not None and reason is Reason.BADAUTH:
-            limit.failed(self._guess, self._session.client_address)
+        if reason is Reason.BADAUTH and not self._settled(right=False):
+            reason = Reason.LOCKED
         if note:
-            log.warning(f"SASL authentication failure: {note}")
-        username = printable_name(self._user) if self._user is not None else "(unavailable)"
-        text = reason.text.encode()
-        if reason.temporary:
-            reply = Reply(454, b"Temporary authentication failure: " + text, b"4.7.0")
+            self._authenticator.log.warning(f"SASL authentication failure: {note}")
+        return self._denial(reason.text, temporary=reason.temporary)
+
+    def _denial(self, text: str, *, temporary: bool) -> Denied:
+        """What client and log are told of a failure."""
+        if temporary:
+            reply = Reply(454, f"Temporary authentication failure: {text}".encode(), b"4.7.0")
         else:
-            reply = Reply(535, b"Error: authentication failed: " + text, b"5.7.8")
+            reply = Reply(535, f"Error: authentication failed: {text}".encode(), b"5.7.8")
+        username = printable_name(self._user) if self._user else "(unavailable)"
         line = (
-            f"SASL {self.mechanism[:_LOG_LIMIT]} authentication failed: {reason.text}, "
+            f"SASL {self.mechanism[:_LOG_LIMIT]} authentication failed: {text}, "
             f"sasl_username={username[:_LOG_LIMIT]}"
         )
         return Denied(reply, line, username)

@@ -40,7 +40,6 @@ from mtad.auth.dovecot_wire import (
 )
 from mtad.auth.failures import FailureLimit
 from mtad.auth.interfaces import ISubmitter
-from mtad.auth.names import printable_name
 from mtad.auth.realm import Login, SubmissionRealm
 from mtad.auth.setup import filtered, security_options
 from mtad.config.endpoint import Endpoint
@@ -48,8 +47,9 @@ from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import MailLog, printable
 from mtad.net.connect import connect, port_number
+from mtad.net.shared import SharedWork
+from mtad.sasl.encoding import Malformed, decode
 from mtad.sasl.mechanism import Property, Reason, ServerContext
-from mtad.wire.reply import Reply
 
 #: Seconds for the connection and the handshake, and for an answer: Dovecot delays those that are no.
 CONNECT_TIMEOUT = 10.0
@@ -58,11 +58,11 @@ ANSWER_TIMEOUT = 30.0
 #: Requests under way at once; more are told to come back later.
 PENDING_LIMIT = 500
 
-_LOG_LIMIT = 100
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=]*")
 
 _CANT_CONNECT = "Can't connect to authentication server"
 _LOST = "Connection lost to authentication server"
+_GARBAGE = "Authentication backend error"
 
 
 class Unavailable(Exception):
@@ -143,7 +143,7 @@ class Server:
         self._log = log
         self._endpoint = self._read_endpoint(p)
         self._connection: _Connection | None = None
-        self._connecting: list[Deferred[_Connection]] | None = None
+        self._connected = SharedWork(self._connect)
         self.mechanisms: dict[bytes, Property] = {}
         self._complained = False
 
@@ -163,24 +163,9 @@ class Server:
 
     async def connection(self) -> _Connection:
         """The connection, ready for requests; raises :class:`Unavailable`."""
-        if self._connection is not None and not self._connection.lost:
-            return self._connection
-        if self._connecting is not None:
-            mine: Deferred[_Connection] = Deferred()
-            self._connecting.append(mine)
-            return await mine
-        waiting = self._connecting = []
-        try:
-            connection = await self._connect()
-        except Unavailable as problem:
-            self._connecting = None
-            for each in waiting:
-                each.errback(problem)
-            raise
-        self._connection, self._connecting = connection, None
-        for each in waiting:
-            each.callback(connection)
-        return connection
+        if self._connection is None or self._connection.lost:
+            self._connection = await self._connected()
+        return self._connection
 
     async def _connect(self) -> _Connection:
         try:
@@ -291,10 +276,10 @@ class DovecotExchange(Exchange):
             else:
                 response = data or b""
                 if not _BASE64.fullmatch(response):
-                    return self._failed("Invalid base64 data in continued response")
+                    return self._denial("Invalid base64 data in continued response", temporary=False)
                 answer = await server.ask(self._connection, self._number, cont_line(self._number, response))
         except Unavailable as problem:
-            return self._failed(str(problem), temporary=True)
+            return self._denial(str(problem), temporary=True)
         return answer if isinstance(answer, Denied) else await self._judge_answer(answer)
 
     async def _first(self, data: bytes | None) -> Answer | Denied:
@@ -302,9 +287,10 @@ class DovecotExchange(Exchange):
         await server.connection()
         name = self._name.upper()
         if not self._dovecot.usable(name, session.tls):
-            return self._failed(f"Invalid authentication mechanism: '{printable(self._name)}'")
+            told = f"Invalid authentication mechanism: '{printable(self._name)}'"
+            return self._denial(told, temporary=False)
         if data is not None and not _BASE64.fullmatch(data):
-            return self._failed("Invalid base64 data in initial response")
+            return self._denial("Invalid base64 data in initial response", temporary=False)
         response = b"" if data == b"=" else data
 
         def line(number: int) -> bytes:
@@ -317,19 +303,19 @@ class DovecotExchange(Exchange):
         return answer
 
     async def _judge_answer(self, answer: Answer) -> Outcome:
-        user = answer.fields.get(b"user")
-        if answer.kind == b"CONT" and answer.data is not None:
-            return Challenge(answer.data)
+        if answer.kind == b"CONT":
+            return self._challenge(answer.data)
+        user = self._user = self._guess = answer.fields.get(b"user") or None
         if answer.kind == b"FAIL":
             reason = answer.fields.get(b"reason")
+            if not answer.temporary and not self._settled(right=False):
+                return self._denied(Reason.LOCKED)
             told = printable(reason) if reason else "(reason unavailable)"
-            if user and not answer.temporary and self._locked(user, failed=True):
-                return self._failed(Reason.LOCKED.text, user, temporary=True)
-            return self._failed(told, user, temporary=answer.temporary)
-        if not user:
-            return self._failed("Authentication backend error")
-        if self._locked(user, failed=False):
-            return self._failed(Reason.LOCKED.text, user, temporary=True)
+            return self._denial(told, temporary=answer.temporary)
+        if user is None:
+            return self._denial(_GARBAGE, temporary=False)
+        if not self._settled(right=True):
+            return self._denied(Reason.LOCKED)
         authenticator = self._dovecot
         realm = authenticator.local_domain or authenticator.context.hostname
         mind = Login(self.mechanism, realm, self._session)
@@ -338,28 +324,13 @@ class DovecotExchange(Exchange):
                 SASLProven(user, user, self._session), mind, ISubmitter
             )
         except LoginFailed:
-            return self._failed("authentication failure", user)
+            return self._denial(Reason.BADAUTH.text, temporary=False)
         return Granted(ISubmitter(avatar))
 
-    def _locked(self, user: bytes, *, failed: bool) -> bool:
-        """Whether Dovecot's word does not count, as there were too many failures; else it is counted."""
-        limit, address = self._dovecot.limit, self._session.client_address
-        if not limit:
-            return False
-        if limit.locked(user, address):
-            return True
-        (limit.failed if failed else limit.succeeded)(user, address)
-        return False
-
-    def _failed(self, reason: str, user: bytes | None = None, *, temporary: bool = False) -> Denied:
-        text = reason.encode()
-        if temporary:
-            reply = Reply(454, b"Temporary authentication failure: " + text, b"4.7.0")
-        else:
-            reply = Reply(535, b"Error: authentication failed: " + text, b"5.7.8")
-        username = printable_name(user) if user else "(unavailable)"
-        line = (
-            f"SASL {self.mechanism[:_LOG_LIMIT]} authentication failed: {reason}, "
-            f"sasl_username={username[:_LOG_LIMIT]}"
-        )
-        return Denied(reply, line, username)
+    def _challenge(self, data: bytes | None) -> Outcome:
+        """What the server asks, if that is base64: the client gets it as it is."""
+        try:
+            decode(data or b"")
+        except Malformed:
+            data = None
+        return self._denial(_GARBAGE, temporary=False) if data is None else Challenge(data)

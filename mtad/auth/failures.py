@@ -105,6 +105,17 @@ class FailureLimit:
             self._complain(error)
         return False
 
+    def settle(self, login: bytes, address: str, *, right: bool) -> bool:
+        """Count how an attempt ended; whether the client may hear it.
+
+        Not when the login has been locked meanwhile: however many attempts are under way at once, no more of
+        them than the limit tell anything.
+        """
+        if self.locked(login, address):
+            return False
+        (self.succeeded if right else self.failed)(login, address)
+        return True
+
     def failed(self, login: bytes, address: str) -> None:
         """The login failed from there."""
         network = self._network(address)

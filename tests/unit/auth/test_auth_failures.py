@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 from auth_support import SESSION, Build, at_once
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
 from mtad.auth import failures
 from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
+from mtad.auth.credentials import SASLPassword
 from mtad.auth.failures import SPELLINGS, FailureLimit
+from mtad.auth.interfaces import ISASLPassword
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
 from mtad.sasl import client
@@ -58,6 +64,34 @@ def test_a_pair_is_locked(limited: Authenticator, sink: ListSink, mechanism: byt
     assert attempt(limited, b"secret", session=ELSEWHERE) == "granted"
     assert attempt(limited, b"pass word", b"bob@example.com") == "granted"
     assert any("login alice is locked for clients in 192.0.2.1/32" in line for _, _, line in sink.lines)
+
+
+def test_logins_under_way_at_once(limited: Authenticator) -> None:
+    """However many guesses wait for the back end together, no more of them are answered."""
+    asked: list[tuple[bytes, Deferred[bytes | tuple[()]]]] = []
+
+    @implementer(ICredentialsChecker)
+    class Slow:
+        credentialInterfaces = (ISASLPassword,)
+
+        def requestAvatarId(self, credentials: SASLPassword) -> Deferred[bytes | tuple[()]]:
+            asked.append((credentials.password, Deferred()))
+            return asked[-1][1]
+
+    limited.portal.registerChecker(Slow())
+    told: list[object] = []
+    for password in (b"a", b"b", b"c", b"d", b"secret"):
+        step = limited.begin(b"PLAIN", SESSION).step(base64.b64encode(b"\0alice\0" + password))
+        Deferred.fromCoroutine(step).addCallback(
+            lambda outcome: told.append(getattr(outcome, "reply", outcome))
+        )
+    assert told == []
+    for password, answer in asked:
+        if password == b"secret":
+            answer.callback(b"alice")
+        else:
+            answer.errback(UnauthorizedLogin())
+    assert list(map(str, told)) == [WRONG] * 3 + [LOCKED] * 2
 
 
 def test_one_account_by_many_names(tmp_path: Path) -> None:
