@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# a machine that is busy for a moment is no mistake of the program's
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def _umask() -> int:
