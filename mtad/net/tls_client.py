@@ -247,7 +247,7 @@ class Handshake:
 
     def connection(self) -> SSL.Connection:
         """A new connection for OpenSSL, with all that is said and asked for in its first message."""
-        connection = self._trace.connection(self._context, not self._by_ourselves)
+        connection = self._trace.connection(self._context, not (self._by_ourselves or self._hopeless))
         if self._tls.logging.summary:
             openssl.watch(connection)
         if self._sni:
@@ -273,7 +273,7 @@ class Handshake:
         self._trace.finished(connection)
         if info.peer_present:
             info = self._judged(connection, info)
-            if self._by_ourselves:
+            if self._by_ourselves and not self._hopeless:
                 self._trace.judged(connection, info.trusted)
         self._log(info)
         return info
@@ -295,7 +295,7 @@ class Handshake:
     def _judged(self, connection: SSL.Connection, info: TLSInfo) -> TLSInfo:
         policy = self._policy
         external = policy.external
-        if self._hopeless and must_match(self.level):
+        if self._hopeless:
             unspecified = openssl.VERIFY_UNSPECIFIED
             return replace(info, trusted=False, verify_error=unspecified, verify_depth=0)
         if self.level == "fingerprint":

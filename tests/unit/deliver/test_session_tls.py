@@ -125,3 +125,11 @@ def test_who_wishes_tls_does_not_do_without(directory: Path) -> None:
     lines = session(directory, "garbage", "smtp_tls_security_level=may", *wish)
     text = "dsn=4.7.5, status=deferred (Cannot start TLS: handshake failure)"
     assert text in outcome(lines, "Q1")
+
+
+def test_tls_over_a_unix_domain_socket(directory: Path) -> None:
+    lmtp = (f"default_transport=lmtp:unix:{directory}/lmtp", "lmtp_tls_loglevel=1")
+    lines = session(directory, "good", "lmtp_tls_security_level=encrypt", *lmtp)
+    text = f"info postfix/lmtp: Untrusted TLS connection established to mail.example.com[{directory}/lmtp]"
+    assert any(line.startswith(text) for line in lines)
+    assert "status=sent (250 2.0.0 Ok: secure)" in outcome(lines, "Q1")

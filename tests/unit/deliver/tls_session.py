@@ -50,7 +50,7 @@ class Server(LineReceiver):
             if line == b".":
                 self.body = False
                 self.sendLine(b"250 2.0.0 Ok: secure" if self.secure else b"250 2.0.0 Ok: plain")
-        elif verb == b"EHLO":
+        elif verb in (b"EHLO", b"LHLO"):
             self.sendLine(b"250-test")
             if not self.secure and self.behaviour != "wrapped":
                 self.sendLine(b"250-STARTTLS")
@@ -88,7 +88,9 @@ def main() -> None:
     contexts = DefaultOpenSSLContextFactory(
         f"{directory}/key.pem", f"{directory}/cert.pem", SSL.TLS_SERVER_METHOD
     )
-    port = reactor.listenTCP(0, ServerFactory(contexts, behaviour), interface="127.0.0.1").getHost().port
+    factory = ServerFactory(contexts, behaviour)
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
+    reactor.listenUNIX(f"{directory}/lmtp", factory)
     values = {
         "myhostname": "mail.example.com",
         "mydestination": "",

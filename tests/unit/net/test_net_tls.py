@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
 from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
 from mtad.net.tls_names import matching, name_matches
+from mtad.net.tls_policy import External
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +277,16 @@ def test_client_levels(pki: Path, level: str, values: dict[str, str], status: st
             "certificate verification failed for mail.example.com[192.0.2.1]:25: "
             "untrusted issuer /CN=Test (root) CA"
         )
+
+
+@pytest.mark.parametrize(("level", "refusal"), [("may", ""), ("secure", "Server certificate not verified")])
+def test_who_gave_the_policy_says_that_it_can_not_be_met(pki: Path, level: str, refusal: str) -> None:
+    client, lines = client_tls(pki, smtp_tls_loglevel="summary, untrusted")
+    external = External("sts", failure="sts-webpki-invalid")
+    policy = replace(main_policy(parameters(), level), external=external)
+    _, info, refused = meet(server_tls(pki), client, policy)
+    assert (info.status, refused) == ("Untrusted", refusal)
+    assert "external policy failure (sts-webpki-invalid)" in lines[0][2]
 
 
 def test_fingerprint_level(pki: Path) -> None:
