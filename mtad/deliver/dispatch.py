@@ -5,13 +5,14 @@ order that :class:`~mtad.deliver.order.Order` gives; messages of a higher priori
 others.  :class:`Dispatcher` starts as many as the destination's :class:`~mtad.deliver.throttle.Throttle`
 allows, and with ``_destination_rate_delay`` none before so long after the last one has ended.  A transport
 with ``_transport_rate_delay`` makes one delivery at a time, each so long after the one before.  The jobs of a
-dead destination are handed back with its reason.  Nothing is raised.
+dead destination are handed back with its reason, some at a time.  Nothing is raised.
 
 Postfix counterpart: ``qmgr_queue``, ``qmgr_deliver``, ``qmgr_entry``, ``qmgr_transport``.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from mtad.net.drive import drive
 #: A destination: a transport, and the name of its queue.
 Key = tuple[str, str]
 
+#: Jobs that are handed back before others have their turn.
+_PORTION = 100
 #: Seconds between two deliveries one behind the other.
 _BACK_TO_BACK = 1
 _BROKEN = ("4.3.0", "unknown mail transport error")
@@ -156,6 +159,10 @@ class Dispatcher:
         self._queues: dict[Key, _Queue] = {}
         self._gates: dict[str, _Gate] = {}
         self._met: set[str] = set()  # transports whose limits were logged
+        self._suspended: deque[tuple[Job, tuple[str, str]]] = (
+            deque()
+        )  # to be handed back, each with the reason
+        self._suspending = False
         self.running = 0
         self.stopped = False
 
@@ -199,7 +206,9 @@ class Dispatcher:
         self.stopped = True
         for gate in self._gates.values():
             gate.rest()
-        return [job for queue in self._queues.values() for job in queue.clear()]
+        jobs = [job for job, _ in self._suspended]
+        self._suspended.clear()
+        return jobs + [job for queue in self._queues.values() for job in queue.clear()]
 
     def revive(self) -> None:
         """Forget that destinations were dead (a flush was asked for)."""
@@ -223,7 +232,7 @@ class Dispatcher:
         while queue and not self.stopped:
             if throttle.dead_until:
                 if self._clock() < throttle.dead_until:
-                    self._handler.suspended(queue.pop(), *queue.reason)
+                    self._suspend(queue)
                     continue
                 throttle.revive()
             if not throttle.has_room() or self._too_soon(queue):
@@ -312,9 +321,24 @@ class Dispatcher:
             return
         queue.reason = reason
         if queue.throttle.limits.rate_delay:  # it is tried again after that
-            for job in queue.clear():
-                self._handler.suspended(job, *reason)
+            self._suspend(queue)
             queue.throttle.revive()
+
+    def _suspend(self, queue: _Queue) -> None:
+        """Hand back what waits for a dead destination."""
+        self._suspended += [(job, queue.reason) for job in queue.clear()]
+        if not self._suspending:
+            self._hand_back()
+
+    def _hand_back(self) -> None:
+        self._suspending = True
+        for _ in range(_PORTION):
+            if self._suspended:
+                job, reason = self._suspended.popleft()
+                self._handler.suspended(job, *reason)
+        self._suspending = bool(self._suspended)
+        if self._suspending:
+            self._later(0.0, self._hand_back)
 
     def _keeps_sessions(self, queue: _Queue) -> bool:
         """Whether deliveries follow each other so fast that sessions are worth to be kept."""

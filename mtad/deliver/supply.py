@@ -2,17 +2,20 @@
 
 :class:`Supply` asks its :class:`Taker` how much room there is, gives it messages, and looks again when there
 is more room, when something has come, and when the next message is due, at the latest after
-``queue_run_delay``.  An error of the store is logged, and the search made again; nothing is raised.
+``queue_run_delay``.  A search that takes long lets others have their turns.  An error of the store is logged,
+and the search made again; nothing is raised.
 
 Postfix counterpart: ``qmgr_scan.c``, the timers of ``qmgr.c``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mtad.config.parameters import Parameters
@@ -28,6 +31,8 @@ BATCH = 100
 #: Before the first of the due messages; seconds after which the search for more begins there again.
 _START = (float("-inf"), 0)
 _PASS = 1.0
+#: Seconds of a search after which others have their turn.
+_SLICE = 0.02
 
 
 class Taker(Protocol):
@@ -72,6 +77,7 @@ class Supply:
         self._run_delay = p.seconds("queue_run_delay")
         self.after = 0  # seq of the last message taken from "incoming"
         self.searching = False
+        self._freed = math.inf  # messages from here on have become free, and are to be looked for again
         self._incoming = True  # there may be more
         self._due = True
         self._due_after, self._pass_begun = _START, 0.0
@@ -99,7 +105,7 @@ class Supply:
     def scan(self, first: int | None = None) -> None:
         """The queue has changed; ``first``: the ``seq`` of a message that was passed over and is now free."""
         if first is not None:
-            self.after = min(self.after, first - 1)
+            self._freed = min(self._freed, first)
         self._incoming = True
         self.look_for_due()
 
@@ -108,7 +114,10 @@ class Supply:
 
         ``when``: of the next one, None if there is none; ``queued``: there is new mail by it, a notification.
         """
-        if when is not None and (
+        if when is not None and when <= self._clock():
+            self._due = True
+            self._begin_pass()
+        elif when is not None and (
             self._timer is None or not self._timer.active() or when < self._timer_at(self._timer)
         ):
             self._set_timer(when)
@@ -124,38 +133,50 @@ class Supply:
     # -- inside
 
     async def _search(self) -> None:
-        scanned = False
-        taker = self._taker
+        looked: float | None = None  # for due messages, at that time
+        taker, seconds = self._taker, self._reactor.seconds
+        begun = seconds()
         while not self._stopped and (room := taker.room()) > 0:
             room = min(room, BATCH)
             if self._incoming:
-                self._incoming = False
-                messages = await self._store.incoming(self.after, room)
-                self._incoming |= len(messages) == room
-                self._due |= not messages  # what has come may be for later (FUTURERELEASE)
-                last = await taker.take(messages)
-                if last is not None:
-                    self.after = last.seq
-                    self._incoming |= last is not messages[-1]
+                await self._look_for_new(room)
             elif self._due:
-                self._due = False
-                if self._reactor.seconds() - self._pass_begun >= _PASS:
-                    self._begin_pass()
-                begun, after = self._pass_begun, self._due_after
-                messages = await self._store.due(self._clock(), room, taker.taken(), after)
-                self._due |= len(messages) == room
-                scanned = True
-                last = await taker.take(messages)
-                self._due |= bool(messages) and last is not messages[-1]
-                if not self._due and after != _START:
-                    self._due = True  # once more from the beginning, for what has become due meanwhile
-                    self._begin_pass()
-                elif last is not None and begun == self._pass_begun:
-                    self._due_after = (last.next_attempt, last.seq)
+                looked = await self._look_for_due(room)
             else:
                 break
-        if scanned and not self._stopped:
-            self._set_timer(await self._store.next_due())
+            if seconds() - begun >= _SLICE:
+                await deferLater(self._reactor, 0.0)
+                begun = seconds()
+        if looked is not None and not self._stopped:
+            self._set_timer(await self._store.next_due(looked))
+
+    async def _look_for_new(self, room: int) -> None:
+        self._incoming = False
+        if self._freed <= self.after:
+            self.after = int(self._freed) - 1
+        self._freed = math.inf
+        messages = await self._store.incoming(self.after, room)
+        self._due |= not messages  # what has come may be for later (FUTURERELEASE)
+        last = await self._taker.take(messages)
+        self._incoming |= len(messages) == room or (bool(messages) and last is not messages[-1])
+        if last is not None:
+            self.after = last.seq
+
+    async def _look_for_due(self, room: int) -> float:
+        """Take some; up to which time they were due."""
+        self._due = False
+        if self._reactor.seconds() - self._pass_begun >= _PASS:
+            self._begin_pass()
+        begun, after, now = self._pass_begun, self._due_after, self._clock()
+        messages = await self._store.due(now, room, self._taker.taken(), after)
+        last = await self._taker.take(messages)
+        self._due |= len(messages) == room or (bool(messages) and last is not messages[-1])
+        if not self._due and after != _START:
+            self._due = True  # once more from the beginning, for what has become due meanwhile
+            self._begin_pass()
+        elif last is not None and begun == self._pass_begun:
+            self._due_after = (last.next_attempt, last.seq)
+        return now
 
     def _begin_pass(self) -> None:
         """Look for due messages from the longest due on."""
@@ -187,8 +208,8 @@ class Supply:
         if self._stopped:
             return
         delay = float(self._run_delay)
-        if when is not None and when > self._clock():
-            delay = min(delay, when - self._clock())
+        if when is not None:
+            delay = min(delay, max(0.0, when - self._clock()))
         if self._timer is not None and self._timer.active():
             self._timer.reset(delay)
         else:

@@ -100,11 +100,10 @@ class Reader:
             found = db.execute(f"{_MORE} ORDER BY r.id", (start, start + count)).fetchall()
         return [rows.recipient(row) for row in found]
 
-    def next_due(self) -> float | None:
+    def next_due(self, after: float) -> float | None:
+        sql = "SELECT min(next_attempt) FROM message WHERE state = 1 AND next_attempt > ?"
         with _Snapshot(self._db) as db:
-            found: float | None = db.execute(
-                "SELECT min(next_attempt) FROM message WHERE state = 1"
-            ).fetchall()[0][0]
+            found: float | None = db.execute(sql, (after,)).fetchall()[0][0]
         return found
 
     def newest(self) -> int:

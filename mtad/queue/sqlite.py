@@ -161,9 +161,9 @@ class SQLiteStore:
         except QueueError as error:
             return fail(error)
 
-    def next_due(self) -> Deferred[float | None]:
+    def next_due(self, after: float) -> Deferred[float | None]:
         try:
-            return succeed(self._open_reader().next_due())
+            return succeed(self._open_reader().next_due(after))
         except QueueError as error:
             return fail(error)
 

@@ -60,8 +60,8 @@ class QueueStore(Protocol):
         """Those recipients of a message that are pending, among the ``count`` ones from the ``first`` on.
         ``incoming`` and ``due`` give only those among its first ``Message.recipients_read``."""
 
-    def next_due(self) -> Awaitable[float | None]:
-        """The earliest ``next_attempt`` of a deferred message."""
+    def next_due(self, after: float) -> Awaitable[float | None]:
+        """The earliest ``next_attempt`` of a deferred message behind that time."""
 
     def finish(
         self,

@@ -90,6 +90,8 @@ class Job:
         return None if self.change is None else self.change.result
 
 
+#: Jobs of one transaction, and results that the reactor's thread is told at a time.
+_MOST = 500
 #: Seconds that an outcome waits for company: a commit costs as much for one as for ten.
 GATHER = 0.005
 
@@ -162,9 +164,9 @@ class Writer:
             ready.append(job)
 
     def _drain(self, ready: list[Job]) -> None:
-        """Take what has arrived by now."""
+        """Take what has arrived by now, so much of it at most."""
         try:
-            while True:
+            for _ in range(_MOST):
                 self._take(self._inbox.get_nowait(), ready)
         except Empty:
             pass

@@ -84,8 +84,9 @@ class MemoryStore:
         found = self.messages[message.seq].recipients[first : first + count]
         return [recipient for recipient in found if recipient.state == PENDING]
 
-    async def next_due(self) -> float | None:
-        return min((m.next_attempt for m in self.messages.values() if m.state == DEFERRED), default=None)
+    async def next_due(self, after: float) -> float | None:
+        due = (m.next_attempt for m in self.messages.values() if m.state == DEFERRED)
+        return min((when for when in due if when > after), default=None)
 
     async def finish(
         self,

@@ -269,6 +269,27 @@ def test_the_best_mx_transport_takes_what_would_loop() -> None:
     assert "relay=none" in outcome and "dsn=5.7.1, status=bounced (it is ours)" in outcome
 
 
+@pytest.mark.parametrize("delay", ["0", "1"])
+def test_what_waits_for_a_dead_destination_is_handed_back_in_portions(delay: str) -> None:
+    world = World(
+        initial_destination_concurrency="1",
+        default_destination_concurrency_limit="1",
+        default_destination_rate_delay=delay,
+    )
+    world.server(greeting=b"")
+    for number in range(250):
+        world.submit(f"Q{number}", b"you@dest.test")
+    world.run()
+    for wire in world.wires:
+        wire.drop()
+    world.settle()
+    assert len(world.store.finished) == 101
+    world.qmgr.stop()
+    assert not world.qmgr.in_hand()
+    world.advance(0)
+    assert len(world.store.finished) == 101
+
+
 def test_a_dead_destination_is_left_alone_for_a_while() -> None:
     world = World(default_destination_concurrency_limit="1", initial_destination_concurrency="1")
     world.submit("Q1", b"a@dest.test")

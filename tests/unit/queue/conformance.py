@@ -77,7 +77,7 @@ class Conformance:
 
     def test_empty(self, driver: Driver) -> None:
         assert self.incoming(driver) == self.due(driver, 1e12) == list(driver.store.listing()) == []
-        assert driver.wait(driver.store.next_due()) is None
+        assert driver.wait(driver.store.next_due(0.0)) is None
         assert driver.wait(driver.store.flush()) == 0
         assert driver.store.counts() == {INCOMING: 0, DEFERRED: 0, HOLD: 0}
 
@@ -188,7 +188,7 @@ class Conformance:
         (message,) = self.enqueue(driver, make())
         self.defer(driver, message, 5000.0)
         assert self.incoming(driver) == self.due(driver, 4999.0) == []
-        assert driver.wait(driver.store.next_due()) == 5000.0
+        assert driver.wait(driver.store.next_due(0.0)) == 5000.0
         driver.reopen()
         (back,) = driver.wait(driver.store.due(5000.0, 10, NOBODY))
         assert (back.state, back.next_attempt, back.content) == (DEFERRED, 5000.0, message.content)
@@ -221,7 +221,9 @@ class Conformance:
             names[1],
             names[3],
         ]
-        assert driver.wait(driver.store.next_due()) == 10.0
+        assert driver.wait(driver.store.next_due(0.0)) == 10.0
+        assert driver.wait(driver.store.next_due(10.0)) == 20.0
+        assert driver.wait(driver.store.next_due(99.0)) is None
 
     def test_due_behind_another(self, driver: Driver) -> None:
         """In portions, as a long queue is gone through."""
