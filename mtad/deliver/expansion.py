@@ -16,12 +16,15 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from mtad.auth.offload import offload
 from mtad.config.parameters import Parameters
 from mtad.deliver.route import ERROR, Route
 from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog, printable
 from mtad.rewrite.address import Rewriter
+from mtad.tables.blocking import Lane
 from mtad.tables.maps import Maps, split_extension
 from mtad.tables.table import fold
 from mtad.wire.tokens import Token, addresses, internal, parse, unquote, written
@@ -30,6 +33,9 @@ _INCLUDE = b":include:"
 #: How deep aliases and included files may lie within each other, counted as Postfix counts.
 _DEEPEST = 100
 _INCLUDE_LIMIT = 4 * 1024 * 1024
+_FILES = Lane("included files", 2)
+#: Targets after which others have their turn.
+_TURN = 500
 
 #: The way to an address, once it is completed.
 Resolve = Callable[[bytes], Awaitable[Route]]
@@ -38,9 +44,10 @@ Resolve = Callable[[bytes], Awaitable[Route]]
 class NotExpanded(MtadError):
     """An alias that leads nowhere, now or at all."""
 
-    def __init__(self, dsn: str, text: str) -> None:
+    def __init__(self, dsn: str, text: str, why: str = "") -> None:
         self.dsn = dsn
         self.text = text
+        self.why = why  # what the log is to say
         super().__init__(text)
 
 
@@ -59,13 +66,14 @@ class Expansion:
     """Who gets which copy.
 
     ``failed``: names on the way with parts that lead nowhere, for good.  ``aliased``: the name was an alias,
-    ``owned``: one with an owner.
+    ``owned``: one with an owner.  ``followed``: how many targets were.
     """
 
     copies: dict[Copy, list[bytes]] = field(default_factory=dict)
     failed: list[tuple[Copy, bytes, NotExpanded]] = field(default_factory=list)
     aliased: bool = False
     owned: bool = False
+    followed: int = 0
     _known: set[tuple[str, bytes]] = field(default_factory=set, repr=False)
 
     @property
@@ -109,10 +117,13 @@ class _Branch:
 
 
 class Aliases:
-    """The aliases of the local transport ``name``."""
+    """The aliases of the local transport ``name``.  ``pause`` lets others have their turn."""
 
-    def __init__(self, p: Parameters, name: str, resolve: Resolve, log: MailLog) -> None:
+    def __init__(
+        self, p: Parameters, name: str, resolve: Resolve, pause: Callable[[], Awaitable[None]], log: MailLog
+    ) -> None:
         self._name = name
+        self._pause = pause
         self._resolve = resolve
         self._log = log
         self._maps = Maps(p["alias_maps"], p.directory, title="alias_maps", warn=log.warning)
@@ -212,6 +223,9 @@ class Aliases:
     async def _all(self, targets: list[Token], address: bytes, found: Expansion, branch: _Branch) -> None:
         """Expand all that is named; what leads nowhere for good does not stop the others."""
         for target in targets:
+            found.followed += 1
+            if found.followed % _TURN == 0:
+                await self._pause()
             try:
                 await self._target(target, address, found, branch)
             except NotExpanded as error:
@@ -269,35 +283,43 @@ class Aliases:
         unmatched = branch.unmatched if self._past_includes else b""
         name = fold(_local_part(address))
         branch = replace(branch, included=True, owned=True, name=name, unmatched=unmatched)
-        for line in self._lines(os.fsdecode(path)):
-            await self._all(addresses(parse(line)), address, found, branch)
-
-    def _lines(self, path: str) -> list[bytes]:
-        """The lines of an included file.  One that may not be read by us, but perhaps by others, has the mail
-        wait; others are mistakes."""
-        dsn, why = "5.3.5", ""
-        data = b""
         try:
-            if not path.startswith("/"):
-                why = f":include:{path} uses a relative path"
-            else:
-                with open(path, "rb") as file:
-                    mode = os.fstat(file.fileno()).st_mode
-                    if not stat.S_ISREG(mode):
-                        why = f":include: file {path} is not a regular file"
-                    elif mode & stat.S_IWOTH:
-                        why = f":include: file {path} is world writable"
-                    else:
-                        data = file.read(_INCLUDE_LIMIT + 1)
-        except (OSError, ValueError) as error:
-            dsn = "5.3.5" if isinstance(error, FileNotFoundError) else "4.3.5"
-            why = f"unable to lookup :include: file {path}: {getattr(error, 'strerror', error)}"
-        if len(data) > _INCLUDE_LIMIT:
-            dsn, why = "4.3.5", f"include file {path} is too large"
-        if why:
-            self._log.warning(why)
-            raise NotExpanded(dsn, "mail system configuration error")
-        return [line for line in data.split(b"\n") if line[:1] != b"#"]
+            targets = await offload(_FILES, partial(_read, os.fsdecode(path)))
+        except TableError as error:
+            self._log.warning(str(error))
+            raise NotExpanded("4.3.5", "mail system configuration error") from error
+        except NotExpanded as error:
+            self._log.warning(error.why)
+            raise
+        await self._all(targets, address, found, branch)
+
+
+def _read(path: str) -> list[Token]:
+    """What an included file names.  Blocking; raises NotExpanded.  A file that may not be read by us, but
+    perhaps by others, has the mail wait; others are mistakes."""
+    dsn, why = "5.3.5", ""
+    data = b""
+    try:
+        if not path.startswith("/"):
+            why = f":include:{path} uses a relative path"
+        else:
+            with open(path, "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                if not stat.S_ISREG(mode):
+                    why = f":include: file {path} is not a regular file"
+                elif mode & stat.S_IWOTH:
+                    why = f":include: file {path} is world writable"
+                else:
+                    data = file.read(_INCLUDE_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        dsn = "5.3.5" if isinstance(error, FileNotFoundError) else "4.3.5"
+        why = f"unable to lookup :include: file {path}: {getattr(error, 'strerror', error)}"
+    if len(data) > _INCLUDE_LIMIT:
+        dsn, why = "4.3.5", f"include file {path} is too large"
+    if why:
+        raise NotExpanded(dsn, "mail system configuration error", why)
+    lines = [line for line in data.split(b"\n") if line[:1] != b"#"]
+    return [target for line in lines for target in addresses(parse(line))]
 
 
 def _local_part(address: bytes) -> bytes:

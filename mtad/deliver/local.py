@@ -16,11 +16,11 @@ import os
 import pwd
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mtad.auth.offload import HASHES, offload
+from mtad.auth.offload import offload
 from mtad.config.expand import expand
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import content_of, header_section, message_id_in
@@ -30,11 +30,12 @@ from mtad.deliver.job import Job, Result
 from mtad.deliver.mailbox import Mailboxes, NotWritten
 from mtad.deliver.outcomes import Outcomes
 from mtad.deliver.report import external
-from mtad.errors import MtadError
+from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog, printable
 from mtad.mime.date import mail_date
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
+from mtad.tables.blocking import Lane
 from mtad.tables.maps import Maps, split_extension
 from mtad.tables.table import fold
 
@@ -42,12 +43,14 @@ _HEADER_LIMIT = 256 * 1024
 _NO_MAILDIR = NotWritten("4.3.5", "home_mailbox does not end in a slash: mtad writes only maildirs")
 #: Users whose mail is discarded where nobody has it.
 _NOBODY = (b"mailer-daemon", b"postmaster", b"double-bounce")
+_ACCOUNTS = Lane("accounts", 2)
 _NAME_BAD = re.compile(r"[^A-Za-z0-9.-]")
 
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """What local deliveries are made with.  ``resolve`` gives the way to an address."""
+    """What local deliveries are made with.  ``resolve`` gives the way to an address, ``pause`` lets others
+    have their turn."""
 
     store: QueueStore
     log: MailLog
@@ -55,6 +58,7 @@ class Office:
     mailboxes: Mailboxes
     new_id: Callable[[], str]
     resolve: Resolve
+    pause: Callable[[], Awaitable[None]]
 
 
 class _Carrier:
@@ -129,7 +133,7 @@ class LocalAgent(_Carrier):
         def maps(title: str) -> Maps:
             return Maps(p[title], p.directory, title=title, warn=office.log.warning)
 
-        self._aliases = Aliases(p, name, office.resolve, office.log)
+        self._aliases = Aliases(p, name, office.resolve, office.pause, office.log)
         self._delimiter = p["recipient_delimiter"]
         self._hostname = p["myhostname"].encode()
         self._mail_name = p["mail_name"].encode()
@@ -283,7 +287,7 @@ class LocalAgent(_Carrier):
         name = user.decode("utf-8", "replace")
         probe = job.message.probing
         if not self._maildirs:
-            failure: NotWritten | None = await offload(HASHES, partial(_look_up, name))
+            failure: NotWritten | None = await self._account(name)
         elif probe:
             failure = await self._office.mailboxes.ask({"user": name})
         else:
@@ -295,6 +299,14 @@ class LocalAgent(_Carrier):
         if failure is not None:
             dsn, reason = failure.dsn, failure.text
         await self._done(job, one, served, dsn, reason, result)
+
+    async def _account(self, user: str) -> NotWritten:
+        """Why there is no mail for a user where no maildirs are written."""
+        try:
+            return await offload(_ACCOUNTS, partial(_look_up, user))
+        except TableError as error:
+            self._office.log.warning(str(error))
+            return NotWritten("4.3.0", "user database unavailable")
 
     async def _done(
         self, job: Job, one: Recipient, served: Recipient, dsn: str, reason: str, result: Result
@@ -421,7 +433,7 @@ def _not_of_success(notify: frozenset[bytes]) -> frozenset[bytes]:
 
 
 def _look_up(user: str) -> NotWritten:
-    """Why there is no mail for a user where no maildirs are written.  Blocking."""
+    """The same for who is no user.  Blocking."""
     try:
         pwd.getpwnam(user)
     except (KeyError, ValueError):

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from twisted.internet.task import deferLater
+
 from mtad.config.master_cf import Service
 from mtad.config.parameters import Parameters
 from mtad.deliver.agent import Agent
@@ -108,6 +110,9 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
     async def resolve(address: bytes) -> Route:
         return await around.resolve(b"", address)
 
+    def pause() -> Awaitable[None]:
+        return deferLater(around.reactor, 0.0)
+
     made: dict[str, Deliverer] = {}
     for name, (program, line) in found.items():
         parameters = own[name]
@@ -128,7 +133,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 ClientFlags.of(line, f"{p.directory}/master.cf"),
             )
         elif program in ("local", "virtual"):
-            office = Office(around.store, named, around.clock, mailboxes, around.new_id, resolve)
+            office = Office(around.store, named, around.clock, mailboxes, around.new_id, resolve, pause)
             made[name] = (LocalAgent if program == "local" else VirtualAgent)(parameters, name, office)
         else:
             status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"

@@ -86,7 +86,10 @@ def make(path: str, **settings: str) -> Aliases:
             raise TableError("no table")
         return Route("local" if address.endswith(b"@here.test") else "smtp", "x")
 
-    return Aliases(p, "local", resolve, MailLog(ListSink(), "postfix/local"))
+    async def pause() -> None:
+        pass
+
+    return Aliases(p, "local", resolve, pause, MailLog(ListSink(), "postfix/local"))
 
 
 def expand(aliases: Aliases, name: str) -> Expansion:
