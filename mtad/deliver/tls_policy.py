@@ -14,10 +14,10 @@ RFC 8461 section 5, RFC 8689 section 4.2.  Postfix counterpart: ``smtp_tls_polic
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from mtad.config.lines import split_assignment, tokens, unbraced
 from mtad.config.parameters import Parameters
 from mtad.deliver.dane import Dane, PolicyError
 from mtad.deliver.mta_sts import MtaSts
@@ -43,7 +43,6 @@ from mtad.net.tls_policy import (
 from mtad.net.tls_trust import CERTIFICATE, KEY, TRUST_ANCHOR, anchors_of
 from mtad.tables.maps import Maps
 
-_TOKENS = re.compile(r"\{[^{}]*\}|[^\s,]+")
 _SITE_LEVEL = {"none": "none", "may": "may", "must_nopeermatch": "encrypt", "must": "verify"}
 _KINDS = ("sts", "no-policy-found")
 _FAILURES = ("sts-policy-fetch-error", "sts-policy-invalid", "sts-webpki-invalid", "validation-failure")
@@ -129,7 +128,8 @@ class TlsPolicies:
         external = policy.external
         if external is None or external.kind != "sts" or not external.patterns:
             return True
-        if not self._enforce_patterns or policy.level not in PKIX_LEVELS or not policy.match:
+        names_matter = policy.level in PKIX_LEVELS or policy.dane
+        if not (self._enforce_patterns and names_matter and policy.match):
             return True
         if matches_pattern(host.name, external.patterns):
             return True
@@ -290,21 +290,21 @@ class TlsPolicies:
         return None
 
     def _parse(self, text: str, where: str) -> _Entry:
-        tokens = _TOKENS.findall(text)
-        if not tokens:
+        words = tokens(text)
+        if not words:
             raise self._invalid(f"{where}: invalid empty policy")
-        entry = _Entry(known_level(tokens[0]))
+        entry = _Entry(known_level(words[0]))
         if not entry.level:
-            raise self._invalid(f'{where}: invalid security level "{tokens[0]}"')
-        for token in tokens[1:]:
+            raise self._invalid(f'{where}: invalid security level "{words[0]}"')
+        for token in words[1:]:
             if entry.level == "none":
                 self._log.warning(f'{where}: ignoring attribute "{token}" with TLS disabled')
                 continue
-            inner = token[1:-1] if token.startswith("{") and token.endswith("}") else token
-            name, equals, value = (part.strip() for part in inner.partition("="))
-            if not equals or not name:
-                problem = "missing '=' after attribute name" if name else "missing attribute name"
-                raise self._invalid(f'{where}: malformed attribute/value pair "{token}": {problem}')
+            try:
+                name, value = split_assignment(unbraced(token) if token.startswith("{") else token)
+            except ValueError as error:
+                shown = f'malformed attribute/value pair "{token}": {error}'
+                raise self._invalid(f"{where}: {shown}") from error
             setter = _SETTERS.get(name.lower())
             if setter is None:
                 raise self._invalid(f'{where}: invalid attribute name: "{name}"')

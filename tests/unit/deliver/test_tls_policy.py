@@ -113,6 +113,8 @@ def test_external_policies() -> None:
     assert found.authorized(policy, host())
     assert not found.authorized(policy, host(name="mx.else.example"))
     assert "MX name 'mx.else.example' does not match STS MX pattern for 'dest.example'" in texts(lines)[0]
+    assert not found.authorized(replace(policy, level="dane"), host(name="mx.else.example"))
+    assert found.authorized(replace(policy, level="encrypt"), host(name="mx.else.example"))
     kept = find(text, smtp_tls_enforce_sts_mx_patterns="no")
     assert kept.match == ("x", "y")
     assert policies(smtp_tls_enforce_sts_mx_patterns="no")[0].authorized(kept, host(name="mx.else.example"))
@@ -150,6 +152,9 @@ def test_external_policies() -> None:
         "secure policy_type=sts policy_domain=-x-",
         "secure policy_type=sts policy_type=sts",
         "secure policy_failure=validation-failure",
+        "secure {match=x.example}{match=y.example}",
+        "secure {match=x.example",
+        "secure {match = {x.example}",
         "secure policy_string=x",
         "secure policy_type=sts policy_failure=none",
         "fingerprint",
