@@ -25,7 +25,7 @@ from mtad.daemon.lock import AlreadyRunning, holder, program_of
 from mtad.daemon.logs import close_sink, open_sink, program_log
 from mtad.daemon.paths import make_directories, paths
 from mtad.errors import ConfigError, MtadError
-from mtad.maillog import printable
+from mtad.maillog import ListSink, MailLog, printable
 
 if TYPE_CHECKING:
     from mtad.auth.failures import Locked
@@ -41,6 +41,9 @@ def run(command: str, given: str | None, arguments: Sequence[str]) -> int:
     directory = os.path.abspath(config_directory(given))
     os.environ["MAIL_CONFIG"] = directory  # commands of ``spawn`` services may have it
     try:
+        for word in arguments:
+            if word != _OPTIONS.get(command):
+                raise ConfigError(f"{command}: unknown argument {word}")
         return _COMMANDS[command](directory, arguments)
     except MtadError as problem:
         return _fatal(str(problem))
@@ -69,7 +72,12 @@ def _checked(directory: str) -> Plan:
 
 
 def _script_log(p: Parameters, text: str) -> None:
-    sink = open_sink(p)
+    """Log it; where the log can't be had, the command is carried out all the same."""
+    try:
+        sink = open_sink(p)
+    except ConfigError as problem:
+        sys.stderr.write(f"mtad: warning: {problem}\n")
+        return
     program_log(p, sink, "postfix-script").info(text)
     close_sink(sink)
 
@@ -168,7 +176,7 @@ def _locked_logins(p: Parameters) -> list[Locked]:
 
     path = os.path.join(p.directory, "master.cf")
     services = read_master_cf(path, []) if os.path.exists(path) else []
-    log = program_log(p, open_sink(p), "status")
+    log = MailLog(ListSink(), "status")  # whoever asks may neither log nor, perhaps, see the logins
     limits = (FailureLimit(each, log) for each in (p, *(p.for_service(service) for service in services)))
     found = {(each.login, each.network): each for limit in limits for each in limit.now_locked()}
     return sorted(found.values(), key=lambda each: -each.until)
@@ -242,6 +250,8 @@ def _wait(condition: Callable[[], bool]) -> bool:
     return True
 
 
+#: The option that a command has.
+_OPTIONS = {"start": "--single", "start-fg": "--single", "check": "--json"}
 _COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "start": _start,
     "start-fg": _start_fg,

@@ -4,7 +4,7 @@ Files are made whole and in one step: readers see the old table or the new one. 
 on behalf of its source file's owner unless the directory is root's alone.  Where Postfix's parameters
 ``non_bdb_*`` lead away from Berkeley DB, ``hash`` and ``btree`` stand for other types here, too.
 
-:class:`Fatal` ends the command; TableError and ConfigError are passed on.
+Raises Fatal; TableError and ConfigError are passed on.
 Postfix counterpart: ``mkmap_open(3)``, ``nbdb_redirect(3)``.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mtad.cli.voice import Fatal
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
 from mtad.maillog import printable
@@ -36,10 +37,6 @@ _LEGACY = ("hash", "btree")
 _LEVELS = ("enable-redirect", "enable-reindex")
 #: How many entries are read between two looks at the clock face, so to speak.
 _STEP = 20000
-
-
-class Fatal(Exception):
-    """Ends the command with exit code 1 and this message."""
 
 
 @dataclass(slots=True)

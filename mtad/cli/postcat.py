@@ -65,7 +65,9 @@ class _Printer:
         """Print ``file`` from the offset ``start``."""
         if start == 0:
             first = file.read(1)
-            if first and first not in rec.ENVELOPE_TYPES:
+            if not first:
+                return
+            if first not in rec.ENVELOPE_TYPES:
                 self._voice.warning(f"{self._path}: input is not a valid queue file")
                 return
             if self._show[_ENVELOPE] and self._headings:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import getopt
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mtad.cli.directory import config_directory
+from mtad.cli.voice import complaint
 from mtad.config.lines import split_assignment
 from mtad.config.names import BUILTIN, SERVICE, USER
 
@@ -95,7 +97,8 @@ def parse(argv: Sequence[str]) -> Request:
     try:
         options, names = getopt.getopt(list(argv), _LETTERS)
     except getopt.GetoptError as error:
-        raise UsageError(f"{error}; {USAGE}") from error
+        sys.stderr.write(f"postconf: {complaint(error)}\n")
+        raise UsageError(USAGE) from error
     request = Request(config_directory(), "MAIL_CONFIG" in os.environ, frozenset(), names=names)
     flags: set[str] = set()
     for option, value in options:

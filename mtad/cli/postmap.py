@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mtad.cli.directory import load_parameters
-from mtad.cli.mapfiles import Fatal, Job, delete, make
+from mtad.cli.mapfiles import Job, delete, make
 from mtad.cli.message_keys import message_keys
 from mtad.cli.postconf_services import json_line
+from mtad.cli.voice import Fatal, complaint
 from mtad.errors import ConfigError, MtadError, TableError
 from mtad.maillog import printable
 from mtad.tables.memory import Parser
@@ -58,8 +59,6 @@ def run_tool(tool: Tool, argv: list[str]) -> int:
     """The command that ``tool`` describes; the exit code."""
     try:
         return _run(tool, argv)
-    except Fatal as problem:
-        _say(tool, f"fatal: {problem}")
     except ConfigError as error:
         _say(tool, f"fatal: {error if error.path else error.reason}")
     except MtadError as error:
@@ -76,12 +75,7 @@ def _run(tool: Tool, argv: list[str]) -> int:
     try:
         flags, specs = getopt.getopt(argv, tool.letters)
     except getopt.GetoptError as error:
-        _say(
-            tool,
-            f"invalid option -- '{error.opt}'"
-            if "not recognized" in error.msg
-            else f"option requires an argument -- '{error.opt}'",
-        )
+        _say(tool, complaint(error))
         raise Fatal(tool.usage) from error
     modes = [(flag, value) for flag, value in flags if flag in ("-d", "-i", "-q", "-s")]
     if len(modes) > 1:

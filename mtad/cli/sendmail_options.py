@@ -161,6 +161,7 @@ class _Reader:
         try:
             found = words.option()
         except ValueError as problem:
+            sys.stderr.write(f"{self._name}: {problem}\n")
             raise Fatal(f"usage: {self._name} [options]") from problem
         if found is not None:
             self._take(*found)

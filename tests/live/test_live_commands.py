@@ -130,3 +130,29 @@ def test_a_mistake_that_is_no_text_is_refused_and_survived(mtad: Mtad) -> None:
     main_cf.write_bytes(good)
     assert mtad.command("reload").returncode == 0
     assert mtad.pid == master
+
+
+def test_status_and_stop_need_no_log(mtad: Mtad) -> None:
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    words = [*user, sys.executable, "-m", "mtad.cli.main", "-c", str(mtad.directory), "status"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"mtad: the Postfix mail system is running: PID: {mtad.pid}\n",
+    )
+    main_cf = mtad.directory / "main.cf"
+    good = main_cf.read_text()
+    main_cf.write_text(f"{good}maillog_file = /srv/elsewhere\n")
+    done = mtad.command("stop")
+    assert (done.returncode, "mtad: warning: " in done.stderr) == (0, True)
+    main_cf.write_text(good)
+    mtad.start()
+
+
+def test_an_argument_that_a_command_does_not_have(mtad: Mtad) -> None:
+    for words in (("check", "--jsn"), ("stop", "now"), ("reload", "--single")):
+        done = mtad.command(*words)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"mtad: fatal: {words[0]}: unknown argument {words[1]}\n",
+        )

@@ -141,7 +141,7 @@ def test_texts_of_notifications(run) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["-Z"], "option -Z not recognized"),
+        (["-Z"], "usage: postconf [-a (server"),
         (["-n", "-d"], "specify one of -d -n"),
         (["-e"], "-e requires name=value argument"),
         (["-e", "x"], "missing '=' after attribute name"),
