@@ -188,9 +188,12 @@ class AuxpropVerifier:
             stored = (await self._store.fetch(user, (PASSWORD,))).get(PASSWORD)
             hashed = parse(stored) if stored else None
             if hashed is not None:
-                return await self._hashed(user, hashed, password)
-            if stored and _same(stored, password):
+                verdict = await self._hashed(user, hashed, password)
+                if verdict is not Verdict.BAD_PASSWORD:
+                    return verdict
+            elif stored and _same(stored, password):
                 return Verdict.OK
+            # in any case, so that a wrong name costs as many questions as a wrong password
             others = await self._store.fetch(user, ("cmusaslsecretPLAIN", SCRAM))
             salted = others.get("cmusaslsecretPLAIN")
             if salted is not None and hmac.compare_digest(salted, salted_secret(salted, password)):

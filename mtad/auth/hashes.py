@@ -36,7 +36,7 @@ _SCRAM = re.compile(
 )
 _DOVECOT_SCRAM = re.compile(rb"(\d{1,8}),([A-Za-z0-9+/=]+),([A-Za-z0-9+/=]+),([A-Za-z0-9+/=]+)")
 _PBKDF2 = re.compile(rb"(\d{1,8})\$([A-Za-z0-9./+=]{1,200})\$([A-Za-z0-9./+=]{1,200})")
-_DOVECOT_PBKDF2 = re.compile(rb"\$1\$([!-~]{1,100})\$(\d{1,8})\$([0-9a-fA-F]{2,128})")
+_DOVECOT_PBKDF2 = re.compile(rb"\$1\$([!-~]{1,100})\$(\d{1,8})\$((?:[0-9a-fA-F]{2}){1,64})")
 
 #: name -> (hash function, whether a salt follows the digest)
 _DIGESTS = {
@@ -229,10 +229,11 @@ def _libcrypt() -> Any:
 def crypt(password: bytes, setting: bytes) -> bytes:
     """The crypt(3) hash of ``password`` by ``setting``; raises :class:`HashError`.
 
+    Empty, and so equal to no stored hash, for what can be nobody's password.
     Postfix counterpart: ``crypt(3)``, as saslauthd calls it.
     """
     if b"\0" in password or len(password) >= _PHRASE_LIMIT:
-        return b"*"
+        return b""
     function = _libcrypt()
     room = ctypes.create_string_buffer(_CRYPT_ROOM)
     arguments = (password, setting, room, _CRYPT_ROOM)

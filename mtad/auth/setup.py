@@ -43,9 +43,6 @@ from mtad.sasl.mechanism import Property, ServerContext, ServerMechanism, parse_
 from mtad.sasl.scram import ITERATION_LIMIT
 from mtad.tables.match import StringList
 
-#: SCRAM's iterations where ``scram_iteration_counter`` does not say.
-ITERATIONS = 4096
-
 _RANDOM = secrets.token_bytes(32)
 
 #: What ``smtpd_sasl_type`` may be.
@@ -173,9 +170,7 @@ def _context(p: Parameters, conf: SaslConf) -> ServerContext:
 def _iterations(conf: SaslConf, mechanism: bytes) -> int:
     name = "scram_iteration_counter"
     value = conf.get(f"{mechanism.decode().lower()}_{name}") or conf.get(name) or ""
-    return (
-        min(int(value), ITERATION_LIMIT) if value.isascii() and value.isdigit() and int(value) else ITERATIONS
-    )
+    return min(int(value), ITERATION_LIMIT) if value.isascii() and value.isdigit() and int(value) else ROUNDS
 
 
 def _salt_key(hostname: bytes) -> bytes:
@@ -219,7 +214,7 @@ def _verifier(
     verifier = _bare_verifier(name, p, conf, reactor, log, store)
     transition = (conf.get("auto_transition") or "no").lower()
     if name != "auxprop" and transition not in _NO:
-        rounds = conf.number("scram_iteration_counter", ROUNDS)
+        rounds = _iterations(conf, b"SCRAM-SHA-256")
         one_time = "otp" in (word.lower() for word in conf.words("mech_list"))
         verifier = Transition(verifier, store, log, transition != "noplain", rounds, one_time)
     return Noted(verifier, log) if conf.number("log_level", 1) >= NOTES else verifier

@@ -60,7 +60,7 @@ class JwtTokens:
 
         try:
             header = self._jws.get_unverified_header(token)
-        except PyJWTError:
+        except (PyJWTError, RecursionError):  # not all versions know the latter for their own
             raise BadToken("not a signed JSON Web Token") from None
         algorithm, id = header.get("alg"), header.get("kid", "")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:

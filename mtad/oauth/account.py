@@ -120,8 +120,10 @@ class _Reader:
         own = self._values
         preset = self._preset()
         values = {**preset, **own}
-        if preset and own.get("grant") == "client_credentials" and own.get("provider") == "microsoft":
+        if own.get("grant") == "client_credentials" and own.get("provider") == "microsoft":
             values["scope"] = own.get("scope", _MICROSOFT_OWN_SCOPE)
+            if "tenant" not in own and "token_endpoint" not in own:
+                raise ConfigError("no tenant, which grant client_credentials needs", path=self._path)
         tenant = values.get("tenant", "")
         if not re.fullmatch(r"[A-Za-z0-9.-]*", tenant):
             raise self._error("tenant", "not a tenant's name or identifier")

@@ -183,6 +183,6 @@ def _refusal(answer: HttpAnswer) -> OAuthError:
 def _seconds(value: Any, usual: float) -> float:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return usual
     return min(found, 10 * 365 * 86400.0) if found > 0 else usual

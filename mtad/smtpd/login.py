@@ -8,7 +8,6 @@ RFC 4954.  Postfix counterpart: ``smtpd_sasl_proto.c``, ``smtpd_sasl_glue.c``.
 from __future__ import annotations
 
 from mtad.auth.authenticator import AuthSession, Challenge, Denied
-from mtad.maillog import printable
 from mtad.smtpd.content import Content
 from mtad.wire import events as ev
 from mtad.wire.reply import Reply
@@ -60,6 +59,6 @@ class LoginCommands(Content):
 
     def _auth_aborted(self, event: ev.AuthAborted) -> Reply:
         exchange, self.auth = self.auth, None
-        mechanism = printable(exchange.mechanism) if exchange is not None else ""
+        mechanism = exchange.mechanism if exchange is not None else ""
         self.log.warning(f"{self.client}: SASL {mechanism} authentication aborted")
         return ABORTED

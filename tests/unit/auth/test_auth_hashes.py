@@ -58,6 +58,7 @@ def test_right_and_wrong_passwords(stored: bytes, scheme: str) -> None:
         b"secret", b"{", b"{abc}", b"{abc}def", b"{SHA}", b"{SHA}short", b"{SSHA}not base64!", b"$6$", b"$",
         b"$5", b"{CRYPT}", b"{CRYPT}x", b"{PBKDF2}x", b"{SCRAM-SHA-256}x", b"{ARGON2}x", b"$argon2id$",
         b"\xff" * 40, b"{SHA}\xff", b"$money$", "пароль".encode(),
+        b"{PBKDF2}$1$salt$10$abc",
     ],
 )  # fmt: skip
 def test_what_is_no_hash_is_a_password(plain: bytes) -> None:

@@ -18,6 +18,7 @@ from mtad.config.sasl_conf import SaslConf
 from mtad.errors import ConfigError, TableError
 from mtad.maillog import ListSink, MailLog
 from mtad.sasl import otp
+from mtad.sasl.scram import parse_auth_password
 from mtad.tables.sasldb import SaslDb
 
 B64 = base64.b64encode
@@ -106,6 +107,18 @@ class Fixed:
 
     async def verify(self, user: bytes, password: bytes, address: str = "") -> Verdict:
         return Verdict.OK if password == b"right" else Verdict.BAD_PASSWORD
+
+
+@pytest.mark.parametrize("counter", ["0", "2000000", "many"])
+def test_a_transition_keeps_keys_that_can_be_used(
+    build: Build, tmp_path: Path, sink: ListSink, counter: str
+) -> None:
+    conf = {"sasldb_path": str(tmp_path / "own"), "auto_transition": "noplain"}
+    conf |= {"pwcheck_method": "alwaystrue", "scram_iteration_counter": counter}
+    authenticator = build(conf)
+    assert isinstance(plain(authenticator, b"new", b"right"), Granted)
+    kept = at_once(authenticator.store.fetch(b"new", ("authPassword",)))["authPassword"]
+    assert parse_auth_password(b"SCRAM-SHA-256", kept) is not None
 
 
 @pytest.mark.parametrize("kind", ["sasldb", "sql"])

@@ -185,7 +185,9 @@ def test_bad_tokens(
     head, body, signature = good.split(".")
     public = json.dumps(provider.jwks()["keys"][0])
     none = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
+    deep = base64.urlsafe_b64encode(b"[" * 5000).rstrip(b"=").decode()
     cases = {
+        f"{deep}.{body}.": "not a signed JSON Web Token",
         "": "not a signed JSON Web Token",
         "opaque": "not a signed JSON Web Token",
         f"{none}.{body}.": "algorithm none is not allowed",

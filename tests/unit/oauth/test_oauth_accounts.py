@@ -22,7 +22,7 @@ from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
 from mtad.oauth.account import Account, account_names, read_account
-from mtad.oauth.grants import OAuthError, Request
+from mtad.oauth.grants import USUAL_LIFETIME, OAuthError, Request
 from mtad.oauth.state import StateFile, TokenState, state_directory
 from mtad.oauth.tokens import PAUSE, YOUNG, Accounts
 
@@ -129,6 +129,7 @@ def test_presets(world: World) -> None:
         ({"grant": "client_credentials", "client_secret": ""}, "no client_secret"),
         ({"client_secret_file": "/nonexistent"}, "No such file"),
         ({"provider": "microsoft", "tenant": "a/b"}, "not a tenant"),
+        ({"provider": "microsoft", "grant": "client_credentials", "client_secret": "x"}, "no tenant, which"),
     ],
 )
 def test_broken_files(world: World, values: dict[str, str], reason: str) -> None:
@@ -163,6 +164,14 @@ def test_a_token_is_got_once_and_renewed_before_its_end(world: World) -> None:
     assert world.token(accounts) == b"access-2"
     assert [form["refresh_token"] for _, form in world.provider.requests] == ["seed", "refresh-1"]
     assert all("access-" not in text and "refresh-" not in text for _, _, text in world.sink.lines)
+
+
+def test_a_lifetime_that_can_be_no_number_of_seconds(world: World) -> None:
+    world.write()
+    world.provider.lifetime = 10**400
+    assert world.token(world.accounts()) == b"access-1"
+    state = world.state()
+    assert state is not None and state.ends - state.obtained == USUAL_LIFETIME
 
 
 def test_a_refused_token_is_replaced_unless_it_is_young(world: World) -> None:
