@@ -15,15 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import oracle.postfix
 import pytest
 from live import kerberos
 from live.daemon import Mtad, mail_owner, wait_until
 from oracle.postfix import Postfix, free_port
 
 from mtad.tables.sasldb import SaslDb
-
-pytestmark = pytest.mark.skipif(not oracle.postfix.AVAILABLE, reason=oracle.postfix.WHY_NOT)
 
 MECHANISMS = (
     "PLAIN",

@@ -17,12 +17,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from live.daemon import Mtad, wait_until
-from oracle import names as place
 from oracle.names import Names
 from oracle.tls_scenes import Scene, Scenes
 from unit.net.net_pki import Issued, pem, pem_key
-
-pytestmark = pytest.mark.skipif(not place.AVAILABLE, reason=place.WHY_NOT)
 
 WEB = "192.0.2.250"
 PLAIN = "{name}.example MX 10 mx.{name}.example\nmx.{name}.example A {address}\n"

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 from live.daemon import Mtad, wait_until
-from oracle import names as place
 from oracle.names import Names
 from oracle.tls_scenes import Scene, Scenes
 from oracle.upstream import OFFERS
 from unit.net.net_pki import Issued, pem, pem_key
-
-pytestmark = pytest.mark.skipif(not place.AVAILABLE, reason=place.WHY_NOT)
 
 REQUIRE = (*OFFERS, "REQUIRETLS")
 

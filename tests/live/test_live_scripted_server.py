@@ -17,14 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from live.daemon import Mtad, wait_until
 from live.peers import Peer, Stage, Talk
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 
 from mtad.net.certificates import make_self_signed
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,14 @@ from dataclasses import dataclass, field
 
 import pytest
 from live.daemon import Mtad, wait_until
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from oracle.upstream import OFFERS, Upstream
 
 from mtad.tables.sasldb import SaslDb
 
 __all__ = [
-    "AVAILABLE", "GROUP", "HELLO", "MAIL", "RCPT", "START", "TEXT", "WHY_NOT", "WIRE", "Body", "Config",
-    "Dialogue", "End", "Hang", "House", "Houses", "Send", "Slow", "Step", "Tls", "at", "b64", "cram", "each",
-    "plain",
+    "GROUP", "HELLO", "MAIL", "RCPT", "START", "TEXT", "WIRE", "Body", "Config", "Dialogue", "End", "Hang",
+    "House", "Houses", "Send", "Slow", "Step", "Tls", "at", "b64", "cram", "each", "plain",
 ]  # fmt: skip
 
 PATIENCE = 60.0

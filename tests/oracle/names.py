@@ -12,7 +12,7 @@ network namespace with nothing but loopback, and sees an ``/etc/resolv.conf`` an
 only this server: so do ``Postfix(...)``, ``Mtad(...)``, ``House(...)``, ``Upstream()`` and test clients,
 without a change.  All addresses of :data:`NETWORKS` are this host's own there: a test may listen on
 ``192.0.2.25`` port 25 or connect from ``198.51.100.7``.  Leave it in the thread that entered it, after
-ending what was started.  Needs root (``pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)``).
+ending what was started.  The test is skipped where that is not allowed.
 
 Data is a line a record, ``name [ttl] TYPE data``; the TTL is 60 unless given; ``;`` and ``#`` begin remarks::
 
@@ -53,6 +53,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+
+import pytest
 
 
 def _possible() -> bool:
@@ -287,6 +289,8 @@ class Names:
         self._zone = Zone.parse(text)
 
     def __enter__(self) -> Names:
+        if not AVAILABLE:
+            pytest.skip(WHY_NOT)
         self._home = (
             os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC),
             os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC),

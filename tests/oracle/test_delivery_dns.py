@@ -15,15 +15,9 @@ from collections.abc import Iterator
 
 import pytest
 from live.daemon import Mtad
-from oracle import names
-from oracle.dialogue import AVAILABLE, PATIENCE, WHY_NOT, Config, House, mask
+from oracle.dialogue import PATIENCE, Config, House, mask
 from oracle.names import Names
 from oracle.postfix import Postfix
-
-pytestmark = [
-    pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT),
-    pytest.mark.skipif(not names.AVAILABLE, reason=names.WHY_NOT),
-]
 
 ZONE = """
 mx1.example         A     192.0.2.25

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-from oracle.dialogue import AVAILABLE, HELLO, TEXT, WHY_NOT, Body, Config, Dialogue, Houses, each
+from oracle.dialogue import HELLO, TEXT, Body, Config, Dialogue, Houses, each
 from oracle.upstream import DROP, OFFERS
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 TRANSPORT = """\
 error1.example error:5.7.3 get lost

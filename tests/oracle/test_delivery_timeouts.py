@@ -15,10 +15,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from live.daemon import Mtad
-from oracle.dialogue import AVAILABLE, PATIENCE, WHY_NOT, Config, House, mask
+from oracle.dialogue import PATIENCE, Config, House, mask
 from oracle.postfix import Postfix
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 SHORT = "2s"
 #: Where the server falls silent, by service; the service's own settings, the short time-out first.

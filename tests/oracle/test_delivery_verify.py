@@ -8,14 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 from live.daemon import Mtad
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from oracle.upstream import Upstream
 
 from mtad.config.parameters import Parameters
 from mtad.rewrite.address import Rewriter
 from mtad.rewrite.probe_sender import ProbeSender
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 RECIPIENT = "smtpd_recipient_restrictions"
 PROBED = "reject_unverified_recipient, permit"

@@ -11,13 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
-from oracle import names
 from oracle.dialogue import (
-    AVAILABLE,
     MAIL,
     RCPT,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -27,11 +24,6 @@ from oracle.dialogue import (
     each,
 )
 from oracle.names import Names
-
-pytestmark = [
-    pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT),
-    pytest.mark.skipif(not names.AVAILABLE, reason=names.WHY_NOT),
-]
 
 ZONE = """
 192.0.2.9               PTR   client.example.net

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 from live.milter import Answer, Conversation, FakeMilter, negotiate
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -27,8 +25,6 @@ from oracle.dialogue import (
 
 from mtad.smtpd.milter import wire
 from mtad.smtpd.milter.wire import packet
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 GO_ON = packet(wire.CONTINUE)
 REJECT, TEMPFAIL, DISCARD, ACCEPT = (packet(code) for code in (b"r", b"t", b"d", b"a"))

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pytest
-from oracle.dialogue import AVAILABLE, HELLO, WHY_NOT, Body, Config, Dialogue, Houses, each
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+from oracle.dialogue import HELLO, Body, Config, Dialogue, Houses, each
 
 #: A message: sender, recipients (with parameters, perhaps), text.
 Mail = tuple[str, Sequence[str], str]

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from live.daemon import MTAD, Mtad, wait_until
-from oracle.dialogue import AVAILABLE, WHY_NOT, Config, House, mask
+from oracle.dialogue import Config, House, mask
 from oracle.postfix import Postfix
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 CONFIG = Config(
     "sendmail",

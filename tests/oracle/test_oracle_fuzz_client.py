@@ -9,10 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from oracle import fuzz_client
-from oracle.dialogue import AVAILABLE, WHY_NOT
 from oracle.scripted import Script
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 #: The first hundreds have found nearly all; the others have found something once.
 SEEDS = [*range(130), 174, 275, 292, 376]

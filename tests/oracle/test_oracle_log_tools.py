@@ -17,13 +17,11 @@ from pathlib import Path
 
 import pytest
 from oracle.dialogue import (
-    AVAILABLE,
     HELLO,
     MAIL,
     RCPT,
     START,
     TEXT,
-    WHY_NOT,
     Body,
     Config,
     Dialogue,
@@ -34,8 +32,6 @@ from oracle.dialogue import (
     at,
     plain,
 )
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 REJECTS = "check_recipient_access texthash:{dir}/rejects, reject_unauth_destination"
 LOGS = Config(

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oracle.names import AVAILABLE, WHY_NOT, Names, Zone, answer
+from oracle.names import Names, Zone, answer
 from oracle.postfix import AVAILABLE as POSTFIX
 
 from mtad.net.dns_message import decode, encode_query
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 ZONE = """
 example.com         MX    10 mx.example.com      ; a remark

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 from live.forked import forked
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 
 from mtad.cli import postqueue, postsuper, queue
 from mtad.queue.ids import in_base
 from mtad.queue.message import Message, Recipient
 from mtad.queue.postfix.envelope import write_message
 from mtad.queue.postfix.files import QueueDirectory
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold", "corrupt", "defer", "bounce", "trace",
           "flush", "pid", "public", "private")  # fmt: skip

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 from live.daemon import MTAD, Mtad, Sink, wait_until
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 
 from mtad.queue.message import Message, Recipient
 from mtad.queue.postfix.envelope import write_message
 from mtad.queue.postfix.records import pack
-
-pytestmark = pytest.mark.skipif(not AVAILABLE or os.geteuid() != 0, reason=WHY_NOT or "needs root")
 
 #: Arguments and input of sendmail; what is sent is compared, and every word that is said.
 SENT: list[tuple[list[str], str]] = [

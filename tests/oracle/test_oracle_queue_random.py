@@ -14,15 +14,13 @@ import pytest
 from live.daemon import wait_until
 from live.forked import forked
 from live.milter import Conversation, FakeMilter, negotiate
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from oracle.upstream import Upstream
 
 from mtad.cli import queue
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.records import read_records
 from mtad.smtpd.milter import wire
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 MESSAGES = 25
 PEOPLE = ["later@example.net", "later+x=y@example.net", '"q s"@example.net', "good@example.net",

@@ -11,10 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from live.daemon import MTAD, Mtad, wait_until
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from oracle.upstream import Heard, Upstream
-
-pytestmark = pytest.mark.skipif(not AVAILABLE or os.geteuid() != 0, reason=WHY_NOT or "needs root")
 
 RULES = {
     "rcpt:bad@x.example": b"550 5.1.1 no such user",

@@ -21,8 +21,6 @@ from mtad.maillog import ListSink, MailLog
 from mtad.sasl.client import ClientContext, choose
 from mtad.tables.sasldb import SaslDb
 
-pytestmark = pytest.mark.skipif(not postfix.AVAILABLE, reason=postfix.WHY_NOT)
-
 SESSION = AuthSession("localhost", "127.0.0.1", "4000", "127.0.0.1", "587", False)
 
 

@@ -8,17 +8,14 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from live.daemon import wait_until
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from twisted.internet.epollreactor import EPollReactor
 
 from mtad.auth.authenticator import Authenticator
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 OPTIONS = ("noplaintext", "noactive", "nodictionary", "noanonymous", "mutual_auth")
 #: ``mech_list``, by the name of the file

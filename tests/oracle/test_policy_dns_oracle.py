@@ -13,16 +13,10 @@ from itertools import product
 from typing import Any
 
 import pytest
-from oracle import names
 from oracle.names import Names
 from oracle.policy_cases import Case, compare, running
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from zone_resolver import ZoneResolver
-
-pytestmark = [
-    pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT),
-    pytest.mark.skipif(not names.AVAILABLE, reason=names.WHY_NOT),
-]
 
 ZONE = """
 good.example            MX    10 mx.good.example

@@ -15,18 +15,12 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from oracle import names
 from oracle.names import Names
 from oracle.policy_cases import Case, compare, fatal, running
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from zone_resolver import ZoneResolver
 
 from mtad.errors import ConfigError
-
-pytestmark = [
-    pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT),
-    pytest.mark.skipif(not names.AVAILABLE, reason=names.WHY_NOT),
-]
 
 ZONE = """
 good.example            MX    10 mx.good.example

@@ -5,11 +5,7 @@ A few of them; more are tried by hand, with other settings: ``Post(main).differe
 
 from __future__ import annotations
 
-import pytest
 from oracle.notices import Post, mails
-from oracle.postfix import AVAILABLE, WHY_NOT
-
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 TEMPLATES = """\
 failure_template = <<EOF

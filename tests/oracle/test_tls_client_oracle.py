@@ -18,9 +18,8 @@ from pathlib import Path
 
 import pytest
 from live.daemon import Mtad
-from oracle import names as place
 from oracle.names import Names
-from oracle.postfix import AVAILABLE, WHY_NOT, Postfix
+from oracle.postfix import Postfix
 from oracle.tls_client_scenes import (
     alias_scenes,
     certificate_scenes,
@@ -32,12 +31,6 @@ from oracle.tls_client_scenes import (
 from oracle.tls_pki import Pki, make_pki
 from oracle.tls_scenes import Scene, Scenes
 from unit.net.net_pki import Issued
-
-pytestmark = [
-    pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT),
-    pytest.mark.skipif(not place.AVAILABLE, reason=place.WHY_NOT),
-]
-
 
 #: smtp_tls_per_site: what is said of the next hop and of the host.
 SITES = [
