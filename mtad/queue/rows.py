@@ -72,7 +72,21 @@ def entry(message: Message) -> Entry:
 
 def _recipient_row(r: Recipient) -> Row:
     notify = b",".join(sorted(r.notify)).decode("ascii") if r.notify else ""
-    return PENDING_NUMBER, r.address, r.original, notify, r.orcpt, r.dsn, r.reason, r.relay
+    return (
+        PENDING_NUMBER,
+        r.address,
+        r.original,
+        notify,
+        r.orcpt,
+        r.dsn,
+        storable(r.reason),
+        storable(r.relay),
+    )
+
+
+def storable(text: str) -> str:
+    """``text`` without what is no character: names in main.cf may hold any bytes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def read_spool(spool: BinaryIO, at: int, size: int) -> bytes:

@@ -15,7 +15,16 @@ from functools import lru_cache
 
 from mtad.queue.journal import Left
 from mtad.queue.message import Message, Outcome
-from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS, Entry, Row, encode, read_spool
+from mtad.queue.rows import (
+    MESSAGE_COLUMNS,
+    PIECE_COLUMNS,
+    RECIPIENT_COLUMNS,
+    Entry,
+    Row,
+    encode,
+    read_spool,
+    storable,
+)
 from mtad.queue.schema import DONE_NUMBER, PENDING_NUMBER, PIECE, STATE, key, owner
 
 #: Changes the messages of a JSON list of queue ids and returns the ids that it concerned.
@@ -171,7 +180,7 @@ def _settle_rest(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> N
     for settlement in settlements:
         for o in settlement.outcomes:
             state = PENDING_NUMBER if o.status == "deferred" else DONE_NUMBER
-            outcomes.append((state, o.dsn, o.reason, o.relay, o.recipient.id))
+            outcomes.append((state, o.dsn, storable(o.reason), storable(o.relay), o.recipient.id))
     db.executemany(_OUTCOME, outcomes)
     deferred: list[Row] = []
     for settlement in settlements:

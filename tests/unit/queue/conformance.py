@@ -196,6 +196,16 @@ class Conformance:
         assert (recipient.dsn, recipient.reason) == ("4.4.1", "connect to mx: Connection refused")
         assert driver.wait(driver.store.finish(back, sent(recipient), 0.0)) is True
 
+    def test_reasons_may_hold_what_is_no_character(self, driver: Driver) -> None:
+        message = make(2)
+        message.recipients[0].reason = message.recipients[0].relay = "x\udce9y"
+        (one,) = self.enqueue(driver, message)
+        assert [recipient.reason for recipient in one.recipients] == ["x?y", ""]
+        outcome = Outcome(one.recipients[1], "deferred", "4.0.0", "\u00e9\udce9", "\udce9")
+        assert not driver.wait(driver.store.finish(one, [outcome], 0.0))
+        (again,) = driver.store.listing()
+        assert (again.recipients[1].reason, again.recipients[1].relay) == ("\u00e9?", "?")
+
     def test_what_is_done_is_not_handed_out_again(self, driver: Driver) -> None:
         (message,) = self.enqueue(driver, make(5))
         a, b, c, d, e = message.recipients
