@@ -122,7 +122,7 @@ class _Reader:
         values = {**preset, **own}
         if own.get("grant") == "client_credentials" and own.get("provider") == "microsoft":
             values["scope"] = own.get("scope", _MICROSOFT_OWN_SCOPE)
-            if "tenant" not in own and "token_endpoint" not in own:
+            if "tenant" not in own and "{tenant}" in values["token_endpoint"]:
                 raise ConfigError("no tenant, which grant client_credentials needs", path=self._path)
         tenant = values.get("tenant", "")
         if not re.fullmatch(r"[A-Za-z0-9.-]*", tenant):

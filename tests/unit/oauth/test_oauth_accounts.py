@@ -129,7 +129,10 @@ def test_presets(world: World) -> None:
         ({"grant": "client_credentials", "client_secret": ""}, "no client_secret"),
         ({"client_secret_file": "/nonexistent"}, "No such file"),
         ({"provider": "microsoft", "tenant": "a/b"}, "not a tenant"),
-        ({"provider": "microsoft", "grant": "client_credentials", "client_secret": "x"}, "no tenant, which"),
+        (
+            {"provider": "microsoft", "grant": "client_credentials", "token_endpoint": "https://x/{tenant}"},
+            "no tenant, which grant client_credentials needs",
+        ),
     ],
 )
 def test_broken_files(world: World, values: dict[str, str], reason: str) -> None:
