@@ -67,8 +67,6 @@ from mtad.wire.server_reply import (
 )
 
 _UNSENDABLE = re.compile(rb"[\r\n\0]")
-#: An initial response that makes the command line longer is sent as the answer to a challenge.
-_AUTH_LINE_LIMIT = 512
 
 #: What the greeting of a PIX firewall consists of.
 _PIX_BANNER = b"20 *\t\r\n"
@@ -98,7 +96,6 @@ class ClientSession:
         self._expected: deque[tuple[str, _Handler]] = deque([(self.stage, self._greeting)])
         self._ready = False  # no command or transaction is under way
         self._handshaking = False
-        self._deferred: bytes | None = None  # an initial response too long for the AUTH line
         self._challenged = False
         self._envelope = Envelope(b"", ())
         self._accepted = self._answered = 0
@@ -183,13 +180,8 @@ class ClientSession:
         """AUTH; ``initial`` is the initial response in base64 (b"": an empty one)."""
         self._begin()
         command = b"AUTH " + mechanism
-        self._deferred = None
         if initial is not None:
-            with_response = command + b" " + (initial or b"=")
-            if len(with_response) + 2 <= _AUTH_LINE_LIMIT:
-                command = with_response
-            else:
-                self._deferred = initial
+            command += b" " + (initial or b"=")
         self._challenged = True
         self._command(command, "performing the AUTH exchange", self._auth_answer)
 
@@ -391,15 +383,7 @@ class ClientSession:
 
     def _auth_answer(self, reply: ServerReply) -> None:
         if reply.code // 100 == 3:
-            data = reply.lines[-1][4:]
-            if self._deferred is None:
-                self._events.append(Challenge(data))
-            elif data:
-                self._deferred = None
-                self._fail(ProtocolError("a challenge where the initial response was due", reply))
-            else:
-                response, self._deferred = self._deferred, None
-                self.auth_response(response)
+            self._events.append(Challenge(reply.lines[-1][4:]))
             return
         self._challenged = False
         self.authenticated = reply.positive

@@ -164,18 +164,6 @@ def test_auth_by_challenges() -> None:
     assert kinds(session, b"501 aborted\r\n") == [ce.AuthAnswer]
 
 
-def test_a_long_initial_response_waits_for_an_empty_challenge() -> None:
-    session = ready()
-    session.authenticate(b"PLAIN", b"x" * 600)
-    assert session.data_to_send() == b"AUTH PLAIN\r\n"
-    assert events(session, b"334 \r\n") == []
-    assert session.data_to_send() == b"x" * 600 + b"\r\n"
-    assert kinds(session, b"235 ok\r\n") == [ce.AuthAnswer]
-    session = ready()
-    session.authenticate(b"PLAIN", b"x" * 600)
-    assert kinds(session, b"334 eA==\r\n") == [ce.ProtocolError]
-
-
 def test_a_long_challenge() -> None:
     session = ready()
     session.authenticate(b"GSSAPI")
