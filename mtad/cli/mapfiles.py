@@ -194,7 +194,7 @@ def _add_all(
     replace = options.duplicates == "replace"
     for _, key, value in found:
         if options.fold:
-            key = fold(key)
+            key = fold(key, options.utf8)
         if replace or key not in entries:
             entries[key] = value
         elif options.duplicates == "warn":
@@ -210,7 +210,7 @@ def _terminated(entries: dict[bytes, bytes], options: Options) -> Entries:
 def _folded(key: bytes, options: Options) -> bytes:
     if options.utf8 and not is_utf8(key):
         return key
-    return fold(key) if options.fold else key
+    return fold(key, options.utf8) if options.fold else key
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from mtad.policy.anvil import Anvil
 from mtad.queue.pressure import Pressure
 from mtad.queue.sqlite import SQLiteStore
 from mtad.tables.blocking import BlockingTable
-from mtad.tables.table import PAUSE, Watch
+from mtad.tables.table import PAUSE, Text, Watch
 from mtad.tables.threads import Threads
 
 #: Exit status of a child that could not start for the configuration's sake.
@@ -170,6 +170,7 @@ class _Process:
         make: Any = MailReactor
         reactor = self._reactor = make()
         installReactor(reactor)
+        Text.utf8 = self._plan.p.flag("smtputf8_enable")
         observers: Any = [self._report_failure]
         globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
         around = Surroundings(self._plan, self._paths, self._sink, reactor, self._anvil, self._pressure)

@@ -41,7 +41,7 @@ def parse_aliases(text: str, path: str, options: Options) -> Iterator[tuple[int,
         while warnings:
             options.warn(warnings.pop(0))
         where = f"{path}, line {number}"
-        if options.utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
+        if options.wants_utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
             options.warn(f'{where}: non-UTF-8 input "{line}" -- ignoring this line')
             continue
         tokens = _scan(line)

@@ -21,6 +21,7 @@ class CombinedTable:
         self.fixed_key = tables[0].fixed_key
         self._tables = tables
         self._fold = self.fixed_key and options.fold
+        self._utf8 = options.utf8
 
     def close(self) -> None:
         for table in self._tables:
@@ -31,7 +32,7 @@ class UnionTable(CombinedTable):
     """All results, joined by commas."""
 
     async def lookup(self, key: bytes) -> bytes | None:
-        key = fold(key) if self._fold else key
+        key = fold(key, self._utf8) if self._fold else key
         results = [await table.lookup(key) for table in self._tables]
         return b",".join(result for result in results if result is not None) or None
 
@@ -40,7 +41,7 @@ class PipeTable(CombinedTable):
     """Each result is the next table's key."""
 
     async def lookup(self, key: bytes) -> bytes | None:
-        value: bytes | None = fold(key) if self._fold else key
+        value: bytes | None = fold(key, self._utf8) if self._fold else key
         for table in self._tables:
             if value is None:
                 return None

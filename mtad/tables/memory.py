@@ -38,7 +38,7 @@ def load_source(path: str, options: Options, parse: Parser = _parse) -> dict[byt
     """The text source ``path`` as a dictionary; duplicate keys as ``options`` says."""
     entries: dict[bytes, bytes] = {}
     for line, name, value in parse(read_text(path), path, options):
-        key = fold(name) if options.fold else name
+        key = fold(name, options.utf8) if options.fold else name
         if key in entries and options.duplicates != "replace":
             if options.duplicates == "warn":
                 shown = name.decode("utf-8", "surrogateescape")
@@ -90,7 +90,7 @@ class InlineTable(LocalTable):
                 pair = extract_braces(element) if element.startswith("{") else element
                 key, value = split_name_value(pair)
                 data = file_value(value) if options.value_is_file else to_bytes(value)
-                entries[fold(to_bytes(key)) if options.fold else to_bytes(key)] = data
+                entries[fold(to_bytes(key), options.utf8) if options.fold else to_bytes(key)] = data
         except ConfigError as error:
             raise ConfigError(f'{error.reason}: "{spec}"; {usage}') from error
         except TableError as error:

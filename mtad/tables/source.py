@@ -60,7 +60,7 @@ def parse_source(
                 yield number, key.encode(), value.encode()
                 continue
         where = f"{path}, line {number}"
-        if options.utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
+        if options.wants_utf8 and not line.isascii() and not is_utf8(to_bytes(line)):
             options.warn(f'{where}: non-UTF-8 input "{line}" -- ignoring this line')
             continue
         match = _KEY.match(line)

@@ -33,6 +33,13 @@ def no_warning(text: str) -> None:
     """The default for ``Options.warn``: drop it."""
 
 
+class Text:
+    """What bytes beyond ASCII are to all tables and lists of a process."""
+
+    #: UTF-8; where ``smtputf8_enable`` is no, nothing but bytes.
+    utf8: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to open a table.
@@ -41,6 +48,7 @@ class Options:
     where main.cf is, for types of table that heed it.  ``duplicates`` says what a text source's second
     entry for a key does: ``warn`` (the first stays), ``ignore`` (the same, silently), ``replace``.
     ``nulls``: whether index files are asked for keys with a NUL at the end, and for keys without.
+    ``utf8``: whether keys and values must be UTF-8 (if :class:`Text` says so, too).
     ``value_is_file``: values in text sources name a file whose content, base64, is meant.
     """
 
@@ -56,6 +64,11 @@ class Options:
     def path(self, name: str) -> str:
         """A file's name, relative to ``directory``."""
         return name if self.directory == "." else os.path.join(self.directory, name)
+
+    @property
+    def wants_utf8(self) -> bool:
+        """Whether what is no UTF-8 is refused."""
+        return self.utf8 and Text.utf8
 
 
 class Table(Protocol):
@@ -90,7 +103,7 @@ class LocalTable(ABC):
     def folded(self, key: bytes) -> bytes | None:
         """The key as :meth:`get` wants it; None for one that is in no table."""
         options = self.options
-        if key.isascii() or not options.utf8:
+        if key.isascii() or not options.wants_utf8:
             return key.lower() if options.fold and self.fixed_key else key
         try:
             text = key.decode()
@@ -109,7 +122,9 @@ class LocalTable(ABC):
 
     def checked(self, key: bytes, value: bytes | None) -> bytes | None:
         """The value, which must be UTF-8."""
-        if value is not None and self.options.utf8 and not value.isascii() and not is_utf8(value):
+        if value is None or value.isascii():
+            return value
+        if self.options.wants_utf8 and not is_utf8(value):
             shown = [data.decode("utf-8", "surrogateescape") for data in (key, value)]
             raise TableError(
                 f'{self.spec}: key "{shown[0]}": non-UTF-8 value "{shown[1]}": '
@@ -138,9 +153,9 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def fold(key: bytes) -> bytes:
+def fold(key: bytes, utf8: bool = True) -> bytes:
     """``key`` case-folded as Postfix folds it; bytes that are no UTF-8 stay what they are."""
-    if key.isascii():
+    if key.isascii() or not (utf8 and Text.utf8):
         return key.lower()
     return key.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
 

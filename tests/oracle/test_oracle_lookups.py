@@ -357,3 +357,17 @@ def test_odd_rules(place: Path, ours, kind: str) -> None:  # type: ignore[no-unt
 def test_odd_inline_rules(place: Path, ours, spec: str) -> None:  # type: ignore[no-untyped-def]
     arguments = ["-q", "a", spec]
     assert ours(postmap, arguments) == theirs(POSTMAP, arguments)
+
+
+def test_bytes_that_are_not_to_be_utf8(place: Path, ours) -> None:  # type: ignore[no-untyped-def]
+    (place / "bytes").write_bytes(b"\xc3\x89A one\n\xc3\xa9a two\n\xc4 three \xff\n")
+    os.utime(place / "bytes", (1e9, 1e9))
+    found = []
+    for run in (lambda *words: theirs(POSTMAP, *words), lambda *words: ours(postmap, *words)):
+        made = run(["-u", "hash:bytes"])
+        found.append((made, sorted(run(["-u", "-s", "hash:bytes"])[0].split(b"\n"))))
+    assert found[0] == found[1]
+    asked = b"\xc3\x89a\n\xc3\xa9A\n\xe4\n\xc4\n"
+    for table in ("hash:bytes", "texthash:bytes"):
+        arguments = ["-u", "-q", "-", table]
+        assert ours(postmap, arguments, asked) == theirs(POSTMAP, arguments, asked)

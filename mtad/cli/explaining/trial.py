@@ -32,6 +32,7 @@ from mtad.rewrite.address import Rewriter
 from mtad.rewrite.classes import AddressClasses
 from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.service import ACTIONS, ServicePlan
+from mtad.tables.table import Text
 from mtad.wire.address import from_text
 from mtad.wire.reply import Reply
 
@@ -101,6 +102,7 @@ class Trial:
         self._places = Places(service.p)
         self._notes = list(case.notes)
         self._resolver = Resolver(reactor)
+        Text.utf8 = plan.p.flag("smtputf8_enable")
         self._classes = AddressClasses(plan.p)
         self._router = Router(plan.p, self._classes)
         queue = plan.p["queue_directory"]

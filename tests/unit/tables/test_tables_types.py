@@ -14,7 +14,7 @@ from mtad.tables.bdb_write import write_hash
 from mtad.tables.memory import load_source
 from mtad.tables.registry import open_or_defer
 from mtad.tables.source import extract_braces, parse_source, split_name_value
-from mtad.tables.table import Options, fold
+from mtad.tables.table import Options, Text, fold
 
 
 def ask(table: Table, key: bytes) -> bytes | None:
@@ -311,3 +311,14 @@ def test_folding():
     assert fold(b"AbC") == b"abc"
     assert fold("Straße Ä".encode()) == "strasse ä".encode()
     assert fold(b"A\xff") == b"a\xff"
+    assert fold("Straße Ä".encode(), utf8=False) == "straße Ä".encode()
+
+
+def test_without_smtputf8_bytes_are_bytes(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes("\xc4@example.com gr\xfc\xdf\n".encode("latin-1"))
+    monkeypatch.setattr(Text, "utf8", False)
+    warnings = []
+    table = open_table("texthash:x", str(tmp_path), warn=warnings.append)
+    assert ask(table, b"\xc4@Example.COM") == b"gr\xfc\xdf"
+    assert ask(table, b"\xe4@example.com") is None
+    assert warnings == []
