@@ -1,4 +1,4 @@
-"""``mtad install-commands``: lay the commands of Postfix as links to mtad.
+"""``mtad install-commands``: lay ``mtad`` and the commands of Postfix as links to mtad.
 
 ``mtad install-commands --prefix DIR [--force] [--remove] [-c DIR]`` makes links below DIR, in ``sbin`` and
 ``bin`` as Postfix has them.  What is there already and is no link to us is left alone, and said, unless
@@ -20,6 +20,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mtad.cli.directory import load_parameters
 from mtad.config.parameters import Parameters
@@ -30,7 +31,7 @@ from mtad.errors import MtadError
 COMMANDS = {
     "mailq": "bin", "newaliases": "bin", "sendmail": "sbin", "postfix": "sbin", "postqueue": "sbin",
     "postsuper": "sbin", "postcat": "sbin", "postmap": "sbin", "postalias": "sbin", "postconf": "sbin",
-    "postlog": "sbin", "qshape": "sbin",
+    "postlog": "sbin", "qshape": "sbin", "mtad": "sbin",
 }  # fmt: skip
 _KEPT = ".before-mtad"
 
@@ -71,15 +72,16 @@ def _install(prefix: str, program: str, force: bool) -> int:
     for name, part in COMMANDS.items():
         path = os.path.join(prefix, part, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if _is_ours(path):
-            os.unlink(path)
-        elif os.path.lexists(path):
+        if os.path.lexists(path) and not _is_ours(path):
             if not force:
                 print(f"{path}: left alone: it is not mtad's (--force: keep it as {name}{_KEPT})")
                 left += 1
                 continue
             os.rename(path, path + _KEPT)
-        os.symlink(program, path)
+        with suppress(FileNotFoundError):
+            os.unlink(f"{path}.new")
+        os.symlink(program, f"{path}.new")
+        os.rename(f"{path}.new", path)  # the command is never missing
         print(f"{path} -> {program}")
     return left
 

@@ -223,7 +223,7 @@ def _reload(directory: str, arguments: Sequence[str]) -> int:
         return int(read) >= asked
 
     if not _wait(answered):
-        return _fatal("the master did not answer")
+        return _fatal(f"the master did not answer within {_PATIENCE:.0f} seconds: see the maillog")
     return _fatal(problem) if problem else 0
 
 

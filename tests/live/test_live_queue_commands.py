@@ -148,6 +148,7 @@ def test_links_are_commands(mtad: Mtad, sink: Sink, tmp_path: Path) -> None:
     wait_until(lambda: run("bin/mailq").stdout == "Mail queue is empty\n", "an empty queue")
     assert run("sbin/postconf", "-h", "myhostname").stdout == "mail.example.com\n"
     assert run("sbin/postfix", "status").returncode == 0
+    assert run("sbin/mtad", "status").returncode == 0
     assert run("bin/newaliases").returncode == 0
     assert run("sbin/postqueue", "-f").returncode == 0
     assert "Deleted: 0 messages" in run("sbin/postsuper", "-d", "ABCDEF").stderr
