@@ -75,7 +75,6 @@ def _stage_timeouts(timeouts: Timeouts) -> dict[str, int]:
         "sending message body": timeouts.data_xfer,
         "sending end of data -- message may be sent more than once": timeouts.data_done,
         "sending final RSET": timeouts.rset,
-        "sending RSET probe": timeouts.rset,
         "sending QUIT": timeouts.quit,
     }
 

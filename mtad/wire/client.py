@@ -5,13 +5,13 @@ Bytes from the server go in by :meth:`ClientSession.receive`, events come out of
 The shell acts on events::
 
     Greeting        (EHLO follows by itself when it was positive)
-    Ready           starttls(), authenticate(), send(envelope), reset() or quit()
+    Ready           starttls(), authenticate(), send(envelope) or quit()
     StartTLSAnswer  handshake, then tls_started(): a fresh EHLO, then Ready again
     Challenge       auth_response() or abort_auth()
     AuthAnswer      as after Ready
     MailAnswer, RcptAnswer ...
     SendBody        send_body() ..., end_body()
-    MessageAnswer   the next send(), reset(), quit() or nothing
+    MessageAnswer   the next send(), quit() or nothing
     TransactionDropped   the same, when it is usable
 
 Where the server offers PIPELINING, MAIL, all RCPT and DATA go out at once; when nobody was accepted
@@ -51,7 +51,6 @@ from mtad.wire.client_events import (
     QuitAnswer,
     RcptAnswer,
     Ready,
-    ResetAnswer,
     SendBody,
     StartTLSAnswer,
     TransactionDropped,
@@ -271,11 +270,6 @@ class ClientSession:
         for _ in self._to_answer if self.settings.lmtp else (0,):
             self._expect("sending end of data -- message may be sent more than once", self._message_answer)
 
-    def reset(self) -> None:
-        """RSET, to see whether the session is still alive."""
-        self._begin()
-        self._command(b"RSET", "sending RSET probe", self._reset_answer)
-
     def quit(self) -> None:
         """QUIT; outside a transaction, or right behind the end of a message."""
         ending = bool(self._expected) and self._expected[0][1] == self._message_answer
@@ -457,10 +451,6 @@ class ClientSession:
         self._ready = not any(handler == self._quit_answer for _, handler in self._expected)
         self._in_transaction = False
         self._events.append(MessageAnswer(reply, index=index))
-
-    def _reset_answer(self, reply: ServerReply) -> None:
-        self._ready = True
-        self._events.append(ResetAnswer(reply))
 
     def _quit_answer(self, reply: ServerReply) -> None:
         self.closed = True

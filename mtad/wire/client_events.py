@@ -173,11 +173,6 @@ class TransactionDropped:
 
 
 @dataclass(frozen=True, slots=True)
-class ResetAnswer:
-    reply: ServerReply
-
-
-@dataclass(frozen=True, slots=True)
 class QuitAnswer:
     reply: ServerReply
 
@@ -204,7 +199,6 @@ ClientEvent = (
     | SendBody
     | MessageAnswer
     | TransactionDropped
-    | ResetAnswer
     | QuitAnswer
     | ProtocolError
 )

@@ -362,7 +362,6 @@ def test_calls_out_of_turn() -> None:
     calls: list[Callable[[], None]] = [
         session.starttls,
         session.tls_started,
-        session.reset,
         session.end_body,
         lambda: session.send(ENVELOPE),
         lambda: session.send_body(b"x"),
@@ -378,11 +377,8 @@ def test_calls_out_of_turn() -> None:
         session.quit()
 
 
-def test_reset_probe_and_quit() -> None:
+def test_quit() -> None:
     session = ready()
-    session.reset()
-    assert session.data_to_send() == b"RSET\r\n"
-    assert kinds(session, b"250 ok\r\n") == [ce.ResetAnswer]
     session.quit()
     assert kinds(session, b"221 bye\r\n") == [ce.QuitAnswer]
     assert session.closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_wire_client import FULL, PLAIN, events, ready
+from test_wire_client import ENVELOPE, FULL, PLAIN, events, ready
 
 from mtad.wire import client_events as ce
 from mtad.wire.server_reply import MAX_LINES, MalformedReply, Oddity, ReplyReader, ServerReply, shown
@@ -16,9 +16,9 @@ from mtad.wire.server_reply import MAX_LINES, MalformedReply, Oddity, ReplyReade
 def test_garbage_is_a_part_of_the_reply_behind_it(said: bytes, offer: bytes) -> None:
     session = ready(offer)
     session.oddities.clear()
-    session.reset()
+    session.authenticate(b"X")
     (event,) = events(session, said + b"\r\n550 5.1.1 no\r\n")
-    assert isinstance(event, ce.ResetAnswer)
+    assert isinstance(event, ce.AuthAnswer)
     assert (event.reply.code, event.reply.lines) == (550, (*said.split(b"\r\n"), b"550 5.1.1 no"))
     kind = "danger" if offer is FULL else "garbage"
     assert session.oddities == [Oddity(kind, shown(said.split(b"\r\n")[-1]))]
@@ -26,15 +26,15 @@ def test_garbage_is_a_part_of_the_reply_behind_it(said: bytes, offer: bytes) -> 
 
 def test_an_empty_line_before_a_reply_leaves_no_trace() -> None:
     session = ready()
-    session.reset()
+    session.authenticate(b"X")
     (event,) = events(session, b"\r\n\r\n250 ok\r\n")
-    assert isinstance(event, ce.ResetAnswer)
+    assert isinstance(event, ce.AuthAnswer)
     assert event.reply.lines == (b"250 ok",)
 
 
 def test_a_line_without_end_is_an_error() -> None:
     session = ready()
-    session.reset()
+    session.authenticate(b"X")
     (event,) = events(session, b"x" * (2 << 20))
     assert isinstance(event, ce.ProtocolError)
     assert event.text.startswith("malformed reply: ")
@@ -45,13 +45,12 @@ def test_oddities() -> None:
     session = ready(b"250-x\r\n250-SIZE 1e6\r\n250-AUTH\r\n250 SMTPUTF8\r\n")
     assert session.oddities == [Oddity("auth", ""), Oddity("8bitmime", ""), Oddity("size", "1e6")]
     session.oddities.clear()
-    session.reset()
+    session.send(ENVELOPE)
     events(session, b"250-" + b"x" * 3000 + b"\r\n250-y\r\n250 z\r\n")
     assert [each.kind for each in session.oddities] == ["long", "many"]
     session.oddities.clear()
-    session.reset()
     (event,) = events(session, b"250-a\0b\r\n250 ok\r\n")
-    assert isinstance(event, ce.ResetAnswer)
+    assert isinstance(event, ce.RcptAnswer)
     assert event.reply.lines == (b"250-a", b"250 ok")
     assert session.oddities == []
 
