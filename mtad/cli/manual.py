@@ -6,6 +6,7 @@ postconf(5); this page tells its type, its default, and what mtad makes of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import mtad
@@ -28,6 +29,10 @@ _KINDS = {
     "raw": "text, in which $ is not expanded",
     "legacy": "text",
 }
+_UNITS = {"s": "seconds", "h": "hours", "d": "days"}
+#: How limits are told that are none of the number itself.
+_LIMITS = {"str": "length {}", "time": "{} s"}
+_RANGE = re.compile(r"(\d*)\.\.(\d*)")
 _STATUS = {
     "honoured": "",
     "ignored": "Without effect here",
@@ -38,6 +43,8 @@ _STATUS = {
 def page() -> Iterator[str]:
     """The lines of the page."""
     yield f'.TH MTAD-PARAMETERS 5 "" "mtad {mtad.__version__}"'
+    yield ".nh"  # names are in one piece, so that they can be searched for
+    yield ".ad l"
     yield ".SH NAME"
     yield "mtad-parameters \\- the parameters of main.cf and what mtad makes of them"
     yield ".SH DESCRIPTION"
@@ -59,16 +66,29 @@ def page() -> Iterator[str]:
 def _parameter(row: Spec) -> Iterator[str]:
     default = "computed" if row.default.startswith("@") else _text(row.default) or "empty"
     yield f'.IP "\\fB{_text(row.name)}\\fR (default: {default})"'
-    kind, *details = row.type.split()
-    if kind == "time":
-        details = [f"in {details[0]} where no unit is given", *details[1:]]
-    yield f"Type: {_text(' '.join([_KINDS[kind], *details]))}"
+    yield f"Type: {_text(_type(row.type))}"
     if _STATUS[row.status]:
         yield ".br"
         yield f"{_STATUS[row.status]}{': ' if row.note else ''}{_text(row.note)}"
     if row.instead:
         yield ".br"
         yield f"Deprecated; instead, {_text(row.instead)}"
+
+
+def _type(text: str) -> str:
+    """A type in words: ``time s 1..`` is a time in seconds, of one at least."""
+    kind, *details = text.split()
+    words = [_KINDS[kind]]
+    if kind == "time":
+        words.append(f"(without a unit: {_UNITS[details.pop(0)]})")
+    if details and (ends := _RANGE.fullmatch(details[-1])):
+        least, most = ends.groups()
+        limits = f"{least} to {most}" if least else f"at most {most}"
+        if not most:
+            limits = f"at least {least}"
+        details[-1] = _LIMITS.get(kind, "{}").format(least if least == most else limits)
+        words[-1] += ","
+    return " ".join([*words, *details])
 
 
 def _text(text: str) -> str:

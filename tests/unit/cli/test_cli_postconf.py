@@ -187,3 +187,11 @@ def test_manual(capfd: pytest.CaptureFixture[str]) -> None:
     assert page.startswith(".TH MTAD-PARAMETERS 5 ")
     assert '\n.IP "\\fBsmtpd_timeout\\fR (default: ${stress?{10}:{300}}s)"\n' in page
     assert "mtad_queue_directory" in page
+    for name, type_ in (
+        ("anvil_rate_time_unit", "time (without a unit: seconds), at least 1 s"),
+        ("smtpd_timeout", "time (without a unit: seconds), at least 1 s"),
+        ("smtpd_error_sleep_time", "time (without a unit: seconds)"),
+        ("myorigin", "text, length at least 1"),
+        ("unverified_sender_reject_code", "number, 200 to 599"),
+    ):
+        assert page.partition(f"\\fB{name}\\fR ")[2].split("\n")[1] == f"Type: {type_}"
