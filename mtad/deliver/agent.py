@@ -25,7 +25,7 @@ from mtad.deliver.convert import ConversionFailed, Converter
 from mtad.deliver.delivered import was_delivered_to
 from mtad.deliver.eai import requires_utf8
 from mtad.deliver.failure import SessionFailure
-from mtad.deliver.job import Job, Result
+from mtad.deliver.job import Clean, Job, Result, as_it_is
 from mtad.deliver.mta_sts import MtaSts
 from mtad.deliver.names import ClientNames
 from mtad.deliver.nexthop import Destination, HopError, Host, HostFinder, Hosts, numeric, parse_destination
@@ -68,6 +68,7 @@ class Agent:
         lmtp: bool = False,
         sts: MtaSts | None = None,
         flags: ClientFlags = NO_FLAGS,
+        clean: Clean = as_it_is,
     ) -> None:
         self._flags = flags
         self._store = store
@@ -91,7 +92,7 @@ class Agent:
         self._converter = Converter(p, log, lambda: deferLater(reactor, 0.0), prefix=prefix)
         self._oddities = Oddities(p, log, lmtp)
         self._pool = Pool(settings, clock)
-        self._notices = Notices(p, log, new_id, clock, lmtp)
+        self._notices = Notices(p, log, new_id, clock, clean, lmtp)
         self._sessions = Sessions(
             p, settings, reactor, log, resolver, clock, accounts, sts, self._oddities, self._notices
         )
@@ -307,7 +308,7 @@ class Agent:
         elif connection.last:
             attempt.result.unreached = transaction.unreached
         self._trace(connection, attempt, outcomes)
-        self._part(connection, attempt, transaction)
+        await self._part(connection, attempt, transaction)
         return True
 
     def _trace(self, connection: Connection, attempt: Attempt, outcomes: list[Outcome]) -> None:
@@ -320,7 +321,7 @@ class Agent:
                 outcome.action = "delivered" if final else "relayed"
                 attempt.result.traced.append(outcome)
 
-    def _part(self, connection: Connection, attempt: Attempt, transaction: Transaction) -> None:
+    async def _part(self, connection: Connection, attempt: Attempt, transaction: Transaction) -> None:
         """Keep the session for others, or end it; and tell the postmaster what was wrong with it."""
         connection.tls_optional = False
         keeps = connection.keeps_tls if connection.keeps_tls is not None else self._settings.tls_reuse
@@ -328,9 +329,9 @@ class Agent:
         self._pool.give(attempt.key, connection, reusable and attempt.keeps)
         if transaction.unreached is None:  # or the sessions of hosts that are less preferred would be used
             attempt.keeps = False
-        errors, relay, message = connection.errors, connection.host.relay, attempt.job.message
-        attempt.result.forwards += self._notices.of(connection.history, errors, relay, message)
-        connection.listen(None)
+        history, errors, relay = connection.history, connection.errors, connection.host.relay
+        connection.listen(None)  # at once: others may use it from here on
+        attempt.result.forwards += await self._notices.of(history, errors, relay, attempt.job.message)
 
     def _sorted(self, connection: Connection, attempt: Attempt, transaction: Transaction) -> list[Outcome]:
         """The outcomes that count; the recipients of the others stay pending for the next host."""

@@ -51,7 +51,7 @@ class Deliveries:
         classes = AddressClasses(p, warn=own.warning)
         router = Router(p, classes, own.warning)
         around = Around(
-            p, store, reactor, log, resolver, rng or random.Random(), clock, new_id, router.resolve
+            p, store, reactor, log, resolver, rng or random.Random(), clock, new_id, router.resolve, clean
         )
         self._transports: dict[str, Deliverer] = make_transports(around, services)
         self._limits = {name: Limits.of(p, name, own.warning) for name in self._transports}

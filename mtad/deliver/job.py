@@ -68,6 +68,7 @@ class Active:
     read: int = 0  # recipients that were read, done ones too
     open: int = 0  # recipients in hand that have no outcome yet
     reading: bool = False  # more recipients are being read
+    broken: bool = False  # some recipients have no outcome, by no fault of theirs
     writing: bool = False  # what came of some is being recorded
     outcomes: list[Outcome] = field(default_factory=list)  # not recorded yet
     traced: list[Outcome] = field(default_factory=list)  # as in Result

@@ -26,7 +26,7 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import content_of, header_section, message_id_in
 from mtad.deliver.delivered import was_delivered_to
 from mtad.deliver.expansion import Aliases, Copy, Expansion, NotExpanded, Resolve
-from mtad.deliver.job import Job, Result
+from mtad.deliver.job import Clean, Job, Result
 from mtad.deliver.mailbox import Mailboxes, NotWritten
 from mtad.deliver.outcomes import Outcomes
 from mtad.deliver.report import external
@@ -50,7 +50,7 @@ _NAME_BAD = re.compile(r"[^A-Za-z0-9.-]")
 @dataclass(frozen=True, slots=True)
 class Office:
     """What local deliveries are made with.  ``resolve`` gives the way to an address, ``pause`` lets others
-    have their turn."""
+    have their turn, ``clean`` cleans mail that goes on."""
 
     store: QueueStore
     log: MailLog
@@ -59,6 +59,7 @@ class Office:
     new_id: Callable[[], str]
     resolve: Resolve
     pause: Callable[[], Awaitable[None]]
+    clean: Clean
 
 
 class _Carrier:
@@ -200,6 +201,12 @@ class LocalAgent(_Carrier):
             new = self._new_message(job.message, one, replace(copy, direct=True), [address])
             new.attributes["filter"] = f"error:{error.dsn} {error.text}"
             news.append(new)
+        try:  # but for users themselves, whatever tables make of their names
+            news = [
+                new for new in news if "direct" in new.attributes or await self._office.clean(new, "forward")
+            ]
+        except MtadError as error:  # which was logged
+            raise NotExpanded("4.3.0", "unable to forward message") from error
         for new in news:
             name = message_id_in(header_section((new.content or b"")[:_HEADER_LIMIT]))
             self._cleanup_log.info(f"{new.queue_id}: message-id={printable(name)}")

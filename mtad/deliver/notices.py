@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.python.failure import Failure
+
 from mtad.config.parameters import Parameters
+from mtad.deliver.job import Clean
+from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.queue.message import Message
 from mtad.queue.postmaster import Postmaster, Transcript
@@ -50,15 +54,23 @@ class History(Transcript):
 
 
 class Notices:
-    """The notices of one transport.  ``new_id`` gives queue ids, ``clock`` the time."""
+    """The notices of one transport.  ``new_id`` gives queue ids, ``clock`` the time; ``clean`` has a notice
+    cleaned before it is queued."""
 
     def __init__(
-        self, p: Parameters, log: MailLog, new_id: Callable[[], str], clock: Callable[[], float], lmtp: bool
+        self,
+        p: Parameters,
+        log: MailLog,
+        new_id: Callable[[], str],
+        clock: Callable[[], float],
+        clean: Clean,
+        lmtp: bool,
     ) -> None:
         self._wanted = (PROTOCOL | DATA) & frozenset(p.words("notify_classes"))
         self._log = log.named(f"{p['syslog_name']}/cleanup")
         self._new_id = new_id
         self._clock = clock
+        self._clean = clean
         self._program = "LMTP client" if lmtp else "SMTP client"
         self._postmaster = Postmaster(p)
 
@@ -66,10 +78,11 @@ class Notices:
         """A history where somebody wants to know."""
         return History() if self._wanted else None
 
-    def of(
+    async def of(
         self, history: History | None, errors: frozenset[str], server: str, message: Message
     ) -> list[Message]:
-        """The message about the ``errors`` while ``message`` went to ``server``, if it is wanted."""
+        """The message about the ``errors`` while ``message`` went to ``server``, if it is wanted and may be
+        sent."""
         if history is None or self._wanted.isdisjoint(errors) or not history.lines:
             return []
         if message.sender in (b"", self._postmaster.sender):
@@ -79,4 +92,10 @@ class Notices:
             self._new_id(), self._clock(), self._program, server, history, opening=opening
         )
         self._log.info(f"{notice.queue_id}: message-id={notice.attributes['message_id']}")
-        return [notice]
+        try:
+            return [notice] if await self._clean(notice, "notify") else []
+        except MtadError:  # it was logged
+            return []
+        except Exception:  # a mistake of ours: what came of the delivery counts all the same
+            self._log.error(printable(Failure().getTraceback()))
+            return []

@@ -36,6 +36,7 @@ from mtad.deliver.report import Stamps, external
 from mtad.deliver.route import Route, split_transport
 from mtad.deliver.settle import Ending, Settler
 from mtad.deliver.supply import BATCH, Supply
+from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
 from mtad.net.drive import drive
@@ -232,7 +233,10 @@ class QueueManager:
                 active.read = 0
                 self._read_on(active)
             else:
-                await self._distribute(active, message.recipients)
+                try:
+                    await self._distribute(active, message.recipients)
+                except Exception:
+                    self._not_distributed(active, Failure())
         return last
 
     # -- to the transports
@@ -261,7 +265,7 @@ class QueueManager:
             drive(self.deliver(job), partial(self.finished, job), partial(self.broken, job))
 
     def _read_on(self, active: Active) -> None:
-        drive(self._refill(active), lambda _: None, partial(self._not_refilled, active))
+        drive(self._refill(active), lambda _: None, partial(self._not_distributed, active))
 
     async def _refill(self, active: Active) -> None:
         """Read more recipients of a message."""
@@ -345,11 +349,15 @@ class QueueManager:
         elif self._stopping is not None:
             self._check_stopped()
 
-    def _not_refilled(self, active: Active, failure: Failure) -> None:
-        """More recipients could not be read: they wait for the next attempt."""
-        self._log.warning(f"{active.message.queue_id}: can't read the queue: {failure.value}")
+    def _not_distributed(self, active: Active, failure: Failure) -> None:
+        """Recipients could not be read, or no deliveries made of them: they wait for the next attempt."""
+        if failure.check(MtadError):
+            self._log.warning(f"{active.message.queue_id}: can't read the queue: {failure.value}")
+        else:
+            self._log.error(printable(f"{active.message.queue_id}: {failure.getTraceback()}"))
         active.read = active.message.recipient_count
         active.reading = False
+        active.broken = True
         self._settle(active)
 
     def _ended(self, ending: Ending) -> None:

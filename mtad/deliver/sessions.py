@@ -129,5 +129,6 @@ class Sessions:
             self._log.warning(str(error))
             raise SessionFailure("4.7.5", "client TLS configuration problem", temporary=True) from error
         except SessionFailure as failure:
-            attempt.result.forwards += self._notices.of(history, failure.errors, host.relay, job.message)
+            errors = failure.errors
+            attempt.result.forwards += await self._notices.of(history, errors, host.relay, job.message)
             raise

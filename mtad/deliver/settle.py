@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from twisted.python.failure import Failure
+
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import Bouncer, Notice
-from mtad.deliver.job import Active, Clean, as_it_is
+from mtad.deliver.job import Active, Clean
 from mtad.deliver.report import external
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
@@ -68,7 +70,6 @@ class Settler:
         self._clock = clock
         self._sleep = sleep
         self._clean = clean
-        self._double_bounce = f"{p['double_bounce_sender']}@{p['myhostname']}".encode()
         self._backoff = (p.seconds("minimal_backoff_time"), p.seconds("maximal_backoff_time"))
         self._runs = (clock(), p.seconds("queue_run_delay"))
         self._lifetime = p.seconds("maximal_queue_lifetime")
@@ -83,7 +84,6 @@ class Settler:
             active.outcomes = [outcome for outcome in active.outcomes if outcome.status != "sent"]
             forwards, active.forwards = active.forwards, []
             try:
-                forwards = await self._forwarded(forwards)
                 await self._store.finish(active.message, sent, self._clock(), forwards)
             except MtadError as error:
                 self._log.warning(f"{active.message.queue_id}: can't write to the queue: {error}")
@@ -110,7 +110,7 @@ class Settler:
             self._give_up(message, deferred, "5.4.7 delivery time expired")
             deferred = []
         when = now
-        if deferred:
+        if deferred or active.broken:
             when = self._next(message, now)
         if deferred and now < deadline < when:
             when = deadline
@@ -118,16 +118,17 @@ class Settler:
         warn |= bool(deferred) and mode == "N" and now >= deadline and not message.warned
         message.warned |= warn
         while True:
+            told = await self._told(active, untold, deferred if warn else [], report)
+            if told is None:
+                self._keep(active)
+                when = max(when, self._next(message, now))
+                message.warned &= not warn
+                warn, told = False, ([], [])
+            notices, fresh = told
+            fresh = [*active.forwards, *fresh]
+            if notices:
+                message.changed |= message.attributes.pop(UNTOLD, None) is not None
             try:
-                notices = self._notices(active, untold, deferred if warn else [], report)
-                told = await self._told(notices)
-                if told is None:
-                    self._keep(active)
-                    when = max(when, self._next(message, now))
-                    notices, told = [], []
-                fresh = [*await self._forwarded(active.forwards), *told]
-                if notices:
-                    message.changed |= message.attributes.pop(UNTOLD, None) is not None
                 gone = await self._store.finish(message, active.outcomes, when, fresh)
                 break
             except MtadError as error:
@@ -137,26 +138,23 @@ class Settler:
         queued, self._queued = self._queued or bool(fresh), False
         return Ending(active, gone, when, queued)
 
-    async def _told(self, notices: list[Notice]) -> list[Message] | None:
-        """The notifications as the queue is to have them; None: there is one that may not be sent."""
-        if self._clean is as_it_is:
-            return [notice.message for notice in notices]
+    async def _told(
+        self, active: Active, untold: list[Outcome], late: list[Outcome], report: list[Outcome]
+    ) -> tuple[list[Notice], list[Message]] | None:
+        """The notifications, and those of them that the queue is to have; None: there is one that can't be
+        made, or may not be sent."""
         try:
-            return [notice.message for notice in notices if await self._clean(notice.message, "bounce")]
+            notices = self._notices(active, untold, late, report)
+        except MtadError as error:
+            self._log.warning(f"{active.message.queue_id}: can't make a notification: {error}")
+            return None
+        except Exception:  # a mistake of ours: what was delivered is to be written down all the same
+            self._log.error(printable(f"{active.message.queue_id}: {Failure().getTraceback()}"))
+            return None
+        try:
+            return notices, [one.message for one in notices if await self._clean(one.message, "bounce")]
         except MtadError:  # it was logged
             return None
-
-    async def _forwarded(self, forwards: list[Message]) -> list[Message]:
-        """Mail that goes on, and notices of the SMTP client, as the queue is to have them."""
-        kept: list[Message] = []
-        for one in forwards:
-            if "direct" in one.attributes:  # for users themselves, whatever tables make of their names
-                kept.append(one)
-                continue
-            source = "notify" if one.sender == self._double_bounce else "forward"
-            if await self._clean(one, source):
-                kept.append(one)
-        return kept
 
     def _next(self, message: Message, now: float) -> float:
         return queue_run(next_attempt(now, message.arrival, *self._backoff), now, *self._runs)

@@ -21,7 +21,7 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.agent import Agent
 from mtad.deliver.client_flags import ClientFlags
 from mtad.deliver.internal import Internal
-from mtad.deliver.job import Job, Result
+from mtad.deliver.job import Clean, Job, Result
 from mtad.deliver.lmtp_parameters import client_parameters
 from mtad.deliver.local import LocalAgent, Office, VirtualAgent
 from mtad.deliver.mailbox import Mailboxes, mailman_socket
@@ -76,6 +76,7 @@ class Around:
     clock: Callable[[], float]
     new_id: Callable[[], str]
     resolve: Callable[[bytes, bytes], Awaitable[Route]]
+    clean: Clean
 
 
 def programs(services: Sequence[Service]) -> dict[str, tuple[str, Service | None]]:
@@ -131,9 +132,12 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
                 program == "lmtp",
                 sts,
                 ClientFlags.of(line, f"{p.directory}/master.cf"),
+                around.clean,
             )
         elif program in ("local", "virtual"):
-            office = Office(around.store, named, around.clock, mailboxes, around.new_id, resolve, pause)
+            office = Office(
+                around.store, named, around.clock, mailboxes, around.new_id, resolve, pause, around.clean
+            )
             made[name] = (LocalAgent if program == "local" else VirtualAgent)(parameters, name, office)
         else:
             status = "sent" if program == "discard" else "deferred" if name == "retry" else "bounced"
