@@ -123,20 +123,7 @@ class Setup:
         self._flags(p)
         parents = {word.lower() for word in p.words("parent_domain_matches_subdomains")}
         self.access_parents = "smtpd_access_maps" in parents
-        self.mynetworks = AddressList(
-            "mynetworks",
-            p["mynetworks"],
-            p.directory,
-            parent_matches="mynetworks" in parents,
-            warn=log.warning,
-        )
-        self._note("mynetworks", self.mynetworks.problems, True)
-        self.logged_permits = StringList(
-            "smtpd_log_access_permit_actions",
-            p["smtpd_log_access_permit_actions"],
-            p.directory,
-            warn=log.warning,
-        )
+        self._clients(p, "mynetworks" in parents)
         self.login_maps = self.maps("smtpd_sender_login_maps")
         self._dns(p, resolver, parents)
         self._relay_certs: Maps | None = None
@@ -159,6 +146,16 @@ class Setup:
         self.check_listed = "no_unknown_recipient_checks" not in p.words("receive_override_options")
         self.reject_unlisted_recipient = self.check_listed and p.flag("smtpd_reject_unlisted_recipient")
         self.reject_unlisted_sender = self.check_listed and p.flag("smtpd_reject_unlisted_sender")
+
+    def _clients(self, p: Parameters, parent_matches: bool) -> None:
+        """Who is of our networks, and whose permission is logged."""
+        networks, permits = "mynetworks", "smtpd_log_access_permit_actions"
+        warn = self.log.warning
+        self.mynetworks = AddressList(
+            networks, p[networks], p.directory, parent_matches=parent_matches, warn=warn
+        )
+        self._note(networks, self.mynetworks.problems, True)
+        self.logged_permits = StringList(permits, p[permits], p.directory, warn=warn)
 
     def _dns(self, p: Parameters, resolver: DnsResolver | None, parents: Container[str]) -> None:
         title = "smtpd_dns_reply_filter"
