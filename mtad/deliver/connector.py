@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred
@@ -22,8 +22,8 @@ from twisted.internet.interfaces import IAddress, IConnector
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 
-from mtad.auth.gssapi import client_mechanism
-from mtad.auth.offload import HASHES, offload
+from mtad.auth import gssapi
+from mtad.auth.offload import offload
 from mtad.config.endpoint import Endpoint
 from mtad.config.parameters import Parameters
 from mtad.deliver.auth_cache import RefusedLogins
@@ -47,10 +47,11 @@ from mtad.net.tls_channel import TLSChannel
 from mtad.oauth.grants import OAuthError
 from mtad.oauth.tokens import Accounts
 from mtad.sasl import bearer
-from mtad.sasl.client import Client, ClientContext, choose
+from mtad.sasl.client import Client, ClientContext, ClientMechanism, choose
 from mtad.sasl.encoding import Malformed, decode, encode
 from mtad.sasl.mechanism import Reason, SaslFailure
 from mtad.tables import StringList
+from mtad.tables.blocking import Lane
 from mtad.wire.client import ClientSession
 from mtad.wire.client_events import (
     AuthAnswer,
@@ -59,6 +60,11 @@ from mtad.wire.client_events import (
     ProtocolError,
 )
 from mtad.wire.server_reply import shown
+
+T = TypeVar("T")
+
+#: Steps of logins under way at once in threads: of mechanisms that compute long, or ask a KDC.
+_LOGINS = 16
 
 #: Seconds for a full listen queue to get shorter where ``smtp_connect_timeout`` has no limit.
 _UNIX_TIMEOUT = 30
@@ -104,8 +110,8 @@ class Connector:
         name = "smtp_sasl_mechanism_filter"
         self._filter = StringList(name, p[name], p.directory) if p[name] else None
         self._sasl = p.flag("smtp_sasl_auth_enable")
-        kerberos = client_mechanism() if self._sasl else None
-        self._further = () if kerberos is None else (kerberos,)
+        self._kerberos = gssapi.client_mechanism() if self._sasl else None
+        self._lane = Lane("SASL", _LOGINS)
         self._bind_sasl = p.flag("mtad_smtp_sasl_channel_binding")
         self._refused_logins: RefusedLogins | None = None
         if p["smtp_sasl_auth_cache_name"]:
@@ -306,8 +312,8 @@ class Connector:
         if connection.tls is not None:
             options = settings.sasl_verified_options if connection.tls.verified else settings.sasl_tls_options
         try:
-            client = self._client(connection, login, wanted, options)
-            initial = await offload(HASHES, client.initial) if client.slow else client.initial()
+            client = await self._client(connection, login, wanted, options)
+            initial = await self._step(client, client.initial)
         except SaslFailure as failure:
             raise self._cannot(connection, failure) from failure
         session.authenticate(client.name, None if initial is None else encode(initial))
@@ -333,7 +339,7 @@ class Connector:
                 case _:
                     raise ConnectionBroken(f"lost connection with {host.pair}")
 
-    def _client(
+    async def _client(
         self, connection: Connection, login: Login, wanted: Sequence[bytes], options: Sequence[str]
     ) -> Client:
         if not login.account:
@@ -346,11 +352,29 @@ class Connector:
                 login.password,
                 authzid=authzid,
                 context=context,
-                further=self._further,
+                further=await self._further(wanted),
             )
         if connection.tls is None:
             raise SaslFailure(Reason.ENCRYPT, "an OAuth token is sent within TLS only")
         return bearer.choose(wanted, options, login.user, login.password)
+
+    async def _further(self, wanted: Sequence[bytes]) -> Sequence[ClientMechanism]:
+        """GSSAPI, where the server has it and we have a ticket."""
+        kerberos = self._kerberos
+        if kerberos is None or kerberos.name not in map(bytes.upper, wanted):
+            return ()
+        return (kerberos,) if await self._elsewhere(gssapi.has_ticket) else ()
+
+    async def _step(self, client: Client, step: Callable[[], T]) -> T:
+        """What a step gives; raises SaslFailure."""
+        return await self._elsewhere(step) if client.slow else step()
+
+    async def _elsewhere(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, which takes its time; raises SaslFailure."""
+        try:
+            return await offload(self._lane, work)
+        except TableError as error:
+            raise SaslFailure(Reason.TRYAGAIN, str(error)) from error
 
     def _sasl_context(self, connection: Connection) -> ClientContext:
         """What a mechanism may know of the connection."""
@@ -385,8 +409,7 @@ class Connector:
     async def _respond(self, connection: Connection, client: Client, challenge: bytes) -> None:
         """Answer a challenge."""
         try:
-            step = partial(client.step, decode(challenge))
-            response = await offload(HASHES, step) if client.slow else step()
+            response = await self._step(client, partial(client.step, decode(challenge)))
         except Malformed as malformed:
             connection.session.abort_auth()
             connection.flush()

@@ -7,17 +7,22 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from delivery_world import World
+from twisted.internet.defer import Deferred, succeed
 
+from mtad.auth import gssapi
 from mtad.config.parameters import Parameters
 from mtad.deliver.auth_cache import RefusedLogins
 from mtad.deliver.credentials import Login
-from mtad.errors import ConfigError
+from mtad.errors import ConfigError, TableError
 from mtad.maillog import ListSink, MailLog
+from mtad.sasl.client import ClientMechanism
+from mtad.tables.blocking import BlockingTable, Lane
 from mtad.wire.server_reply import ServerReply
 
 LOGIN = {
@@ -40,6 +45,36 @@ def test_a_server_that_proves_nothing_is_not_believed(mechanism: bytes, believed
             "dsn=4.7.0, status=deferred (SASL authentication failed; cannot authenticate to server "
             "192.0.2.1[192.0.2.1]: server failed mutual authentication step)"
         )
+
+
+@pytest.mark.parametrize("overloaded", [False, True])
+def test_tickets_are_looked_for_in_a_thread(monkeypatch: pytest.MonkeyPatch, overloaded: bool) -> None:
+    """With a keytab, Kerberos asks a KDC for one, which may take minutes."""
+    here: list[bool] = []  # whether the work is done elsewhere
+
+    class Runner:
+        def run(self, lane: Lane, work: Callable[[], Any]) -> Deferred[Any]:
+            if overloaded:
+                raise TableError("too many are waiting")
+            here.append(True)
+            return succeed(work())
+
+    def has_ticket() -> bool:
+        assert here.pop() is True
+        return False
+
+    kerberos = ClientMechanism(b"GSSAPI", gssapi.PROPERTIES, lambda login: iter(()))  # type: ignore[arg-type,return-value]
+    monkeypatch.setattr(gssapi, "client_mechanism", lambda: kerberos)
+    monkeypatch.setattr(gssapi, "has_ticket", has_ticket)
+    monkeypatch.setattr(BlockingTable, "runner", Runner())
+    world = World(**LOGIN)
+    server = world.server(extensions=(b"AUTH PLAIN gssapi",), auth=b"235 2.7.0 ok\r\n")
+    world.submit("Q1", b"you@dest.test")
+    world.run()
+    if overloaded:
+        assert "cannot authenticate to server 192.0.2.1[192.0.2.1]: transient failure" in world.log("Q1")[1]
+    else:
+        assert any(command.startswith(b"AUTH PLAIN ") for command in server.commands)
 
 
 @pytest.mark.parametrize("soft", ["yes", "no"])
