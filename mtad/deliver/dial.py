@@ -26,6 +26,8 @@ class EagerClient(tcp.Client):
 
     write: Any = EagerServer.write
     writeSequence: Any = EagerServer.writeSequence
+    getHandle: Any = EagerServer.getHandle
+    getPeerCertificate: Any = EagerServer.getPeerCertificate
     streamingProducer: bool
 
     @property

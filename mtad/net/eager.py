@@ -24,10 +24,12 @@ from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocolFactory, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
-from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
+
+from mtad.net import openssl
 
 #: The most that a TLS record holds (RFC 8446 section 5.1).
 _RECORD = 16384
@@ -89,24 +91,34 @@ class _TLSLayer(TLSMemoryBIOProtocol):
     records that arrived together at once.
     """
 
-    def makeConnection(self, transport: Any) -> None:
-        self._tlsConnection: Any = self.factory._creatorCallable(self)
+    def begin(self, connection: SSL.Connection, transport: Any) -> None:
+        """Do the handshake of ``connection``."""
+        self._tlsConnection: Any = connection
         self._appSendBuffer: list[bytes] = []
         make: Any = Protocol.makeConnection
         make(self, transport)
-        self.factory.registerProtocol(self)
-        begin: Any = self._checkHandshakeStatus
-        begin()
+        layer: Any = self
+        layer.factory.registerProtocol(self)
+        layer._checkHandshakeStatus()
+
+    def _flushSendBIO(self) -> None:
+        """Send what there is to be sent; Twisted learns by an exception that there is nothing."""
+        layer: Any = self
+        if waiting := openssl.outgoing(self._tlsConnection):
+            layer.transport.write(self._tlsConnection.bio_read(waiting))
 
     def _flushReceiveBIO(self) -> None:
         """Decrypt what has arrived, and give it on; Twisted gives record by record."""
         layer: Any = self
+        connection = self._tlsConnection
         records: list[bytes] = []
         ending: Failure | None = None
         over = False
         while not (over or layer._lostTLSConnection):
             try:
-                records.append(self._tlsConnection.recv(_RECORD))
+                records.append(connection.recv(_RECORD))
+                if not openssl.incoming(connection):
+                    break
             except SSL.WantReadError:
                 break
             except SSL.ZeroReturnError:
@@ -123,8 +135,8 @@ class _TLSLayer(TLSMemoryBIOProtocol):
         layer._flushSendBIO()
 
 
-class _TLSFactory(TLSMemoryBIOFactory):
-    protocol = _TLSLayer
+#: Twisted's layers belong to a factory; ours share this one.
+_LAYERS: Any = WrappingFactory(Factory())
 
 
 class EagerServer(tcp.Server):
@@ -146,20 +158,32 @@ class EagerServer(tcp.Server):
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         self.write(b"".join(iovec))
 
+    def getHandle(self) -> Any:
+        """The socket, or the connection of TLS."""
+        return self.protocol.getHandle() if self.TLS else self.socket
+
+    def getPeerCertificate(self) -> Any:
+        """The peer's certificate, within TLS."""
+        return self.protocol.getPeerCertificate()
+
     def startTLS(self, ctx: Any, normal: bool = True) -> None:
-        """Begin TLS; ``ctx`` as for Twisted's ``startTLS``, best a connection creator."""
+        """Begin TLS as the server or, if not ``normal``, as the client; ``ctx`` makes the connection
+        (``IOpenSSLServerConnectionCreator``, ``IOpenSSLClientConnectionCreator``)."""
         this: Any = self
         producer = self.producer
         if producer is not None:
             this.unregisterProducer()
         make_layer: Any = _TLSLayer
-        layer = make_layer(_TLSFactory(ctx, not normal, Factory(), this.reactor), self.protocol, False)
-        self.protocol = layer
-        this.getHandle = layer.getHandle
-        this.getPeerCertificate = layer.getPeerCertificate
+        layer = self.protocol = make_layer(_LAYERS, self.protocol, False)
         directlyProvides(self, ISSLTransport)
         this.TLS = True
-        layer.makeConnection(_BelowTLS(self))
+        if normal:
+            connection = ctx.serverConnectionForTLS(layer)
+            connection.set_accept_state()
+        else:
+            connection = ctx.clientConnectionForTLS(layer)
+            connection.set_connect_state()
+        layer.begin(connection, _BelowTLS(self))
         if producer is not None:
             this.registerProducer(producer, self.streamingProducer)
 

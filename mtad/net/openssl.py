@@ -107,6 +107,16 @@ class OpenConnection(Connection):
         return data
 
 
+def incoming(connection: SSL.Connection) -> int:
+    """How many bytes the peer has sent that are not decrypted yet."""
+    return int(_lib.BIO_get_mem_data(connection._into_ssl, _ffi.NULL))
+
+
+def outgoing(connection: SSL.Connection) -> int:
+    """How many bytes wait to be sent to the peer."""
+    return int(_lib.BIO_get_mem_data(connection._from_ssl, _ffi.NULL))
+
+
 def cipher_bits(connection: SSL.Connection) -> tuple[int, int]:
     """Secret and total key bits of the cipher in use (``SSL_CIPHER_get_bits``)."""
     cipher = _lib.SSL_get_current_cipher(connection._ssl)

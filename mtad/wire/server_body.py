@@ -18,6 +18,10 @@ from mtad.wire.settings import ServerSettings
 from mtad.wire.transaction import Chunking, Transaction
 
 
+def _nothing() -> None:
+    """Read no more."""
+
+
 class Body:
     """What a session knows, and how it reads content."""
 
@@ -178,3 +182,4 @@ class Body:
     def _close(self) -> None:
         self.closed = self._waiting = True
         self._input.clear()
+        self._read = _nothing  # no reference to ourselves: what is over goes at once
