@@ -60,6 +60,7 @@ SERVICES = {
         "smtpd_sasl_local_domain": "example.com",
         "smtpd_client_port_logging": "no",
     },
+    "either": {},
     "clear": {
         **CLEAR,
         "smtpd_sasl_path": "cram",
@@ -186,6 +187,13 @@ CASES = {
             Dialogue("local domain", [*STARTTLS, HELLO, plain("alice", "wonder land:1"), *DELIVER]),
             Dialogue("wrong realm", [*STARTTLS, HELLO, BOB]),
             Dialogue("lost in auth", [*STARTTLS, HELLO, "AUTH LOGIN", Hang()]),
+        ),
+        *at(
+            "either",
+            Dialogue(
+                "starttls forgets login and transaction",
+                [HELLO, ALICE, MAIL, RCPT, "STARTTLS", Tls(), RCPT, "DATA", HELLO, MAIL, RCPT],
+            ),
         ),
         *at(
             "clear",

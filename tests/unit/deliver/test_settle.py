@@ -81,6 +81,35 @@ def test_a_notification_that_cannot_be_made_keeps_the_recipient(
     assert [message.queue_id for message in world.store.messages.values()] == ["Q1"]
 
 
+def test_a_notification_that_may_not_be_sent_keeps_the_recipient() -> None:
+    async def clean(message: Message, source: str) -> bool:
+        raise MtadError("not now")
+
+    world = scene(clean)
+    world.server(rcpt=b"550 no\r\n")
+    world.submit("Q1", b"you@dest.test")
+    world.run()
+    (outcome,), when = ended(world)
+    assert (outcome.status, when > NOW) == ("deferred", True)
+    assert any("status=deferred (bounce failed)" in line for line in world.lines)
+    assert [message.queue_id for message in world.store.messages.values()] == ["Q1"]
+
+
+def test_what_could_not_be_recorded_at_once_is_recorded_in_the_end() -> None:
+    world = World(
+        relayhost="", transport_maps="inline:{a.test=smtp:[192.0.2.1]:2525, b.test=smtp:[192.0.2.2]:2525}"
+    )
+    world.server("192.0.2.1")
+    world.server("192.0.2.2", rcpt=b"", data=b"")
+    world.submit("Q1", b"x@a.test", b"x@b.test")
+    world.store.fail = 1
+    world.run()
+    assert world.store.finished == []
+    world.advance(300)
+    outcomes, _ = ended(world)
+    assert sorted(outcome.status for outcome in outcomes) == ["deferred", "sent"]
+
+
 def test_a_warning_that_may_not_be_sent_is_made_again() -> None:
     refuses = True
 

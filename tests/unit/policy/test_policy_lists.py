@@ -134,13 +134,25 @@ def test_a_class_within_itself_ends() -> None:
     assert rcpt("loop", **settings) == "451 4.3.5 Server configuration error"
 
 
+@pytest.mark.parametrize(("settings", "permitted"), [({}, False), ({"allow_untrusted_routing": "yes"}, True)])
+def test_mail_that_is_routed_on_by_its_local_part_is_not_ours(
+    settings: dict[str, str], permitted: bool
+) -> None:
+    bench = Bench(relay_domains="relay.example", **settings)
+    assert bench.rcpt("y@relay.example") is None
+    for recipient in ("x!y@relay.example", "y%remote.example@relay.example"):
+        assert (bench.rcpt(recipient) is None) == permitted
+
+
 def test_networks_and_interfaces() -> None:
     bench = Bench(smtpd_relay_restrictions="permit_mynetworks, permit_inet_interfaces, reject")
-    assert bench.rcpt("x@remote.example") is not None
+    for _ in range(3):  # the answer is kept
+        assert bench.rcpt("x@remote.example") is not None
     for address in ("10.1.2.3", "::ffff:10.1.2.3", "127.0.0.1"):
         bench = Bench(smtpd_relay_restrictions="permit_mynetworks, permit_inet_interfaces, reject")
         bench.request.client_address = address
-        assert bench.rcpt("x@remote.example") is None
+        for _ in range(3):
+            assert bench.rcpt("x@remote.example") is None
 
 
 def test_a_bad_network_is_a_temporary_failure() -> None:
@@ -178,8 +190,10 @@ def test_client_certificates() -> None:
     bench.request.tls = True
     assert bench.rcpt("x@remote.example") is not None
     assert bench.log[0] == 'warning: permit_tls_clientcerts is requested, but "smtpd_tls_ask_ccert = no"'
-    bench.request.cert_fingerprint = "AB:CD"
-    assert bench.rcpt("x@remote.example") is None
+    bench.request.cert_trusted = True  # which is not enough
+    for fingerprint, permitted in (("AB:CE", False), ("AB:CD", True), ("", False)):
+        bench.request.cert_fingerprint = fingerprint
+        assert (bench.rcpt("x@remote.example") is None) == permitted
     bench = Bench(smtpd_relay_restrictions="permit_tls_all_clientcerts, reject")
     bench.request.tls = bench.request.cert_trusted = True
     assert bench.rcpt("x@remote.example") is None

@@ -46,6 +46,15 @@ def test_files_are_the_owners_alone(driver: SQLiteDriver) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
+def test_each_commit_is_synced(driver: SQLiteDriver) -> None:
+    db = schema.connect(str(driver.directory))
+    try:
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    finally:
+        db.close()
+
+
 def test_nothing_is_left_of_what_went(driver: SQLiteDriver) -> None:
     for message in (make(), make(3), spooled(b"x" * (20 * PIECE)), make(content=b"x" * (2 * PIECE))):
         driver.wait(driver.store.enqueue(message))

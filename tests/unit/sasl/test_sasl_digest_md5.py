@@ -87,7 +87,14 @@ def test_the_nonce_counts_once_and_is_ours() -> None:
     client = choose([b"DIGEST-MD5"], (), b"alice", b"secret")
     client.initial()
     response = client.step(asked)
+    found = dict(digest_md5.parse(response))
+    (secret,) = digest_md5.secrets_of(b"alice", b"mail.test", b"secret")
+    second, _ = digest_md5.digests(
+        secret, found[b"nonce"], found[b"cnonce"], b"00000002", found[b"digest-uri"], None
+    )
+    again = response.replace(b"nc=00000001", b"nc=00000002").replace(found[b"response"], second)
     for wrong, note in (
+        (again, "incorrect nonce-count"),
         (response.replace(b'nonce="', b'nonce="x', 1), "nonce changed: authentication aborted"),
         (response.replace(b"nc=00000001", b"nc=00000002"), "client response doesn't match"),
         (response.replace(b"smtp/", b"imap/"), "bad digest-uri: doesn't match service"),

@@ -135,6 +135,17 @@ def test_nobody_is_asked_on_like_everybody_else() -> None:
     assert known == begun[0]
 
 
+def test_the_nonce_is_the_one_of_this_session() -> None:
+    say = server(b"SCRAM-SHA-256", {"userPassword": b"pencil"})
+    client = choose((b"SCRAM-SHA-256",), (), b"user", b"pencil")
+    begun = say(client.initial() or b"")
+    final = client.step(begun)
+    nonce = begun.partition(b",")[0]
+    with pytest.raises(SaslFailure) as caught:
+        say(final.replace(nonce, nonce[:-1]))
+    assert caught.value.note.startswith("Nonce mismatch")
+
+
 def test_channel_binding() -> None:
     name, plus = b"SCRAM-SHA-256", b"SCRAM-SHA-256-PLUS"
     secrets = {"userPassword": b"pencil"}
