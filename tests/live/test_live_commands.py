@@ -15,7 +15,7 @@ from live.daemon import MTAD, Mtad, wait_until
 
 @pytest.fixture(scope="module")
 def mtad() -> Iterator[Mtad]:
-    with Mtad({}) as running:
+    with Mtad({"defer_transports": "smtp"}) as running:
         yield running
 
 
@@ -156,3 +156,14 @@ def test_an_argument_that_a_command_does_not_have(mtad: Mtad) -> None:
             1,
             f"mtad: fatal: {words[0]}: unknown argument {words[1]}\n",
         )
+
+
+def test_whatever_the_locale(mtad: Mtad) -> None:
+    """Text is UTF-8, and bytes that are none stay as they are."""
+    old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell(mtad, "printf 'Gr\\xfc\\xdfe\nGrüße\n' | mtad postlog", **old)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line[-7:] for line in mtad.log().splitlines()[-2:]] == [": Gr??e", ": Grüße"]
+    line = "mtad postsuper -d ALL; mtad sendmail jürgen@example.com </dev/null && mtad mailq"
+    done = shell(mtad, line, **old)
+    assert (done.returncode, "jürgen@example.com" in done.stdout) == (0, True)
