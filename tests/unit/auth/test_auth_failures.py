@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from auth_support import SESSION, Build, at_once
+from auth_support import SESSION, Build, at_once, converse
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mtad.auth import failures
-from mtad.auth.authenticator import Authenticator, AuthSession, Challenge, Denied, Granted
+from mtad.auth.authenticator import Authenticator, AuthSession, Denied
 from mtad.auth.credentials import SASLPassword
 from mtad.auth.failures import SPELLINGS, FailureLimit
 from mtad.auth.interfaces import ISASLPassword
@@ -46,13 +46,8 @@ def attempt(
 ) -> str:  # fmt: skip
     """What a client with that password hears in the end."""
     mine = client.choose([mechanism], (), user, password, context=client.ClientContext(b"mail.test"))
-    exchange = authenticator.begin(mechanism, session)
-    initial = mine.initial()
-    outcome = at_once(exchange.step(None if initial is None else base64.b64encode(initial)))
-    while isinstance(outcome, Challenge):
-        answer = mine.step(base64.b64decode(outcome.data))
-        outcome = at_once(exchange.step(base64.b64encode(answer)))
-    return "granted" if isinstance(outcome, Granted) else str(outcome.reply)
+    outcome = converse(authenticator, mine, session)
+    return str(outcome.reply) if isinstance(outcome, Denied) else "granted"
 
 
 @pytest.mark.parametrize("mechanism", [b"PLAIN", b"LOGIN", b"CRAM-MD5", b"DIGEST-MD5", b"SCRAM-SHA-256"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from auth_support import SESSION, TLS_SESSION, Build, at_once
+from auth_support import SESSION, TLS_SESSION, Build, at_once, converse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -197,15 +197,6 @@ def test_no_login_by_a_certificate_that_does_not_count(build: Build) -> None:
     assert external(build, b"", spoofed, **maps) == f"{refused}authentication failure"
 
 
-def converse(authenticator: Any, mine: client.Client, session: Any) -> Any:
-    exchange = authenticator.begin(mine.name, session)
-    initial = mine.initial()
-    outcome = at_once(exchange.step(None if initial is None else B64(initial)))
-    while isinstance(outcome, Challenge):
-        outcome = at_once(exchange.step(B64(mine.step(decode(outcome.data)))))
-    return outcome
-
-
 @pytest.mark.parametrize("name", [each.name for each in client.MECHANISMS if each.name != b"EXTERNAL"])
 def test_our_client_and_our_server(build: Build, name: bytes) -> None:
     authenticator = build(ALL, **VALUES)
@@ -283,11 +274,7 @@ def test_a_name_may_be_typed_in_another_form(
     authenticator = build(conf, smtpd_sasl_security_options="")
     context = client.ClientContext(b"mail.test")
     mine = client.choose([mechanism], (), typed.encode(), b"secret", context=context)
-    exchange = authenticator.begin(mechanism, SESSION)
-    initial = mine.initial()
-    outcome = at_once(exchange.step(None if initial is None else B64(initial)))
-    while isinstance(outcome, Challenge):
-        outcome = at_once(exchange.step(B64(mine.step(decode(outcome.data)))))
+    outcome = converse(authenticator, mine)
     assert isinstance(outcome, Granted)
     assert outcome.avatar.username == "zürich"
 

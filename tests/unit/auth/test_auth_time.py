@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from auth_support import SESSION, Build, at_once
+from auth_support import Build, converse
 
 from mtad.auth import auxprop, hashes, sql
-from mtad.auth.authenticator import Authenticator, Challenge
+from mtad.auth.authenticator import Authenticator, Denied
 from mtad.auth.auxprop import PASSWORD, SCRAM
 from mtad.auth.verifiers import scram_keys
 from mtad.daemon.saslauthd import backends
@@ -53,13 +52,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def attempt(authenticator: Authenticator, mechanism: bytes, user: bytes) -> None:
     """A login with a wrong password."""
     mine = client.choose([mechanism], (), user, b"wrong", context=client.ClientContext(b"mail.test"))
-    exchange = authenticator.begin(mechanism, SESSION)
-    initial = mine.initial()
-    outcome = at_once(exchange.step(None if initial is None else base64.b64encode(initial)))
-    while isinstance(outcome, Challenge):
-        answer = mine.step(base64.b64decode(outcome.data))
-        outcome = at_once(exchange.step(base64.b64encode(answer)))
-    assert str(outcome.reply).startswith("535")
+    outcome = converse(authenticator, mine)
+    assert isinstance(outcome, Denied) and outcome.reply.code == 535
 
 
 def costs(calls: list[str], do: Callable[[], object]) -> list[str]:
