@@ -97,8 +97,10 @@ def test_loops_are_broken() -> None:
 
 
 def test_size_is_guarded_while_it_comes() -> None:
-    taken = Taken([b"x" * 49_998 + b"\r\n"] * 5)
-    assert taken.intake.too_big
+    text = [b"A: b\r\n\r\n", *[b"x" * 998 + b"\r\n"] * 3]
+    for room in range(-2, 3):
+        taken = Taken(text, size_limit=sum(map(len, text)) + room)
+        assert taken.intake.too_big == (room < 0)
 
 
 def test_large_content_is_not_kept_in_memory() -> None:
