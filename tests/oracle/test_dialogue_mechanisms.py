@@ -90,6 +90,8 @@ CASES = {
             HELLO, *login("SCRAM-SHA-256", b"x"), *login("DIGEST-MD5", b"x"), plain("alice", "x"),
             "AUTH CRAM-MD5", cram("alice", "x"), *login("DIGEST-MD5"), *login("PLAIN")[:1], *DELIVER,
         ], login="alice"),
+        *(Dialogue(f"{name}, then {last}", [HELLO, *login(name)[:2], last, "NOOP", MAIL])
+          for name in ("DIGEST-MD5", "SCRAM-SHA-256") for last in ("!", "YQ==", "YQ", "=", "a b")),
         Dialogue("not yet", [HELLO, *login("SCRAM-SHA-256")[:2], "*", MAIL]),
         malformed("DIGEST-MD5", b64("username=")),
         malformed("DIGEST-MD5", "!"),
