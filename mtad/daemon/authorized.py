@@ -1,6 +1,6 @@
 """Which users of the host may submit mail, see the queue, or have it flushed.
 
-:func:`refused` goes by ``authorized_submit_users`` and its sisters.  Raises
+:class:`Users` and :func:`refused` go by ``authorized_submit_users`` and its sisters.  Raises
 :class:`~mtad.errors.MtadError` for a list that cannot be read or asked.
 
 Postfix counterpart: ``user_acl(3)``.
@@ -9,13 +9,18 @@ Postfix counterpart: ``user_acl(3)``.
 from __future__ import annotations
 
 import pwd
+from functools import partial
 
+from mtad.auth.offload import offload
 from mtad.config.parameters import Parameters
 from mtad.errors import TableError
 from mtad.maillog import printable
+from mtad.tables.blocking import Lane
 from mtad.tables.maps import Maps, split_extension
 from mtad.tables.match import StringList
 from mtad.wire.address import quote
+
+_ACCOUNTS = Lane("accounts", 2)
 
 
 def user_name(uid: int) -> str:
@@ -26,17 +31,47 @@ def user_name(uid: int) -> str:
         return "unknown"
 
 
+class Users:
+    """The lists of one configuration, each read when it is first asked, and kept."""
+
+    def __init__(self, p: Parameters) -> None:
+        self._p = p
+        self._lists: dict[str, StringList] = {}
+
+    async def refused(self, parameter: str, uid: int) -> str:
+        """The name of the user where the list in ``parameter`` refuses them, else empty."""
+        if self.everybody(parameter):
+            return ""
+        return await self.refused_name(parameter, await offload(_ACCOUNTS, partial(user_name, uid)))
+
+    def everybody(self, parameter: str) -> bool:
+        """Whether all are in the list: the usual case, which must not depend on the accounts."""
+        return self._p[parameter].startswith("static:")
+
+    async def refused_name(self, parameter: str, name: str) -> str:
+        """The name where the list refuses it, else empty."""
+        users = self._lists.get(parameter)
+        if users is None:
+            users = self._lists[parameter] = StringList(parameter, self._p[parameter], self._p.directory)
+        return "" if await users.matches(name.encode()) else name
+
+    def close(self) -> None:
+        """Let go of the tables."""
+        for users in self._lists.values():
+            users.close()
+        self._lists.clear()
+
+
 def refused(p: Parameters, parameter: str, uid: int) -> str:
-    """The name of the user where the list in ``parameter`` refuses them, else empty."""
-    value = p[parameter]
-    if value.startswith("static:"):  # the usual case, which must not depend on the accounts
+    """:meth:`Users.refused`, at once; an error where a table has to be waited for."""
+    users = Users(p)
+    if users.everybody(parameter):
         return ""
-    name = user_name(uid)
-    users = StringList(parameter, value, p.directory)
     try:
-        users.matches(name.encode()).send(None)
+        users.refused_name(parameter, user_name(uid)).send(None)
     except StopIteration as end:
-        return "" if end.value else name
+        found: str = end.value
+        return found
     finally:
         users.close()
     raise TableError(f"{parameter}: a table that must be waited for")

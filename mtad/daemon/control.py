@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mtad.config.parameters import Parameters
-from mtad.daemon.authorized import refused
+from mtad.daemon.authorized import Users
 from mtad.deliver.qmgr import QueueManager
 from mtad.errors import MtadError
 from mtad.net.drive import drive
@@ -135,6 +135,7 @@ class ControlServer(Factory):
     ) -> None:
         """``scanned`` is called where ``scan`` was asked for."""
         self._p = p
+        self._users = Users(p)
         self._scanned = scanned
         self._long_ids = p.flag("enable_long_queue_ids")
         self._manager = manager
@@ -156,12 +157,26 @@ class ControlServer(Factory):
 
     def handle(self, request: dict[str, Any], answer: Any, conversation: _Conversation) -> None:
         """Carry out ``request`` and call ``answer`` with what came of it."""
-        command = request.get("command")
-        try:
-            name = "" if conversation.trusted else self._refused(command, conversation.uid)
+        if conversation.trusted:
+            self._carry_out(request, answer, conversation)
+            return
+
+        def asked(name: str) -> None:
             if name:
                 answer({"ok": False, "error": f"User {name}({conversation.uid}) is not allowed to do this"})
-            elif command == "showq":
+            else:
+                self._carry_out(request, answer, conversation)
+
+        looks = request.get("command") in ("showq", "listing")
+        work = self._users.refused(
+            "authorized_mailq_users" if looks else "authorized_flush_users", conversation.uid
+        )
+        drive(work, asked, lambda failure: _failed(failure, answer))
+
+    def _carry_out(self, request: dict[str, Any], answer: Any, conversation: _Conversation) -> None:
+        command = request.get("command")
+        try:
+            if command == "showq":
                 answer({"ok": True, "active": sorted(self._manager.snapshot())})
             elif command == "listing":
                 answer({"ok": True})
@@ -181,10 +196,6 @@ class ControlServer(Factory):
                 answer({"ok": False, "error": f"unknown command {command!r}"})
         except MtadError as problem:
             answer({"ok": False, "error": str(problem)})
-
-    def _refused(self, command: object, uid: int) -> str:
-        looks = command in ("showq", "listing")
-        return refused(self._p, "authorized_mailq_users" if looks else "authorized_flush_users", uid)
 
     def _listing(self, as_json: bool, guest: bool) -> Iterator[str]:
         active = frozenset(self._manager.snapshot())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pwd
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -14,6 +17,7 @@ from mtad.config.parameters import Parameters
 from mtad.daemon import control
 from mtad.daemon.control import ControlServer
 from mtad.queue.message import DEFERRED, Message, Recipient
+from mtad.tables.blocking import BlockingTable
 
 
 class Transport:
@@ -36,7 +40,7 @@ class Transport:
 
 
 class World:
-    def __init__(self, messages: int = 0) -> None:
+    def __init__(self, messages: int = 0, **settings: str) -> None:
         self.clock = Clock()
         self.flushed: list[Any] = []
         manager: Any = SimpleNamespace(snapshot=lambda: ["A"] * 100, flush=self.flush)
@@ -46,7 +50,7 @@ class World:
                 for n in range(messages)
             )
         )
-        self.server = ControlServer(Parameters.from_mapping({}), manager, store, lambda: None)
+        self.server = ControlServer(Parameters.from_mapping(settings), manager, store, lambda: None)
 
     def flush(self, ids: Any) -> Deferred[int]:
         self.flushed.append(ids)
@@ -91,6 +95,36 @@ def test_nonsense_is_answered() -> None:
         conversation, transport = World().connect()
         conversation.dataReceived(line + b"\n")
         assert b"not a JSON object" in transport.written
+
+
+class Threads:
+    """Work of threads, done when it is time."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Any, Deferred[Any]]] = []
+
+    def run(self, lane: object, work: Any) -> Deferred[Any]:
+        self.work.append((work, Deferred()))
+        return self.work[-1][1]
+
+
+def test_a_slow_user_database_holds_up_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    threads = Threads()
+    monkeypatch.setattr(BlockingTable, "runner", threads)
+    names = tmp_path / "names"
+    names.write_text(f"somebody\n{pwd.getpwuid(1).pw_name}\n")
+    world = World(authorized_mailq_users=str(names))
+    answers = []
+    for uid in (1, 2, 1):
+        conversation, transport = world.connect(uid)
+        conversation.dataReceived(SHOWQ)
+        assert transport.written == b""
+        work, done = threads.work.pop()
+        done.callback(work())
+        answers.append(json.loads(transport.written))
+        names.unlink(missing_ok=True)  # it was read once
+    assert [answer["ok"] for answer in answers] == [True, False, True]
+    assert answers[1]["error"] == f"User {pwd.getpwuid(2).pw_name}(2) is not allowed to do this"
 
 
 def test_looking_for_a_site_lets_others_have_their_turn() -> None:
