@@ -30,6 +30,7 @@ from OpenSSL import SSL
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import MailLog
+from mtad.net.tls_names import subject_of
 
 #: Largest file that is read; a chain of ten certificates has some 20 kB.
 FILE_LIMIT = 16 * 1024 * 1024
@@ -185,7 +186,7 @@ def use_pair(context: SSL.Context, pair: Pair, parameter: str) -> None:
 
 def _check_dates(pair: Pair, parameter: str, log: MailLog, now: datetime.datetime) -> None:
     for certificate in pair.chain:
-        name = certificate.subject.rfc4514_string()
+        name = subject_of(certificate).rfc4514_string()
         if certificate.not_valid_after_utc < now:
             date = certificate.not_valid_after_utc.date()
             log.warning(f"{parameter}: certificate {name} in {pair.chain_path} expired on {date}")

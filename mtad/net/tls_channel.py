@@ -19,7 +19,8 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from mtad.net import openssl
-from mtad.net.tls_info import TLSInfo
+from mtad.net.tls_info import TLSInfo, peer_certificate
+from mtad.net.tls_names import subject_of
 
 _EXPORTER = b"EXPORTER-Channel-Binding"
 _EXPORTER_SIZE = 32
@@ -68,9 +69,7 @@ class TLSChannel:
     def _end_point(self) -> bytes | None:
         connection = self._connection
         found = (
-            connection.get_certificate(as_cryptography=True)
-            if self._server
-            else connection.get_peer_certificate(as_cryptography=True)
+            connection.get_certificate(as_cryptography=True) if self._server else peer_certificate(connection)
         )
         if not isinstance(found, x509.Certificate):
             return None
@@ -86,13 +85,13 @@ class TLSChannel:
 
     def certificate(self) -> Certificate | None:
         """The peer's certificate, if it is trusted."""
-        peer = self._connection.get_peer_certificate(as_cryptography=True) if self.trusted else None
-        if not isinstance(peer, x509.Certificate):
+        peer = peer_certificate(self._connection) if self.trusted else None
+        if peer is None:
             return None
         return Certificate(
             self._info.fingerprint,
             self._info.key_fingerprint,
-            peer.subject.rfc4514_string(),
+            subject_of(peer).rfc4514_string(),
             _emails(peer),
             self._info.peer_cn,
         )
@@ -106,6 +105,6 @@ def _emails(certificate: x509.Certificate) -> tuple[str, ...]:
     except (x509.ExtensionNotFound, ValueError):
         found = []
     if not found:
-        attributes = certificate.subject.get_attributes_for_oid(NameOID.EMAIL_ADDRESS)
+        attributes = subject_of(certificate).get_attributes_for_oid(NameOID.EMAIL_ADDRESS)
         found = [attribute.value for attribute in attributes if isinstance(attribute.value, str)]
     return tuple(email for email in found if email.isprintable() and " " not in email)

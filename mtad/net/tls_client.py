@@ -37,7 +37,7 @@ from mtad.net.certificates import Pair, read_pairs, use_pair
 from mtad.net.dns import to_ascii
 from mtad.net.lookup import is_address
 from mtad.net.tls_context import Logging, new_context
-from mtad.net.tls_info import TLSInfo, describe, log_summary
+from mtad.net.tls_info import TLSInfo, describe, log_summary, peer_certificate, peer_chain
 from mtad.net.tls_names import matching
 from mtad.net.tls_policy import PKIX_LEVELS, Policy, Tlsa, main_policy, must_match, shown
 from mtad.net.tls_trace import Trace
@@ -300,13 +300,11 @@ class Handshake:
             return replace(info, trusted=False, verify_error=unspecified, verify_depth=0)
         if self.level == "fingerprint":
             return self._by_fingerprint(info)
-        certificate = connection.get_peer_certificate(as_cryptography=True)
-        assert isinstance(certificate, x509.Certificate)
+        certificate = peer_certificate(connection)
         verdict: Verdict | None = None
         if policy.anchors and must_match(self.level):
-            chain = connection.get_peer_cert_chain(as_cryptography=True) or [certificate]
-            found = [each for each in chain if isinstance(each, x509.Certificate)]
-            verdict = judge(found, self._anchors, self._tls.digests, self._tls.depth)
+            chain = peer_chain(connection) or ([] if certificate is None else [certificate])
+            verdict = judge(chain, self._anchors, self._tls.digests, self._tls.depth)
             trusted = verdict.error == openssl.VERIFY_OK
             info = replace(
                 info,
@@ -315,7 +313,7 @@ class Handshake:
                 verify_depth=0 if trusted else verdict.depth,
             )
         testing = external is not None and external.testing
-        if not info.trusted or not (must_match(self.level) or testing):
+        if certificate is None or not info.trusted or not (must_match(self.level) or testing):
             return info
         own = verdict is not None and verdict.depth == 0 and not verdict.by_key
         if own and self.level not in PKIX_LEVELS:

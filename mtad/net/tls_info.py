@@ -16,12 +16,14 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from mtad.net import openssl
+from mtad.net.tls_names import issuer_of, subject_of
 
 #: Longest name from a certificate that is kept (Postfix: CCERT_BUFSIZ)
 NAME_LIMIT = 256
@@ -178,8 +180,24 @@ def own_signature(certificates: list[x509.Certificate]) -> Signature | None:
     return _signature(certificates[0], "") if len(certificates) == 1 else None
 
 
-def _certificate(found: object) -> x509.Certificate | None:
-    return found if isinstance(found, x509.Certificate) else None
+def peer_chain(connection: SSL.Connection) -> list[x509.Certificate]:
+    """The certificates that the peer has shown, its own first, up to one that can not be read."""
+    chain: list[x509.Certificate] = []
+    for each in connection.get_peer_cert_chain() or ():
+        try:
+            chain.append(each.to_cryptography())
+        except ValueError:
+            break
+    return chain
+
+
+def peer_certificate(connection: SSL.Connection) -> x509.Certificate | None:
+    """The peer's certificate; None: it has shown none, or one that can not be read."""
+    found = connection.get_peer_certificate()
+    try:
+        return None if found is None else found.to_cryptography()
+    except ValueError:
+        return None
 
 
 def _signatures(
@@ -190,17 +208,11 @@ def _signatures(
     if own is not None and server:
         ours = replace(own, digest=digest) if digest else own
     elif server or digest:
-        ours = _signature(_certificate(connection.get_certificate(as_cryptography=True)), digest)
+        own_certificate = connection.get_certificate(as_cryptography=True)
+        ours = _signature(own_certificate if isinstance(own_certificate, x509.Certificate) else None, digest)
     else:
         ours = Signature()
     return ours, _signature(peer, getattr(connection, "peer_digest", ""))
-
-
-def _top_issuer(connection: SSL.Connection, peer: x509.Certificate) -> str:
-    """Who issued the last certificate of the chain that the peer showed."""
-    chain = connection.get_peer_cert_chain(as_cryptography=True)
-    top = _certificate(chain[-1]) if chain else None
-    return one_line((top or peer).issuer)
 
 
 def describe(
@@ -211,48 +223,57 @@ def describe(
 ) -> TLSInfo:
     """The session of a connection whose handshake is done; ``server``: we were the server.
 
-    ``digest`` makes the fingerprints; ``own`` is :func:`own_signature` where it is known.
+    ``digest`` makes the fingerprints; ``own`` is :func:`own_signature` where it is known.  A certificate that
+    can not be read is present, and not trusted.
     """
     protocol = connection.get_protocol_version_name()
     reused = openssl.session_reused(connection)
-    peer = _certificate(connection.get_peer_certificate(as_cryptography=True))
     secret_bits, bits = openssl.cipher_bits(connection)
-    key_exchange, ours, theirs = "", Signature(), Signature()
-    if protocol == "TLSv1.3":
-        key_exchange = openssl.group_name(connection)
-        if not reused:
-            ours, theirs = _signatures(connection, server, peer, own)
     info = TLSInfo(
         protocol=protocol,
         cipher=connection.get_cipher_name() or "",
         secret_bits=secret_bits,
         bits=bits,
-        key_exchange=key_exchange,
-        server_signature=ours if server else theirs,
-        client_signature=theirs if server else ours,
+        key_exchange=openssl.group_name(connection) if protocol == "TLSv1.3" else "",
         reused=reused,
         sni=getattr(connection, "accepted_name", ""),
     )
-    if peer is None:
-        return info
+    peer = peer_certificate(connection)
+    try:
+        if protocol == "TLSv1.3" and not reused:
+            ours, theirs = _signatures(connection, server, peer, own)
+            one, other = (ours, theirs) if server else (theirs, ours)
+            info = replace(info, server_signature=one, client_signature=other)
+        if peer is not None:
+            return _with_peer(info, connection, peer, digest)
+    except (ValueError, UnsupportedAlgorithm):
+        peer = None  # one of its parts can not be read
+    present = connection.get_peer_certificate() is not None
+    return replace(info, peer_present=present, verify_error=openssl.VERIFY_UNSPECIFIED if present else 0)
+
+
+def _with_peer(info: TLSInfo, connection: SSL.Connection, peer: x509.Certificate, digest: str) -> TLSInfo:
+    """What there is to tell of the peer's certificate; ValueError, UnsupportedAlgorithm."""
     result = openssl.verify_result(connection)
     error = getattr(connection, "chain_error", None) if result != openssl.VERIFY_OK else None
     issuer = ""
-    if result != openssl.VERIFY_OK:
-        issuer = error.issuer if error is not None else _top_issuer(connection, peer)
+    if error is not None:
+        issuer = error.issuer
+    elif result != openssl.VERIFY_OK:  # of a resumed session: who issued the last one that was shown
+        issuer = one_line(issuer_of((peer_chain(connection) or [peer])[-1]))
     return replace(
         info,
         peer_present=True,
         trusted=result == openssl.VERIFY_OK,
         verify_error=result if error is None else error.code,
         verify_depth=0 if error is None else error.depth,
-        peer_cn=_common_name(peer.subject, NameOID.COMMON_NAME),
-        issuer_cn=_common_name(peer.issuer, NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME),
+        peer_cn=_common_name(subject_of(peer), NameOID.COMMON_NAME),
+        issuer_cn=_common_name(issuer_of(peer), NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME),
         untrusted_issuer=issuer,
         fingerprint=fingerprint(peer.public_bytes(serialization.Encoding.DER), digest),
         key_fingerprint=key_fingerprint(peer, digest),
-        peer_subject=access_name(peer.subject),
-        peer_issuer=access_name(peer.issuer),
+        peer_subject=access_name(subject_of(peer)),
+        peer_issuer=access_name(issuer_of(peer)),
     )
 
 

@@ -1,7 +1,7 @@
 """Is a certificate for this name?
 
-:func:`matching` says whether a certificate has a name that is wanted, :func:`name_matches` compares one;
-nothing is raised.
+:func:`matching` says whether a certificate has a name that is wanted, :func:`name_matches` compares one,
+:func:`subject_of` and :func:`issuer_of` give names whole; nothing is raised.
 
 RFC 6125 section 6.4, RFC 9525.  Postfix counterpart: OpenSSL's ``X509_check_host()`` and
 ``X509_check_ip()``, as ``tls_client.c`` uses them.
@@ -14,6 +14,22 @@ from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+
+
+def subject_of(certificate: x509.Certificate) -> x509.Name:
+    """Whom a certificate is for; empty where that can not be read, as of some with Latin-1 in them."""
+    try:
+        return certificate.subject
+    except ValueError:
+        return x509.Name(())
+
+
+def issuer_of(certificate: x509.Certificate) -> x509.Name:
+    """Who has issued it, likewise."""
+    try:
+        return certificate.issuer
+    except ValueError:
+        return x509.Name(())
 
 
 def matching(certificate: x509.Certificate, wanted: Sequence[str], address: str = "") -> str | None:
@@ -42,7 +58,7 @@ def _names(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
     except (x509.ExtensionNotFound, ValueError):
         pass
     if not names:
-        found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        found = subject_of(certificate).get_attributes_for_oid(NameOID.COMMON_NAME)
         names = [attribute.value for attribute in found if isinstance(attribute.value, str)]
     return names, addresses
 

@@ -128,7 +128,10 @@ def _strongest(records: Sequence[Tlsa], usage: int, digests: dict[int, str]) -> 
 
 def _matching(certificate: x509.Certificate, records: Sequence[Tlsa], digests: dict[int, str]) -> Tlsa | None:
     for record in records:
-        data = _encoded(certificate, record.selector)
+        try:
+            data = _encoded(certificate, record.selector)
+        except (ValueError, UnsupportedAlgorithm):  # of the key
+            continue
         if record.matching:
             data = hashlib.new(digests[record.matching], data, usedforsecurity=False).digest()
         if data == record.data:

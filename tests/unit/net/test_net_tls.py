@@ -6,9 +6,11 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from net_pki import Issued, handshake, log, parameters, texts
 from OpenSSL import SSL
@@ -16,7 +18,7 @@ from OpenSSL import SSL
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
 from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
-from mtad.net.tls_names import matching, name_matches
+from mtad.net.tls_names import issuer_of, matching, name_matches, subject_of
 from mtad.net.tls_policy import External
 
 
@@ -440,6 +442,49 @@ def test_matching(
 ) -> None:
     certificate = Issued("cn.example", names=names, addresses=addresses).certificate
     assert matching(certificate, wanted, address) == found
+
+
+def odd(before: bytes, after: bytes, **options: Any) -> tuple[bytes, Issued]:
+    """A certificate with ``after`` in the place of ``before``, as nobody should make them."""
+    issued = Issued("oddities.example.com", **options)
+    data = issued.certificate.public_bytes(Encoding.DER)
+    assert data.count(before) >= 1 and len(before) == len(after)
+    return data.replace(before, after), issued
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        (b"\x0c\x14oddities", b"\x14\x14oddit\xe9s\xe9", ""),  # Latin-1 in a T61String
+        (b"\x17\x0d2", b"\x17\x0dX", ""),  # a date that is none
+        (b"\x17\x0d", b"\x17\x0d", "oddities.example.com"),
+    ],
+)
+@pytest.mark.parametrize(("level", "refusal"), [("may", ""), ("verify", "Server certificate not verified")])
+def test_certificates_that_can_not_be_read(
+    tmp_path: Path, pki: Path, before: bytes, after: bytes, name: str, level: str, refusal: str
+) -> None:
+    data, issued = odd(before, after, names=("mail.example.com",))
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    (tmp_path / "odd.der").write_bytes(data)
+    context.use_certificate_file(str(tmp_path / "odd.der"), SSL.FILETYPE_ASN1)
+    context.use_privatekey(issued.key)
+    tls, _ = client_tls(pki, smtp_tls_security_level=level, smtp_tls_loglevel="2")
+    meeting = tls.start(tls.policy, nexthop="x", host="mail.example.com", address="192.0.2.1", port=25)
+    server, client = SSL.Connection(context, None), meeting.connection()
+    handshake(server, client)
+    info = meeting.finish(client)
+    assert (info.status, info.peer_cn) == ("Untrusted", name)
+    assert meeting.refusal(info) == refusal
+
+
+def test_a_name_that_can_not_be_read_is_none() -> None:
+    latin = (b"\x0c\x14oddities", b"\x14\x14oddit\xe9s\xe9")
+    certificate = x509.load_der_x509_certificate(odd(*latin, names=("mail.example.com",))[0])
+    assert (list(subject_of(certificate)), list(issuer_of(certificate))) == ([], [])
+    assert matching(certificate, ["mail.example.com"]) == "mail.example.com"
+    certificate = x509.load_der_x509_certificate(odd(*latin)[0])
+    assert matching(certificate, ["mail.example.com"]) is None
 
 
 def test_comment() -> None:
