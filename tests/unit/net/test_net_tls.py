@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from net_pki import Issued, handshake, log, parameters, texts
 from OpenSSL import SSL
+from OpenSSL.crypto import FILETYPE_ASN1
 
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
@@ -467,7 +468,7 @@ def test_certificates_that_can_not_be_read(
     data, issued = odd(before, after, names=("mail.example.com",))
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     (tmp_path / "odd.der").write_bytes(data)
-    context.use_certificate_file(str(tmp_path / "odd.der"), SSL.FILETYPE_ASN1)
+    context.use_certificate_file(str(tmp_path / "odd.der"), FILETYPE_ASN1)
     context.use_privatekey(issued.key)
     tls, _ = client_tls(pki, smtp_tls_security_level=level, smtp_tls_loglevel="2")
     meeting = tls.start(tls.policy, nexthop="x", host="mail.example.com", address="192.0.2.1", port=25)
