@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 from mtad.sasl.encoding import encode
 from mtad.sasl.mechanism import (
@@ -39,12 +39,14 @@ _PAIR = re.compile(
     re.DOTALL,
 )
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_ONCE = {b"realm": "realm", b"qop": "qop", b"digest-uri": "digest-uri"}
+_NUMBER = re.compile(rb"\s*\+?([0-9]{1,10})")
+
+#: What may be there once only.
+_ONCE = {b"realm": Reason.FAIL, b"qop": Reason.FAIL, b"digest-uri": Reason.FAIL, b"maxbuf": Reason.BADAUTH}
 
 
-def parse(message: bytes) -> list[tuple[bytes, bytes]]:
-    """The pairs of a message, names in lower case; raises ``ValueError``."""
-    pairs = []
+def parse(message: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The pairs of a message, names in lower case; raises ``ValueError`` where there is none."""
     position = 0
     while message[position:].strip(b" \t\r\n,"):
         if message[position:].lstrip(b" \t\r\n,").startswith(b"="):
@@ -53,9 +55,8 @@ def parse(message: bytes) -> list[tuple[bytes, bytes]]:
         if match is None:
             raise ValueError("pair")
         value = match[3] if match[2] is None else _ESCAPED.sub(rb"\1", match[2])
-        pairs.append((match[1].lower(), value))
+        yield match[1].lower(), value
         position = match.end()
-    return pairs
 
 
 def quote(value: bytes) -> bytes:
@@ -104,23 +105,17 @@ def _checked(message: bytes, service: bytes) -> dict[bytes, bytes]:
     """The client's message, well-formed."""
     if not message:
         raise SaslFailure(Reason.BADAUTH, "input expected in DIGEST-MD5, step 2")
+    found: dict[bytes, bytes] = {}
     try:
         if len(message) > RESPONSE_LIMIT or b"\0" in message:
             raise ValueError("response")
-        pairs = parse(message)
+        for name, value in parse(message):
+            if name in found and name in _ONCE:
+                raise SaslFailure(_ONCE[name], f"duplicate {name.decode()}: authentication aborted")
+            _check(name, value, service)
+            found[name] = value
     except ValueError:
         raise SaslFailure(Reason.BADAUTH, "Parse error") from None
-    found: dict[bytes, bytes] = {}
-    for name, value in pairs:
-        if name in found and name in _ONCE:
-            raise SaslFailure(Reason.FAIL, f"duplicate {_ONCE[name]}: authentication aborted")
-        if name == b"charset" and value.lower() != b"utf-8":
-            raise SaslFailure(Reason.FAIL, "client doesn't support UTF-8")
-        if name == b"nc" and re.fullmatch(rb"[0-9A-Fa-f]*", value) is None:
-            raise SaslFailure(Reason.BADAUTH, "error converting hex to int")
-        if name == b"digest-uri" and not value.lower().startswith(service.lower() + b"/"):
-            raise SaslFailure(Reason.BADAUTH, "bad digest-uri: doesn't match service")
-        found[name] = value
     for name, title in (
         (b"username", "username"), (b"nonce", "nonce"), (b"nc", "noncecount"), (b"cnonce", "cnonce"),
         (b"digest-uri", "digesturi"), (b"response", "response"),
@@ -128,6 +123,22 @@ def _checked(message: bytes, service: bytes) -> dict[bytes, bytes]:
         if name not in found or (name == b"nc" and not int(found[name] or b"0", 16)):
             raise SaslFailure(Reason.BADAUTH, f"required parameters missing: {title}")
     return found
+
+
+def _check(name: bytes, value: bytes, service: bytes) -> None:
+    """That a value can be right."""
+    if name == b"charset" and value.lower() != b"utf-8":
+        raise SaslFailure(Reason.FAIL, "client doesn't support UTF-8")
+    if name == b"nc" and re.fullmatch(rb"[0-9A-Fa-f]*", value) is None:
+        raise SaslFailure(Reason.BADAUTH, "error converting hex to int")
+    if name == b"digest-uri" and not value.lower().startswith(service.lower() + b"/"):
+        raise SaslFailure(Reason.BADAUTH, "bad digest-uri: doesn't match service")
+    if name == b"maxbuf":
+        number = _NUMBER.fullmatch(value)
+        if number is None:
+            raise SaslFailure(Reason.BADAUTH, "invalid maxbuf parameter")
+        if int(number[1]) <= 16:
+            raise SaslFailure(Reason.BADAUTH, "maxbuf parameter too small")
 
 
 def _server(context: ServerContext, initial: bytes | None) -> Steps:
@@ -177,7 +188,7 @@ def _offer(message: bytes) -> dict[bytes, list[bytes]]:
     try:
         if len(message) > CHALLENGE_LIMIT:
             raise ValueError("challenge")
-        pairs = parse(message)
+        pairs = list(parse(message))
     except ValueError:
         raise SaslFailure(Reason.BADPROT, "Parse error") from None
     offer: dict[bytes, list[bytes]] = {}

@@ -32,6 +32,9 @@ from mtad.sasl.mechanism import (
 #: Longest name or password that LOGIN takes.
 LOGIN_LIMIT = 1024
 
+#: Longest response that CRAM-MD5 takes.
+CRAM_LIMIT = 1024
+
 #: Longest identity that EXTERNAL takes.
 EXTERNAL_LIMIT = 16384
 
@@ -63,6 +66,8 @@ def _login(context: ServerContext, initial: bytes | None) -> Steps:
 def _cram_md5(context: ServerContext, initial: bytes | None) -> Steps:
     greeting = b"<%b@%b>" % (context.unique(), context.hostname)
     response = yield from challenge(greeting)
+    if len(response) > CRAM_LIMIT:
+        raise SaslFailure(Reason.BADPROT, "CRAM-MD5 input longer than 1024 bytes")
     name, space, digest = response.rpartition(b" ")
     if not space or not name:
         raise SaslFailure(Reason.BADPROT, "need authentication name")
