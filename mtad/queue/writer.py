@@ -111,7 +111,8 @@ class Writer:
             self._slot = Slot(directory)
             self._db: sqlite3.Connection | None = None
             self._sweep()
-        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._asked: list[Job] = []  # in this turn of the reactor
+        self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._long: deque[Job] = deque()
         self._open = True
         self._closed: Deferred[None] = Deferred()
@@ -120,11 +121,20 @@ class Writer:
 
     def submit(self, job: Job) -> Deferred[Any]:
         """Have ``job`` done.  The Deferred fires in the reactor's thread when it is durable."""
-        self._inbox.put(job)
+        if not self._asked:
+            self._reactor.callFromThread(self._hand_over)
+        self._asked.append(job)
         return job.deferred
+
+    def _hand_over(self) -> None:
+        """Wake the thread, once a turn: the two are in each other's way while the reactor is at work."""
+        if self._asked:
+            self._inbox.put(self._asked)
+            self._asked = []
 
     def close(self) -> Deferred[None]:
         """Do what was submitted, and end."""
+        self._hand_over()
         self._inbox.put(None)
         return self._closed
 
@@ -155,13 +165,12 @@ class Writer:
         self._turn.close()
         self._reactor.callFromThread(self._closed.callback, None)
 
-    def _take(self, job: Job | None, ready: list[Job]) -> None:
-        if job is None:
+    def _take(self, jobs: list[Job] | None, ready: list[Job]) -> None:
+        if jobs is None:
             self._open = False
-        elif job.steps:
-            self._long.append(job)
-        else:
-            ready.append(job)
+            return
+        for job in jobs:
+            (self._long if job.steps else ready).append(job)
 
     def _drain(self, ready: list[Job]) -> None:
         """Take what has arrived by now, so much of it at most."""
