@@ -289,7 +289,11 @@ class Agent:
             self._converter,
             self._flags,
         )
-        await transaction.run()
+        try:
+            await transaction.run()
+        except Exception:
+            connection.abort()
+            raise
         self._tell(connection, attempt, transaction)
         if transaction.stale:
             connection.quit()

@@ -321,12 +321,14 @@ class Connection(Protocol):
             self.made()
 
     def dataReceived(self, data: bytes) -> None:
+        if self._quitting:
+            if self._lingers:  # once: nobody holds us up by going on to talk
+                self._lingers = False
+                self._arm(_FAREWELL)
+                self.transport.loseConnection()
+            return
         self.session.receive(data)
         self._spoke = True
-        if self._quitting:
-            self._arm(_FAREWELL)
-            self.transport.loseConnection()
-            return
         if self._gone is not None:  # an idle server has nothing to say but good bye
             gone = self._gone
             self.quit()

@@ -38,7 +38,7 @@ from mtad.deliver.requiretls import DISABLE
 from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.starttls import Encryption, TlsStatus
 from mtad.deliver.variants import Variants
-from mtad.errors import MtadError, TableError
+from mtad.errors import TableError
 from mtad.maillog import MailLog, printable
 from mtad.net.connect import connect
 from mtad.net.interfaces import OwnAddresses
@@ -186,7 +186,7 @@ class Connector:
         except SessionFailure:
             connection.quit()
             raise
-        except MtadError:
+        except Exception:
             connection.abort()
             raise
 

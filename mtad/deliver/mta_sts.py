@@ -200,6 +200,8 @@ class MtaSts:
         domain = domain.lower().removesuffix(".")
         known = self._recall(domain)
         identifier = await self._identifier(domain)
+        if not identifier:
+            self._failed.pop(domain, None)
         stale = known is None or (identifier not in ("", known.id))
         old = known is not None and self._clock() - known.fetched > REFRESH
         if identifier and (stale or old):

@@ -119,7 +119,7 @@ class ClientSession:
         """Bytes from the server."""
         # Plaintext between the reply to STARTTLS and the handshake is never looked at.
         if not (self.closed or self._handshaking):
-            self._reader.buffer.add(data)
+            self._reader.add(data)
 
     @property
     def unread(self) -> bool:

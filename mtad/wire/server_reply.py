@@ -21,7 +21,7 @@ from mtad.wire.linebuffer import LineBuffer
 LINE_LIMIT = 2048  # line_length_limit
 CHALLENGE_LIMIT = 12288 + 6  # a 334 line (RFC 4954 section 4)
 MAX_LINES = 1000
-_PATIENCE = 1 << 20  # bytes of one line that are passed over
+_PATIENCE = 1 << 20  # bytes of one line that are passed over, and of what nobody has waited for
 
 _REPLY = re.compile(rb"([0-9]{3})([- ]|$)")
 _OTHERS = re.compile(rb"[^\x00-\x7f]")
@@ -130,6 +130,12 @@ class ReplyReader:
         self._lines: list[bytes] = []
         self._kept = self._count = 0
         self._told = False  # that this reply is a long one
+
+    def add(self, data: bytes) -> None:
+        """Received bytes.  Who says all too much while nobody listens is not listened to any more."""
+        self.buffer.add(data)
+        if len(self.buffer) > _PATIENCE:
+            self.buffer.deaf = True
 
     def clear(self) -> None:
         """Forget all that was received."""

@@ -188,3 +188,12 @@ def test_a_failure_is_no_policy_and_not_tried_again_at_once(tmp_path: Path, body
     # a fetch that fails leaves what there is
     world.record, world.body = [b"v=STSv1; id=3"], body
     assert [mode(sts), sts.failure("example.com")] == ["enforce", ""]
+
+
+def test_who_has_no_record_any_more_has_no_failure_to_report(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.body = 404
+    sts = world.sts()
+    assert [mode(sts), sts.failure("example.com")] == ["", "sts-policy-fetch-error"]
+    world.record = DnsStatus.NOT_FOUND
+    assert [mode(sts), sts.failure("example.com")] == ["", ""]

@@ -41,6 +41,16 @@ def test_a_line_without_end_is_an_error() -> None:
     assert session.closed
 
 
+def test_who_talks_while_nobody_listens_is_not_heard_for_ever() -> None:
+    session = ready()
+    session.authenticate(b"X")
+    for _ in range(100):
+        session.receive(b"250 ok\r\n" * 8192)
+    assert len(session._reader.buffer) < 1 << 21
+    assert isinstance(session.next_event(), ce.ProtocolError)
+    assert session.closed
+
+
 def test_oddities() -> None:
     session = ready(b"250-x\r\n250-SIZE 1e6\r\n250-AUTH\r\n250 SMTPUTF8\r\n")
     assert session.oddities == [Oddity("auth", ""), Oddity("8bitmime", ""), Oddity("size", "1e6")]
