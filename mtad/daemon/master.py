@@ -251,7 +251,8 @@ class Master:
             return
         self._replace.clear()
         for child in self._children.of(old):
-            child.leave()
+            if "spawner" not in child.roles:  # its sockets are not ours: it stays until others listen there
+                child.leave()
         old.listeners.close_all_but(new.listeners)
         close_sink(old.sink)
 
@@ -260,7 +261,11 @@ class Master:
         mine = self._children.of(current)
         if not all(child.serving for child in mine) or len(mine) < len(self._roles(current)):
             return
-        if any(child.configuration is not current and not child.left for child in self._children):
+        old = [child for child in self._children if child.configuration is not current]
+        for child in old:
+            if not child.leaving:
+                child.leave()
+        if not all(child.left for child in old):
             return
         self._settling = False
         self._failures = 0

@@ -143,12 +143,15 @@ class Spawner(ForkingServer):
                 log.fatal(f"service {service.name}: {problem}")
         self._listeners: dict[int, tuple[socket.socket, Command]] = {}
         self._running: dict[int, tuple[Command, float]] = {}  # by process, with the time of its end
+        self._leaving = False
 
     def _open(self) -> Sequence[int]:
         return [fd for fd, (_, each) in self._listeners.items() if self._may(each)]
 
     def _leave(self) -> None:
-        self._accept(list(self._listeners))  # who has connected to the socket that was ours
+        # who has connected to the sockets that were ours, and waited: nobody else knows of them
+        self._leaving = True
+        self._accept(list(self._listeners))
 
     def _patience(self) -> float | None:
         ends = [end - time.monotonic() for _, end in self._running.values()]
@@ -157,6 +160,8 @@ class Spawner(ForkingServer):
 
     def _may(self, command: Command) -> bool:
         """Whether one more may run."""
+        if self._leaving:
+            return True
         count = sum(1 for each, _ in self._running.values() if each == command)
         return not command.limit or count < command.limit
 

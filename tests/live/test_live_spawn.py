@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import smtplib
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,3 +87,17 @@ def test_a_command_answers(mtad: Mtad) -> None:
     assert mtad.command("reload").returncode == 0
     assert rcpt(mtad) == answer
     assert rcpt(mtad, "hang") == trouble  # ended by the time limit
+
+
+def test_who_waits_for_a_turn_waits_through_a_reload() -> None:
+    """``echo`` runs once at a time: a second client is not refused because the process that heard it ends."""
+    service = "echo unix - n n - 1 spawn user=nobody argv=/bin/cat\n"
+    daemon = Mtad({}, master_extra=service)
+    with daemon, socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        for client in (first, second):
+            client.settimeout(60)
+            client.connect(str(daemon.queue / "private/echo"))
+            client.sendall(b"hello")
+        assert first.recv(100) == b"hello"
+        assert daemon.command("reload").returncode == 0
+        assert second.recv(100) == b"hello"
