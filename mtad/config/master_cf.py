@@ -165,7 +165,7 @@ def _options(fields: list[str], odd: list[str] | None) -> tuple[list[str], dict[
             done.append("-o")
             continue
         setting = rest.pop(0)
-        if setting[0] == "{":
+        if setting.startswith("{"):
             setting = _inside(setting, odd)
             try:
                 setting = "=".join(split_assignment(setting))
@@ -180,7 +180,7 @@ def _options(fields: list[str], odd: list[str] | None) -> tuple[list[str], dict[
             if odd is None:
                 raise
         done += ["-o", setting]
-    done += [_inside(word, odd) if word[0] == "{" else word for word in rest]
+    done += [_inside(word, odd) if word.startswith("{") else word for word in rest]
     return done, overrides
 
 

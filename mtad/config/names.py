@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from mtad.config.databases import CLIENTS, TableWalk
 from mtad.config.expand import references
+from mtad.config.lines import LIST_SEPARATORS, cut
 from mtad.config.master_cf import Service
 from mtad.config.parameters import READ_ONLY, SERVICE_SUFFIXES, Parameters, table
 
@@ -114,7 +115,7 @@ class _Surveyor:
         self._judge()
 
     def _classes(self, p: Parameters, scope: _Scope | None) -> None:
-        for name in p.words("smtpd_restriction_classes"):
+        for name in cut(p["smtpd_restriction_classes"], LIST_SEPARATORS):
             self._mention(name, scope, p.where("smtpd_restriction_classes")[1])
 
     def _value(self, p: Parameters, name: str, text: str, scope: _Scope | None) -> None:

@@ -393,8 +393,8 @@ def _myhostname(p: Parameters, depth: int) -> str:
     name = p._facts.hostname
     if "." in name:
         return name
-    domain = p._value("mydomain", depth + 1) if p.explicit("mydomain") else None
-    return f"{name}.{domain or 'localdomain'}"
+    domain = p._reference("mydomain", depth + 1) if p.explicit("mydomain") else "localdomain"
+    return f"{name}.{domain}"
 
 
 def _mydomain(p: Parameters, depth: int) -> str:

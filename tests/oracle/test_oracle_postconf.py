@@ -87,6 +87,7 @@ body_checks = pcre:{{/x{1,2}y/ REJECT}}
     "unused": "smtpd_sasl_auth_enabel = yes\nfoo = bar\nhelp_me = $foo\n",
     "used": "foo = yes\nbar = $foo\nalways_bcc = $bar\n",
     "classes": "smtpd_restriction_classes = strict, lax\nstrict = reject\nlax = $other\n",
+    "class braces": "smtpd_restriction_classes = strict, }\nstrict = reject\n",
     "undefined": "always_bcc = $nobody ${nothing?x} ${{$left} == {$right} ? {$yes} : {$no}} $$dollar\n",
     "mua": "mua_client_restrictions = permit\nunknown_thing = 1\n",
     "legacy": "virtual_maps = hash:/x\nfallback_relay = [x]\n",

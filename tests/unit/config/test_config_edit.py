@@ -116,9 +116,9 @@ b inet n - n - - smtpd
 """
 
 
-def master(how: str, what: str, *requests: edit_master.Request) -> str:
+def master(how: str, what: str, *requests: edit_master.Request, text: str = MASTER) -> str:
     editor = edit_master._Editor("/x/master.cf", requests, how, what)
-    return editor.edited(MASTER)
+    return editor.edited(text)
 
 
 def test_settings_of_a_service() -> None:
@@ -133,6 +133,8 @@ def test_settings_of_a_service() -> None:
     assert "x=1" not in gone
     assert "-o {y=2 3}" in gone
     assert gone.endswith("# before b\n\nb inet n - n - - smtpd\n")
+    odd = master(edit.SET, edit_master.PARAMETER, change, text="a unix - - n - - smtp { } b\n")
+    assert odd.split() == ["a", "unix", "-", "-", "n", "-", "-", "smtp", "-o", "x=9", "b"]
 
 
 def test_whole_services() -> None:

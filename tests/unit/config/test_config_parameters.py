@@ -89,6 +89,7 @@ def test_no_file(tmp_path: Path) -> None:
         ("mail.example.com", {}, "mail.example.com", "example.com"),
         ("mail", {"mydomain": "example.com"}, "mail.example.com", "example.com"),
         ("x", {"myhostname": "a.b.c"}, "a.b.c", "b.c"),
+        ("mail", {"mydomain": ""}, "mail.", ""),
         ("x", {"myhostname": "vm"}, "vm", "localdomain"),
     ],
 )
