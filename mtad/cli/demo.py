@@ -170,7 +170,8 @@ def main(argv: list[str]) -> int:
     chosen = options.parse_args(argv)
     base = Path(chosen.directory or tempfile.mkdtemp(prefix="mtad-demo-")).absolute()
     demo = Demo(base, chosen.submission, chosen.submissions, chosen.sink)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     status = 0
     try:
         demo.prepare()

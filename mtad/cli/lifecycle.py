@@ -163,7 +163,12 @@ def _running(directory: str) -> tuple[Parameters, int]:
 def _status(directory: str, arguments: Sequence[str]) -> int:
     p, pid = _running(directory)
     sys.stderr.write(f"mtad: the Postfix mail system is running: PID: {pid}\n")
-    for each in _locked_logins(p):
+    try:
+        locked = _locked_logins(p)
+    except MtadError as problem:  # a mistake in master.cf: what runs, runs
+        sys.stderr.write(f"mtad: warning: {problem}\n")
+        return 0
+    for each in locked:
         until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.until))
         print(f"login {each.login} from {each.network} is locked until {until} ({each.count} failures)")
     return 0

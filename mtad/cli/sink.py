@@ -355,7 +355,7 @@ def main(argv: list[str]) -> int:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
-    except (OSError, ValueError) as problem:
+    except (OSError, OverflowError, ValueError) as problem:
         sys.stderr.write(f"mtad sink: cannot listen on {options.listen}: {problem}\n")
         return 1
     listener.listen(1024)

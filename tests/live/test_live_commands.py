@@ -140,6 +140,11 @@ def test_status_and_stop_need_no_log(mtad: Mtad) -> None:
         0,
         f"mtad: the Postfix mail system is running: PID: {mtad.pid}\n",
     )
+    with open(mtad.directory / "master.cf", "a") as out:
+        out.write("nonsense\n")
+    done = mtad.command("status")
+    assert (done.returncode, said in done.stderr, "master.cf, line " in done.stderr) == (0, True, True)
+    mtad.write_master_cf([("submission", {})])
     main_cf = mtad.directory / "main.cf"
     good = main_cf.read_text()
     main_cf.write_text(f"{good}maillog_file = /srv/elsewhere\n")
