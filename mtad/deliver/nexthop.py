@@ -11,7 +11,6 @@ Postfix counterpart: ``smtp_parse_destination``, ``host_port(3)``, ``smtp_addr(3
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,12 +19,11 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.names import Names, Srv
 from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog
-from mtad.net.dns import DnsError, DnsStatus
+from mtad.net.dns import DnsError, DnsStatus, to_ascii, valid_hostname
 from mtad.net.interfaces import protocols, unbracket
 from mtad.net.lookup import is_address
 from mtad.tables import StringList
 
-_HOSTNAME = re.compile(r"(?!-)[^\s:\[\]/@<>,]{1,255}")
 _SMTP_PORT = 25
 
 
@@ -122,7 +120,7 @@ def parse_destination(text: str, default_port: str, port_of: Callable[[str], int
     else:
         host, colon, port = written.partition(":")
         problem = "missing port" if colon and not port else ""
-    if not problem and not (_HOSTNAME.fullmatch(host) or (literal and is_address(host))):
+    if not problem and not (valid_hostname(to_ascii(host)) or is_address(host)):
         problem = "valid hostname or network address required"
     if not problem:
         number = port_of(port or default_port)

@@ -43,7 +43,25 @@ def test_destinations(text: str, host: str, port: int, literal: bool) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[", "[]", "[a", "a:", "[a]:", "[a]b", "a:nosuch", "a:0", "a:65536", "a b", "-a", "::1", "[a]]"],
+    [
+        *(
+            "",
+            "[",
+            "[]",
+            "[a",
+            "a:",
+            "[a]:",
+            "[a]b",
+            "a:nosuch",
+            "a:0",
+            "a:65536",
+            "a b",
+            "-a",
+            "::1",
+            "[a]]",
+        ),
+        *("a..b", "a-.b", "a$b", "[a!b]", "123", "[fe80::1%lo]", "x" * 64),
+    ],
 )
 def test_malformed_destinations_are_the_operators_fault(text: str) -> None:
     with pytest.raises(HopError) as caught:
