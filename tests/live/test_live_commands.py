@@ -136,10 +136,8 @@ def test_status_and_stop_need_no_log(mtad: Mtad) -> None:
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     words = [*user, sys.executable, "-m", "mtad.cli.main", "-c", str(mtad.directory), "status"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (
-        0,
-        f"mtad: the Postfix mail system is running: PID: {mtad.pid}\n",
-    )
+    said = f"mtad: the Postfix mail system is running: PID: {mtad.pid}\n"
+    assert (done.returncode, done.stderr) == (0, said)
     with open(mtad.directory / "master.cf", "a") as out:
         out.write("nonsense\n")
     done = mtad.command("status")
@@ -157,10 +155,8 @@ def test_status_and_stop_need_no_log(mtad: Mtad) -> None:
 def test_an_argument_that_a_command_does_not_have(mtad: Mtad) -> None:
     for words in (("check", "--jsn"), ("stop", "now"), ("reload", "--single")):
         done = mtad.command(*words)
-        assert (done.returncode, done.stderr) == (
-            1,
-            f"mtad: fatal: {words[0]}: unknown argument {words[1]}\n",
-        )
+        said = f"mtad: fatal: {words[0]}: unknown argument {words[1]}\n"
+        assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_whatever_the_locale(mtad: Mtad) -> None:
