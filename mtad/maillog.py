@@ -110,18 +110,20 @@ class MailLog:
     """The log of one program, e.g. ``postfix/submission/smtpd``.
 
     ``ident`` is ``$syslog_name/program``; :meth:`named` makes a sister log for another
-    program or another ``syslog_name`` on the same sink.
+    program or another ``syslog_name`` on the same sink.  ``internal_addresses``: mail addresses are logged
+    without quotes (``info_log_address_format = internal``).
     """
 
-    __slots__ = ("ident", "sink")
+    __slots__ = ("ident", "internal_addresses", "sink")
 
-    def __init__(self, sink: Sink, ident: str) -> None:
+    def __init__(self, sink: Sink, ident: str, internal_addresses: bool = False) -> None:
         self.sink = sink
         self.ident = ident
+        self.internal_addresses = internal_addresses
 
     def named(self, ident: str) -> MailLog:
         """The same log under another program's name."""
-        return MailLog(self.sink, ident)
+        return MailLog(self.sink, ident, self.internal_addresses)
 
     def info(self, text: str) -> None:
         """What happens."""

@@ -66,7 +66,8 @@ class Surroundings:
 
     @property
     def log(self) -> MailLog:
-        return MailLog(self.sink, self.plan.p["syslog_name"])
+        p = self.plan.p
+        return MailLog(self.sink, p["syslog_name"], p["info_log_address_format"] == "internal")
 
     def ids(self) -> QueueIds:
         """A source of queue ids, long or short by the configuration."""

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 
 from mtad.deliver.assign import Assigner
 from mtad.deliver.job import Clean, Job
-from mtad.deliver.report import Stamps, external
+from mtad.deliver.report import Stamps
 from mtad.deliver.route import Route, split_transport
 from mtad.deliver.transports import Deliverer
 from mtad.errors import MtadError
-from mtad.maillog import MailLog, printable
+from mtad.maillog import MailLog
 from mtad.queue.message import Message, Outcome, Recipient
+from mtad.wire.logtext import logged
 
 #: How often a transport may hand a recipient on to another.
 _HOPS = 5
@@ -56,7 +57,7 @@ class Prober:
             content=_CONTENT,
             attributes={"probe": "yes"},
         )
-        shown = printable(external(sender))
+        shown = logged(sender, self._log)
         self._log.info(f"{message.queue_id}: from=<{shown}>, size={message.size}, nrcpt=1 (queue active)")
         outcome = await self._outcome(message, recipient)
         self._log.info(f"{message.queue_id}: removed")

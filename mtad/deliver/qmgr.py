@@ -32,7 +32,7 @@ from mtad.deliver.clog import Clog
 from mtad.deliver.deliveries import Deliveries
 from mtad.deliver.dispatch import Dispatcher
 from mtad.deliver.job import Active, Clean, Job, Result, as_it_is
-from mtad.deliver.report import Stamps, external
+from mtad.deliver.report import Stamps
 from mtad.deliver.route import Route, split_transport
 from mtad.deliver.settle import Ending, Settler
 from mtad.deliver.supply import BATCH, Supply
@@ -43,6 +43,7 @@ from mtad.net.drive import drive
 from mtad.queue.ids import QueueIds
 from mtad.queue.message import DEFERRED, Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
+from mtad.wire.logtext import logged
 
 
 class QueueManager:
@@ -224,7 +225,7 @@ class QueueManager:
             self._active[message.seq] = active
             self._budget.take(active)
             self._log.info(
-                f"{message.queue_id}: from=<{printable(external(message.sender))}>, size={message.size}, "
+                f"{message.queue_id}: from=<{logged(message.sender, self._log)}>, size={message.size}, "
                 f"nrcpt={message.recipient_count or len(message.recipients)} (queue active)"
             )
             active.read = message.recipients_read or message.recipient_count

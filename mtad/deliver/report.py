@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mtad.maillog import MailLog, printable
+from mtad.maillog import MailLog
 from mtad.queue.message import Outcome
 from mtad.wire.address import quote
+from mtad.wire.logtext import logged
 
 _MILLION = 1_000_000
 #: Postfix's SIG_DIGS: more digits of a delay tell nothing.
@@ -35,7 +36,7 @@ def seconds(value: float, digits: int = 2) -> str:
 
 
 def external(address: bytes) -> bytes:
-    """An address as log lines and headers have it: quoted where it must be; the null address is empty."""
+    """An address as headers have it: quoted where it must be; the null address is empty."""
     return quote(address) if address else b""
 
 
@@ -82,11 +83,11 @@ def log_outcomes(
         address, original = recipient.address, recipient.original
         orig_to = ""
         if original and original != address and original.lower() != address.lower():
-            orig_to = f" orig_to=<{printable(external(original))}>,"
+            orig_to = f" orig_to=<{logged(original, log)}>,"
         status = outcome.status
         if probe:
             status = "deliverable" if status == "sent" else "undeliverable"
         log.info(
-            f"{queue_id}: to=<{printable(external(address))}>,{orig_to} relay={outcome.relay}{middle}"
+            f"{queue_id}: to=<{logged(address, log)}>,{orig_to} relay={outcome.relay}{middle}"
             f"{outcome.dsn}, status={status} ({outcome.reason})"
         )

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from mtad.config.parameters import Parameters
 from mtad.deliver.bounce import Bouncer, Notice
 from mtad.deliver.job import Active, Clean
-from mtad.deliver.report import external
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.queue.message import Message, Outcome
@@ -25,6 +24,7 @@ from mtad.queue.schedule import expired, lifetime, next_attempt, queue_run, warn
 from mtad.queue.store import QueueStore
 from mtad.queue.untold import ATTRIBUTE as UNTOLD
 from mtad.queue.untold import unpacked
+from mtad.wire.logtext import logged
 
 #: Seconds after which a store that failed is asked again.
 RETRY = 10
@@ -168,7 +168,7 @@ class Settler:
 
     def _give_up(self, message: Message, deferred: list[Outcome], why: str = "") -> None:
         """Return a message; ``why``: a status and a text that come before the reason for the delay."""
-        sender = printable(external(message.sender))
+        sender = logged(message.sender, self._log)
         word = "force-expired" if message.expired else "expired"
         self._log.info(f"{message.queue_id}: from=<{sender}>, status={word}, returned to sender")
         dsn, _, text = why.partition(" ")

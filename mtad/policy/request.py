@@ -60,6 +60,7 @@ class Request:
     client_port: str = "unknown"
     peer_address: str = ""  # of the connection itself, whatever XCLIENT says; empty: as client_address
     port_logged: bool = False  # smtpd_client_port_logging
+    internal_addresses: bool = False  # info_log_address_format = internal
     reverse_name: str = "unknown"  # unverified host name
     name_temporary: bool = False  # client_name is unknown because a lookup failed for now
     reverse_temporary: bool = False

@@ -35,6 +35,7 @@ async def arrive(transport: Any, service: SmtpdService) -> tuple[Session, str]:
         client_address=name.address,
         client_port=ends.client_port,
         port_logged=service.settings.client_port_logging,
+        internal_addresses=service.log.internal_addresses,
         reverse_name=name.reverse_name,
         name_temporary=name.status == PeerStatus.TEMPORARY,
         reverse_temporary=name.reverse_status == PeerStatus.TEMPORARY,

@@ -16,7 +16,7 @@ from mtad.errors import QueueError
 from mtad.maillog import printable
 from mtad.mime.binary import BinaryConverter
 from mtad.policy.evaluator import Verdict
-from mtad.policy.report import known, line
+from mtad.policy.report import filter_known, line
 from mtad.policy.request import Request
 from mtad.queue import untold
 from mtad.queue.message import DEFERRED, INCOMING, Message
@@ -64,7 +64,9 @@ class Content:
         "counts",
         "engine",
         "error_count",
+        "finishing",
         "forwarded",
+        "gone",
         "junk_count",
         "log",
         "milters",
@@ -95,6 +97,8 @@ class Content:
         self.auth: Exchange | None = None
         self.transaction: Transaction | None = None
         self.milters: SessionMilters | None = None
+        self.finishing = False  # a message that is complete is on its way into the queue
+        self.gone = False  # the client, for whom a message that is complete is still queued
         self.verb = b""  # the command in hand
         self._error: bool | None = None  # what the engine says its refusal is
 
@@ -259,17 +263,20 @@ class Content:
         assert transaction is not None
         taker = transaction.intake or transaction.filtering
         assert taker is not None
-        if self.converter is not None:
-            waiting = taker.feed(self.converter.finish())
-            if waiting is not None:
-                await waiting
+        self.finishing = True
         try:
+            if self.converter is not None:
+                waiting = taker.feed(self.converter.finish())
+                if waiting is not None:
+                    await waiting
             if isinstance(taker, Filtering):
                 return await self._pass_on(event, transaction, taker)
             return await self._queue(event, transaction, taker)
         finally:
-            if self.transaction is transaction:
-                self._end_transaction()
+            self.finishing = False
+            self._end_transaction()
+            if self.gone:
+                self.forget()
 
     async def _pass_on(self, event: ev.BodyEnd, transaction: Transaction, filtering: Filtering) -> Reply:
         """Have the filter's word on a finished message; the reply is final."""
@@ -287,7 +294,7 @@ class Content:
         request.recipient = transaction.recipients[0].recipient
         what = "accept" if reply.positive else "reject"
         where = self.engine.where.decode()
-        self.log.info(f"proxy-{what}: {where}: {printable(filtering.said)};{known(request)}")
+        self.log.info(f"proxy-{what}: {where}: {printable(filtering.said)};{filter_known(request)}")
         if reply.positive:
             self.error_count = self.junk_count = 0
         return reply
@@ -436,3 +443,19 @@ class Content:
             self.milters.abort()
         self.forwarded.clear()
         self.request.reset_mail()
+
+    def quit_milters(self) -> None:
+        """Nothing more will be asked of them about this client."""
+        if self.milters is not None:
+            self.milters.quit()
+            self.milters = None
+
+    def forget(self) -> None:
+        """The connection is gone: drop what is not in the queue, once what is complete is there."""
+        self.gone = True
+        if self.finishing:
+            return
+        self._end_transaction()
+        self.quit_milters()
+        if self.counts is not None:
+            self.counts.disconnect()

@@ -41,6 +41,7 @@ def become(request: Request, values: Values) -> Request:
         client_address=_kept(values, "ADDR", request.client_address),
         client_port=_kept(values, "PORT", request.client_port),
         port_logged=request.port_logged,
+        internal_addresses=request.internal_addresses,
         peer_address=request.peer_address or request.client_address,
         reverse_name=reverse,
         name_temporary=temporary,

@@ -45,7 +45,8 @@ from mtad.smtpd.intake import SMALL, Intake
 from mtad.smtpd.milter.local import local_milters, milter_checks
 from mtad.smtpd.milter.message import Screening
 from mtad.smtpd.rules import CleanupRules, detects_utf8, service_parameters
-from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin, logged
+from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin
+from mtad.wire.logtext import logged
 from mtad.wire.reply import Reply
 
 #: Bytes that a file may have beside twice the content that a message may have.
@@ -166,7 +167,7 @@ class Pickup:
                 raise Unfit(f"{path}: uid={uid}: no envelope sender")
             if reason := self._may_not_submit(uid, written.sender):
                 raise Unfit(f"{path}: {reason}")
-            self._log.info(f"{queue_id}: uid={uid} from=<{logged(written.sender)}>")
+            self._log.info(f"{queue_id}: uid={uid} from=<{logged(written.sender, self._log)}>")
             state = self._state(queue_id, written)
             envelope = Envelope(self._rules, state)
             await envelope.set_sender(written.sender)
@@ -283,7 +284,7 @@ class Pickup:
             message.arrival, message.sender, message.recipients, attributes, message.body, message.ret,
             message.envid, int(message.smtputf8),
         )  # fmt: skip
-        shown = logged(message.sender)
+        shown = logged(message.sender, self._log)
         self._log.info(f"{queue_id}: uid={os.getuid()} from=<{shown}> orig_id={message.queue_id}")
         state = self._state(queue_id, written)
         envelope = Envelope(self._rules, state)

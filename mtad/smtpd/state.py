@@ -16,8 +16,8 @@ from enum import IntFlag
 from mtad.errors import MtadError
 from mtad.maillog import MailLog, printable
 from mtad.rewrite.mapping import AGAIN
+from mtad.wire.logtext import logged
 from mtad.wire.reply import Reply
-from mtad.wire.tokens import quote
 
 _BLANK = bytes(32 if code < 32 or code == 127 else code for code in range(256))
 _STATUS = re.compile(rb"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?=[ \t]|\Z)")
@@ -148,9 +148,9 @@ class MessageState:
         origin = self.origin
         text = text.partition(b"\0")[0]
         line = f"{self.queue_id}: {action}: {where} {_shown(text[:200])} from {origin.client};"
-        line += f" from=<{logged(self.sender)}>"
+        line += f" from=<{logged(self.sender, self.log)}>"
         if self.recipient is not None:
-            line += f" to=<{logged(self.recipient)}>"
+            line += f" to=<{logged(self.recipient, self.log)}>"
         if origin.protocol:
             line += f" proto={origin.protocol}"
         if origin.helo:
@@ -225,17 +225,12 @@ class MessageState:
 
     def mime_report(self, words: str, text: bytes) -> None:
         """Log something improper about the content."""
-        recipient = "unknown" if self.recipient is None else logged(self.recipient)
+        recipient = "unknown" if self.recipient is None else logged(self.recipient, self.log)
         shown = _shown(text.partition(b"\0")[0])
         self.log.info(
             f"{self.queue_id}: reject: mime-error {words}: {shown} from {self.origin.client};"
-            f" from=<{logged(self.sender)}> to=<{recipient}>"
+            f" from=<{logged(self.sender, self.log)}> to=<{recipient}>"
         )
-
-
-def logged(address: bytes) -> str:
-    """An address (internal form) as log lines have it."""
-    return printable(quote(address)) if address else ""
 
 
 def _shown(data: bytes) -> str:

@@ -399,15 +399,6 @@ def _login_in_rejects(lines: list[Line], dialogue: Dialogue, replies: list[bytes
     return lines
 
 
-def _login_in_proxy_lines(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
-    said = [step.split() for step in dialogue.steps if isinstance(step, str)]
-    method = next((words[1] for words in said if words[0] == "AUTH" and len(words) > 1), "")
-    for line in lines:
-        if line.text.startswith("proxy-"):
-            line.text = re.sub(r"sasl_username=<(.*)>$", rf"sasl_method={method} sasl_username=\1", line.text)
-    return lines
-
-
 def _tls_status(lines: list[Line], dialogue: Dialogue, replies: list[bytes]) -> list[Line]:
     for line in lines:
         connected = re.search(r" relay=[^,]*\]", line.text) is not None or dialogue.tls.endswith("?")
@@ -451,7 +442,6 @@ DIFFERENCES: Mapping[str, Callable[[list[Line], Dialogue, list[bytes]], list[Lin
     "3.10: NOQUEUE or the queue id before 'lost connection after' and the like": _ends_with_id,
     "3.10: cleanup logs 'removed (canceled)' or '(discarded)' for a message that is not to be": _canceled,
     "3.10: sasl_method and sasl_username in reject lines": _login_in_rejects,
-    "3.10: the same, and not quoted, in the lines of a filter before the queue": _login_in_proxy_lines,
     "3.11: nobody is taken for the client where a proxy does not say who it is": _unknown_behind_proxy,
     "3.11: lines of bad syntax count as unknown commands": _bad_syntax_counted,
     "3.11: tls= in delivery lines": _tls_status,

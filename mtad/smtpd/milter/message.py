@@ -20,7 +20,7 @@ from mtad.queue.spool import queue_error
 from mtad.smtpd.milter.client import DISCARD, HOLD, QUIET, SHUTDOWN, Response
 from mtad.smtpd.milter.edits import Draft
 from mtad.smtpd.milter.envelope import change_envelope
-from mtad.smtpd.state import logged
+from mtad.wire.logtext import logged
 from mtad.wire.reply import Reply
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def verdict(
     else:
         what, text = "milter-reject", (response.text or str(reply))[4:]
     line = f"{message.queue_id}: {what}: {where} from {origin.client}: {text};"
-    line += f" from=<{logged(message.sender)}>"
+    line += f" from=<{logged(message.sender, log)}>"
     if message.recipients:
-        line += f" to=<{logged(message.recipients[-1].address)}>"
+        line += f" to=<{logged(message.recipients[-1].address, log)}>"
     if origin.protocol:
         line += f" proto={origin.protocol}"
     if origin.helo:

@@ -156,7 +156,7 @@ class SessionMilters:
         else:
             reply = _CLOSING if response.action == SHUTDOWN else response.reply
             text, what = response.text or str(reply), "milter-reject"
-        self._session.log.info(report.line(request, what, text, where))
+        self._session.log.info(report.filter_line(request, what, text, where))
         return reply
 
     def _act(self, response: Response) -> bool:
