@@ -24,6 +24,7 @@ from OpenSSL import SSL
 
 from mtad.net import openssl
 from mtad.net.tls_names import issuer_of, subject_of
+from mtad.wire.tokens import comment
 
 #: Longest name from a certificate that is kept (Postfix: CCERT_BUFSIZ)
 NAME_LIMIT = 256
@@ -288,20 +289,6 @@ def log_summary(info: TLSInfo, server: bool, peer: str, verb: str = "established
         f"{info.protocol} with cipher {info.cipher} ({info.secret_bits}/{info.bits} bits){key_exchange}"
         f"{info.server_signature.text('server')}{info.client_signature.text('client')}"
     )
-
-
-def comment(text: str) -> str:
-    """``text`` fit to stand in a header's comment: ASCII, no backslash, balanced parentheses."""
-    out, depth = [], 0
-    for char in text:
-        if not " " <= char <= "~" or char == "\\" or (char == ")" and depth == 0):
-            char = "?"
-        elif char == "(":
-            depth += 1
-        elif char == ")":
-            depth -= 1
-        out.append(char)
-    return "".join(out) + ")" * depth
 
 
 def received_lines(info: TLSInfo, asked: bool) -> list[str]:

@@ -16,15 +16,15 @@ from mtad.maillog import printable
 from mtad.policy.report import login_text, reject_line
 from mtad.smtpd import wishes
 from mtad.smtpd.content import Content
-from mtad.smtpd.proxy_filter import Filtering, ProxyFilter
+from mtad.smtpd.proxy_filter import NO_ANSWER, Filtering, ProxyFilter
 from mtad.smtpd.transaction import Transaction
 from mtad.wire import events as ev
 from mtad.wire.address import from_text
+from mtad.wire.checks import BAD_RECIPIENT, BAD_SENDER, illegal
 from mtad.wire.reply import Reply
 
 MAIL_OK = Reply(250, b"Ok", b"2.1.0")
 RCPT_OK = Reply(250, b"Ok", b"2.1.5")
-TOO_BIG = Reply(552, b"Message size exceeds fixed limit", b"5.3.4")
 NO_ROOM = Reply(452, b"Insufficient system storage", b"4.3.1")
 
 
@@ -38,7 +38,8 @@ class MailCommands(Content):
         if self.transaction is not None:  # one whose BDAT was refused
             self._end_transaction()
         if not await service.evaluator.acceptable(event.sender, event.smtputf8):
-            return Reply(501, b"Bad sender address syntax", b"5.1.7")
+            self.log.warning(illegal(b"MAIL", b"<%b>" % event.sender.text, self.client))
+            return BAD_SENDER
         if (known := service.probe_sender.lasting(event.sender.text, service.now())) is not None:
             event = replace(event, sender=from_text(known))
         request.sender = event.sender
@@ -55,7 +56,7 @@ class MailCommands(Content):
         if refusal is not None:
             self._end_transaction()
             return refusal
-        refusal = self._no_room(event.size)
+        refusal = self._no_room()
         if refusal is not None:
             self._end_transaction()
             return refusal
@@ -70,13 +71,10 @@ class MailCommands(Content):
             return refusal
         return (event.wishes and wishes.mail_reply(event.wishes, request)) or MAIL_OK
 
-    def _no_room(self, size: int) -> Reply | None:
-        """Why a message of ``size`` bytes (0: not said) has no room, logged; or None."""
+    def _no_room(self) -> Reply | None:
+        """The refusal of a message for which the queue has no room."""
         settings, request = self.service.settings, self.request
         limit = settings.message_size_limit
-        if limit and size > limit:
-            self.log.info(reject_line(request, "MAIL", TOO_BIG))
-            return TOO_BIG
         if settings.proxy_filter is not None and not settings.proxy_filter.speed_adjust:
             return None
         space = os.statvfs(self.service.spool_directory)
@@ -95,7 +93,8 @@ class MailCommands(Content):
         request.recipient = event.recipient
         try:
             if not await service.evaluator.acceptable(event.recipient, transaction.mail.smtputf8):
-                return Reply(501, b"Bad recipient address syntax", b"5.1.3")
+                self.log.warning(illegal(b"RCPT", b"<%b>" % event.argument, self.client))
+                return BAD_RECIPIENT
             known = service.probe_sender.lasting(event.recipient.text, service.now())
             if known is not None:  # a server that we have probed asks whether we are there
                 event = replace(event, recipient=from_text(known))
@@ -115,6 +114,8 @@ class MailCommands(Content):
             return Reply(problem.code, problem.text.encode(), problem.dsn.encode())
         finally:
             request.recipient = None
+        if self.gone:
+            return RCPT_OK  # which nobody hears
         if not transaction.queue_id:
             refusal = await self._opened(transaction)
             if refusal is None and transaction.filtering is not None:
@@ -136,10 +137,10 @@ class MailCommands(Content):
         else:
             filtering = await self._filtering(proxy, transaction)
             refusal = filtering if isinstance(filtering, Reply) else await filtering.open()
-            if isinstance(filtering, Reply) or refusal is not None:
+            if isinstance(filtering, Reply) or refusal is not None or self.gone:
                 if isinstance(filtering, Filtering):
                     filtering.discard()
-                return refusal
+                return refusal or NO_ANSWER
             transaction.filtering = filtering
         self._log_opened(transaction)
         return None

@@ -214,7 +214,7 @@ class SubmissionProtocol(Protocol):
             self._note(reply)
         self._busy = False
         self._notes()
-        self._pump()
+        self._go_on(session, engine)
 
     def _said_early(self) -> bytes:
         """What the client has said before it was greeted."""
@@ -252,7 +252,7 @@ class SubmissionProtocol(Protocol):
             if type(event) is ev.CommandLine:
                 drive(
                     self.service.command_filter.filtered(event.line, session.client),
-                    self._obey, self._filter_failed,
+                    self._obey, self._failed,
                 )  # fmt: skip
                 continue
             answer = session.handle(event)
@@ -319,19 +319,6 @@ class SubmissionProtocol(Protocol):
         engine.command(line)
         self._pump()
 
-    def _filter_failed(self, failure: Failure) -> None:
-        session = self.session
-        if failure.check(TableError) is None or session is None:
-            self._failed(failure)
-            return
-        text = f"421 4.3.0 {self.service.settings.myhostname} Server local data error"
-        where = session.engine.where.decode()
-        session.log.info(
-            f"{session.request.queue_id or 'NOQUEUE'}: reject: {where} from {session.client}: {text}"
-        )
-        self._reason = ""
-        self._hang_up("Server local data error", "4.3.0")
-
     def _say(self, reply: Reply | None) -> None:
         session, engine = self.session, self._engine
         if self._closing or session is None or engine is None:
@@ -357,20 +344,20 @@ class SubmissionProtocol(Protocol):
             self._write(engine.data_to_send())
             self._start_tls()
             return
-        if session.error_count >= self.service.settings.hard_error_limit and not engine.closed:
-            self._busy = True
-            self._reason = "too many errors"
-            self._write(engine.data_to_send())
-            # the limit is never below the one for delays in practice, so this too takes its time
-            slow = session.error_count >= self.service.settings.soft_error_limit
-            self.service.reactor.callLater(
-                self.service.settings.error_sleep_time if slow else 0,
-                self._hang_up,
-                "Error: too many errors",
-                "4.7.0",
-            )
+        self._go_on(session, engine)
+
+    def _go_on(self, session: Session, engine: ServerSession) -> None:
+        """Hear the next command, unless there were too many errors."""
+        settings = self.service.settings
+        if session.error_count < settings.hard_error_limit or engine.closed:
+            self._pump()
             return
-        self._pump()
+        self._busy = True
+        self._reason = "too many errors"
+        self._write(engine.data_to_send())
+        slow = session.error_count >= settings.soft_error_limit
+        delay = settings.error_sleep_time if slow else 0
+        self.service.reactor.callLater(delay, self._hang_up, "Error: too many errors", "4.7.0")
 
     def _note(self, reply: Reply | None) -> None:
         """Keep what was said, for the postmaster, where that is wanted."""
@@ -462,9 +449,22 @@ class SubmissionProtocol(Protocol):
             self._hang_up("Error: timeout exceeded", "4.4.2")
 
     def _failed(self, failure: Failure) -> None:
-        """A mistake of ours: the client may try again, the log tells us."""
+        """A table that can't be asked, or a mistake of ours: the client may try again, the log tells us."""
+        session = self.session
+        if session is not None and not self._closing and failure.check(TableError):
+            self._local_data_error(session)
+            return
         self.service.report_bug(failure)
-        if self.session is None or self._engine is None or self._closing:
+        if session is None or self._closing:
             self.transport.abortConnection()
             return
         self._delayed(_BUG)
+
+    def _local_data_error(self, session: Session) -> None:
+        text = f"421 4.3.0 {self.service.settings.myhostname} Server local data error"
+        where = session.engine.where.decode()
+        session.log.info(
+            f"{session.request.queue_id or 'NOQUEUE'}: reject: {where} from {session.client}: {text}"
+        )
+        self._reason = ""
+        self._hang_up("Server local data error", "4.3.0")

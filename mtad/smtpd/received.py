@@ -10,33 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtad.mime.date import mail_date
-
-
-def comment(text: bytes) -> bytes:
-    """``text`` made safe inside a header comment: printable ASCII, parentheses balanced.
-
-    Postfix counterpart: ``comment_sanitize``.
-    """
-    out = bytearray(text)
-    depth = 0
-    for at, char in enumerate(out):
-        if char < 0x20 or char > 0x7E or char == 0x5C:
-            out[at] = 0x3F
-        elif char == 0x28:
-            depth += 1
-        elif char == 0x29:
-            if depth:
-                depth -= 1
-            else:
-                out[at] = 0x3F
-    if depth:
-        for at in range(len(out) - 1, -1, -1):
-            if out[at] == 0x28:
-                out[at] = 0x3F
-                depth -= 1
-                if not depth:
-                    break
-    return bytes(out)
+from mtad.wire.tokens import comment
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +41,8 @@ def received(trace: Trace, queue_id: str, recipient: bytes, arrival: float) -> b
         for line in trace.tls_lines:
             out += line + b"\r\n"
         if trace.authenticated_sender:
-            out += b"\t(Authenticated sender: %b)\r\n" % comment(trace.authenticated_sender)
+            sender = comment(trace.authenticated_sender.decode("latin-1")).encode()
+            out += b"\t(Authenticated sender: %b)\r\n" % sender
         out += b"\t"
         protocol = b"UTF8SMTP" if trace.smtputf8 else trace.protocol
         if trace.protocol == b"ESMTP":  # RFC 3848 is about ESMTP

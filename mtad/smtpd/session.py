@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from mtad.errors import TableError
 from mtad.maillog import printable
 from mtad.policy.report import line
 from mtad.smtpd import wishes
@@ -27,6 +28,7 @@ from mtad.wire.server import HELP, SYNCHRONIZATION, harmless
 if TYPE_CHECKING:
     from mtad.net.tls_channel import TLSChannel
     from mtad.net.tls_info import TLSInfo
+    from mtad.smtpd.milter.service import MilterService
     from mtad.smtpd.milter.session import SessionMilters
     from mtad.wire.events import Address
 
@@ -37,8 +39,9 @@ BYE = Reply(221, b"Bye", b"2.0.0")
 TLS_READY = Reply(220, b"Ready to start TLS", b"2.0.0")
 TLS_UNAVAILABLE = Reply(454, b"TLS not available due to local problem", b"4.7.0")
 
+_IGNORED = b"ignored"  # no verb, and not counted by name
 #: Commands that count against smtpd_junk_command_limit.
-_JUNK = frozenset((b"HELO", b"EHLO", b"RSET", b"NOOP", b"VRFY", b"ETRN"))
+_JUNK = frozenset((b"HELO", b"EHLO", b"RSET", b"NOOP", b"VRFY", b"ETRN", _IGNORED))
 
 
 class Session(LoginCommands, MailCommands):
@@ -50,6 +53,8 @@ class Session(LoginCommands, MailCommands):
 
     async def begin(self) -> Reply:
         """The greeting, or the refusal of this client."""
+        if self.gone:  # while tables were asked
+            return BYE
         if self.counts is not None and (refusal := self.counts.connect()) is not None:
             return refusal
         verdict = await self.service.evaluator.connect(self.request)
@@ -57,13 +62,23 @@ class Session(LoginCommands, MailCommands):
             self.error_count += 1
             return verdict.reply
         if self.service.milters is not None:
-            self.quit_milters()
-            self.milters = await self.service.milters.attend(self)
-            refusal = await self.milters.connect() if self.milters is not None else None
+            refusal = await self._meet(self.service.milters)
             if refusal is not None:
                 self.error_count += refusal.code >= 500
                 return refusal
         return Reply(220, self.service.settings.banner.encode())
+
+    async def _meet(self, service: MilterService) -> Reply | None:
+        """Tell the filters of this client about it."""
+        self.quit_milters()
+        milters = await service.attend(self)
+        if milters is None or self.gone:
+            return None
+        self.milters = milters
+        refusal = await milters.connect()
+        if self.milters is not milters:  # the client has left
+            milters.quit()
+        return refusal
 
     def handle(self, event: ev.Event) -> Answer:
         """The reply to ``event``, in one of the forms that the module names."""
@@ -108,19 +123,6 @@ class Session(LoginCommands, MailCommands):
         transaction = self.transaction
         return transaction.recipients[-1].recipient if transaction and transaction.recipients else None
 
-    def forget(self) -> None:
-        """The connection is gone: drop what is not in the queue."""
-        self._end_transaction()
-        self.quit_milters()
-        if self.counts is not None:
-            self.counts.disconnect()
-
-    def quit_milters(self) -> None:
-        """Nothing more will be asked of them about this client."""
-        if self.milters is not None:
-            self.milters.quit()
-            self.milters = None
-
     def tls_started(self, info: TLSInfo, channel: TLSChannel) -> None:
         """The handshake is done; nothing said before it counts (RFC 3207 section 4.2)."""
         self._end_transaction()
@@ -150,6 +152,10 @@ class Session(LoginCommands, MailCommands):
 
     async def _unknown(self, milters: SessionMilters, line: bytes, reply: Reply) -> Reply:
         return await milters.unknown(line) or reply
+
+    def _ignored(self, event: ev.Ignored) -> Reply:
+        self.verb = _IGNORED
+        return OK
 
     def _note_refused(self, event: ev.Refused) -> Reply:
         self.verb = event.verb.upper()
@@ -182,16 +188,23 @@ class Session(LoginCommands, MailCommands):
         if told is not None and told.code == 421:
             request.helo = before
             return told
-        request.helo = harmless(event.name)
-        request.protocol = "ESMTP" if event.extended else "SMTP"
         settings = self.engine.settings
+        request.helo = harmless(event.name, settings.smtputf8)
+        if event.extended:  # HELO does not take it back
+            request.protocol = "ESMTP"
         if not event.extended:
             return helo_reply(settings)
         if told is not None:
             return told
         if settings.discard and (note := discarding(settings.discard)):
             self.log.info(note)
-        mechanisms = await self.service.mechanisms(request, self.channel is not None and self.channel.trusted)
+        trusted = self.channel is not None and self.channel.trusted
+        try:
+            mechanisms = await self.service.mechanisms(request, trusted)
+        except TableError as problem:
+            self.log.warning(str(problem))
+            self.log.warning(f"don't know if EHLO feature AUTH should be announced to {self.client}")
+            raise
         return ehlo_reply(settings, request.tls, mechanisms, wishes.latest(settings, self.service.now()))
 
     def _starttls(self, event: ev.StartTLS) -> Reply:
@@ -311,6 +324,7 @@ _HANDLERS: dict[type, Callable[[Session, Any], Answer]] = {
     ev.Noop: Session._noop,
     ev.Help: Session._help,
     ev.Refused: Session._refused,
+    ev.Ignored: Session._ignored,
     ev.Rset: Session._rset,
     ev.Quit: Session._quit,
 }

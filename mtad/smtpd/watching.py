@@ -107,7 +107,13 @@ def words_of(event: ev.Event) -> str:
             return "AUTH (something)" if b" " in line.strip() else printable(line)
         case ev.Refused(verb=b"AUTH"):
             return "(response)"
-        case ev.Refused(line=line) | ev.Mail(line=line) | ev.Rcpt(line=line) | ev.Vrfy(line=line) if line:
+        case (
+            ev.Refused(line=line)
+            | ev.Ignored(line=line)
+            | ev.Mail(line=line)
+            | ev.Rcpt(line=line)
+            | ev.Vrfy(line=line)
+        ) if line:
             return printable(line)
         case ev.Helo(name, extended):
             return f"{'EHLO' if extended else 'HELO'} {printable(name)}"

@@ -71,8 +71,12 @@ def _routing_domain(address: Address) -> bytes | None:
     text = address.text
     if b"@" in text:
         bare = text.rstrip(b"@")
-        return bare.rpartition(b"@")[2] if b"@" in bare else address.domain
-    if address.wire != text:
+        if b"@" in bare:
+            return bare.rpartition(b"@")[2]
+        if bare + b"@" != text or (b"!" not in bare and b"%" not in bare):
+            return address.domain
+        text = bare
+    if address.wire != address.text:
         return None
     if b"!" in text:
         return text.partition(b"!")[0]

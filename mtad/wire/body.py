@@ -9,8 +9,8 @@ are dot-unstuffed; a line ``.`` next to a bare LF is dropped, as Postfix drops i
 ``smtpd_forbid_bare_newline = normalize``.
 
 Nothing here works line by line, and however the input is cut, the output is the same.  A decoder
-keeps at most four bytes back.  Postfix counterpart: ``receive_data_message`` and ``bdat_cmd`` in
-``smtpd.c``, ``smtp_stream.c``, ``cleanup_message.c``.
+keeps at most four bytes back, or a run of CRs.  Postfix counterpart: ``receive_data_message`` and
+``bdat_cmd`` in ``smtpd.c``, ``smtp_stream.c``, ``cleanup_message.c``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ PIECE = 64 * 1024
 _DOT = b"\r\n."
 _END = b"\r\n.\r\n"
 _DOT_LINE = re.compile(rb"(?<=\n)\.\r?\n")
+_LOOSE_DOT_LINE = re.compile(rb"(?<=\n)\.\r*\n")
+_RETURNS = re.compile(rb"\r+\n")
+#: More CRs than this before an LF are blanks.
+_MOST_RETURNS = 1000
 
 
 def _clean(body: bytes) -> bool:
@@ -42,16 +46,29 @@ def _dotted(body: bytes) -> bool:
     return b"." in body and body.rfind(_DOT) >= 0
 
 
+def _crlf(body: bytes, loose: bool) -> bytes:
+    """A body with CRLF at the end of each line, and blanks for all other CRs."""
+    lines = _RETURNS.sub(b"\n", body) if loose else body.replace(b"\r\n", b"\n")
+    return lines.replace(b"\r", b" ").replace(b"\n", b"\r\n")
+
+
+def _before_returns(block: bytes, end: int, loose: bool) -> int:
+    """The index of the CR before ``end``, where there is one; if ``loose``, of the first of several."""
+    most = min(end, _MOST_RETURNS if loose else 1)
+    return end - most + len(block[end - most : end].rstrip(b"\r"))
+
+
 class DataDecoder:
     """The body of DATA, behind the 354.
 
     ``size`` counts the bytes that came out; ``bare_newline``: a lone LF was seen; ``ended``: the end
-    of data was seen.
+    of data was seen.  ``loose``: any number of CRs before an LF counts as one.
     """
 
-    __slots__ = ("_dropped", "_given", "_held", "_open_line", "bare_newline", "ended", "size")
+    __slots__ = ("_dropped", "_given", "_held", "_loose", "_open_line", "bare_newline", "ended", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, loose: bool = False) -> None:
+        self._loose = loose
         self._held = b"\r\n"  # as if a line had just ended
         self._given = True  # the line end that ``_held`` begins with is not to come out (again)
         self._dropped = False
@@ -100,18 +117,20 @@ class DataDecoder:
 
     def _hold(self, block: bytes) -> bytes:
         """Keep back what could begin an end of data or a line of one dot; gives the rest."""
-        tail = block[-4:]
-        newline = tail.rfind(b"\n")
-        if newline >= 0 and tail[newline + 1 :] in (b"", b".", b".\r"):
-            start = newline - 1 if tail[newline - 1 : newline] == b"\r" else newline
-            cut = len(block) - len(tail) + start
-            if block.endswith(b"\n.", 0, cut):
-                # Drop this line, but remember how it ended.
-                self.bare_newline = self._dropped = True
-                self._held = block[cut:]
-                return block[: cut - 1]
+        end = _before_returns(block, len(block), self._loose)
+        if block.endswith(b"\n"):
+            newline = end - 1
+        elif block.endswith(b"\n.", 0, end):
+            newline = end - 2
         else:
-            cut = len(block) - 1 if tail.endswith(b"\r") else len(block)
+            self._held = block[end:]
+            return block[:end]
+        cut = _before_returns(block, newline, self._loose)
+        if block.endswith(b"\n.", 0, cut):
+            # Drop this line, but remember how it ended.
+            self.bare_newline = self._dropped = True
+            self._held = block[cut:]
+            return block[: cut - 1]
         self._held = block[cut:]
         return block[:cut]
 
@@ -119,19 +138,20 @@ class DataDecoder:
         """Unstuff a body that holds a lone CR or LF, and put blanks and CRLF for them."""
         if body.count(b"\n") != body.count(b"\r\n"):
             self.bare_newline = True
-        body = _DOT_LINE.sub(b"", body).replace(b"\r\n", b"\n").replace(b"\r", b" ")
-        return body.replace(b"\n.", b"\n").replace(b"\n", b"\r\n")
+        dot_line = _LOOSE_DOT_LINE if self._loose else _DOT_LINE
+        return _crlf(dot_line.sub(b"", body), self._loose).replace(_DOT, b"\r\n")
 
 
 class ChunkDecoder:
     """The chunks of BDAT, over all chunks of a message (RFC 3030).
 
-    ``size`` and ``bare_newline`` as with :class:`DataDecoder`.
+    ``size``, ``bare_newline`` and ``loose`` as with :class:`DataDecoder`.
     """
 
-    __slots__ = ("_held", "_open_line", "bare_newline", "size")
+    __slots__ = ("_held", "_loose", "_open_line", "bare_newline", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, loose: bool = False) -> None:
+        self._loose = loose
         self._held = b""
         self._open_line = False
         self.size = 0
@@ -141,8 +161,9 @@ class ChunkDecoder:
         """Decode a piece of a chunk (at most ``PIECE`` bytes)."""
         block = self._held + piece if self._held else piece
         if block.endswith(b"\r"):
-            self._held = b"\r"
-            return self._repair(block[:-1])
+            cut = _before_returns(block, len(block), self._loose)
+            self._held = block[cut:]
+            return self._repair(block[:cut])
         self._held = b""
         return self._repair(block)
 
@@ -160,7 +181,7 @@ class ChunkDecoder:
         if not _clean(body):
             if body.count(b"\n") != body.count(b"\r\n"):
                 self.bare_newline = True
-            body = body.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
+            body = _crlf(body, self._loose)
         if body:
             self._open_line = not body.endswith(b"\n")
             self.size += len(body)

@@ -18,6 +18,8 @@ from mtad.wire.settings import ServerSettings
 UNDECLARED = b"Must declare SMTPUTF8 to send unicode address"
 IN_TRANSACTION = b"Error: MAIL transaction in progress"
 NO_HELO = b"Error: send HELO/EHLO first"
+BAD_SENDER = Reply(501, b"Bad sender address syntax", b"5.1.7")
+BAD_RECIPIENT = Reply(501, b"Bad recipient address syntax", b"5.1.3")
 
 
 def refuse(verb: bytes, line: bytes, code: int, dsn: bytes, text: bytes) -> Refused:
@@ -27,17 +29,16 @@ def refuse(verb: bytes, line: bytes, code: int, dsn: bytes, text: bytes) -> Refu
 
 def bad_sender(line: bytes, argument: bytes, client: str) -> Refused:
     """The refusal of a sender address that cannot be read."""
-    reply = Reply(501, b"Bad sender address syntax", b"5.1.7")
-    return Refused(reply, b"MAIL", line, _illegal(b"MAIL", argument, client))
+    return Refused(BAD_SENDER, b"MAIL", line, illegal(b"MAIL", argument, client))
 
 
 def bad_recipient(verb: bytes, line: bytes, argument: bytes, client: str) -> Refused:
     """The refusal of a recipient address that cannot be read."""
-    reply = Reply(501, b"Bad recipient address syntax", b"5.1.3")
-    return Refused(reply, verb, line, _illegal(verb, argument, client))
+    return Refused(BAD_RECIPIENT, verb, line, illegal(verb, argument, client))
 
 
-def _illegal(verb: bytes, argument: bytes, client: str) -> str:
+def illegal(verb: bytes, argument: bytes, client: str) -> str:
+    """The warning about an address that cannot be read."""
     return f"Illegal address syntax from {client} in {verb.decode('ascii')} command: {printable(argument)}"
 
 

@@ -65,6 +65,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """A command of ``smtpd_noop_commands``: answered 250, whatever it says."""
+
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CommandLine:
     """A line that has yet to pass smtpd_command_filter: answered by ``session.command(line)``."""
 
@@ -236,6 +243,7 @@ class Quit:
 
 Event = (
     Refused
+    | Ignored
     | CommandLine
     | Helo
     | StartTLS

@@ -47,11 +47,13 @@ HELP = Reply(214, b"Commands: " + b" ".join(sorted(VERBS)), b"2.0.0")
 
 _NEUTER = bytes.maketrans(b' <>()\\";@', b"?????????")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_UNPRINTABLE = re.compile(rb"[^ -~]")
 
 
-def harmless(name: bytes) -> bytes:
-    """A HELO name for headers and logs: what could break out of them becomes ``?``."""
-    return _CONTROL.sub(b"?", name).translate(_NEUTER)
+def harmless(name: bytes, smtputf8: bool) -> bytes:
+    """A HELO name for headers and logs: what could break out of them becomes ``?``, and without ``smtputf8``
+    what is not ASCII, too."""
+    return (_CONTROL if smtputf8 else _UNPRINTABLE).sub(b"?", name).translate(_NEUTER)
 
 
 class ServerSession(Body):
@@ -180,7 +182,7 @@ class ServerSession(Body):
 
     def _command(self) -> ev.Event | None:
         received = self._input
-        line = received.line(self.settings.line_length_limit)
+        line = self._line(self.settings.line_length_limit)
         if line is None:
             return None
         self._waiting = True
@@ -217,7 +219,7 @@ class ServerSession(Body):
                 self.where = b"UNKNOWN"
                 return checks.refuse(b"unknown", line, 500, b"5.5.2", b"Error: bad syntax")
         if self.settings.noop_command(word):
-            return ev.Refused(Reply(250, b"Ok", b"2.0.0"), b"", line, error=False)
+            return ev.Ignored(line)
         if handler is None:
             return self._unknown(word, line, whole)
         if self._denied and verb != b"QUIT":
@@ -288,7 +290,7 @@ class ServerSession(Body):
             def answered(reply: Reply) -> None:
                 if reply.positive:
                     self._reset()
-                    self.helo = _CONTROL.sub(b"?", helo.name).translate(_NEUTER)
+                    self.helo = harmless(helo.name, self.settings.smtputf8)
                     self.esmtp = self.esmtp or helo.extended
 
             self._answer = answered
@@ -325,7 +327,7 @@ class ServerSession(Body):
 
     def _auth_response(self) -> ev.Event | None:
         limit = self.settings.sasl_response_limit
-        line = self._input.line(limit)
+        line = self._line(limit)
         if line is None:
             return None
         self._waiting = True

@@ -45,6 +45,18 @@ class Body:
         self._chunk_last = False
         self._after_chunk = b""  # the reply to a refused BDAT, due behind its chunk
 
+    @property
+    def _loose(self) -> bool:
+        """Does any number of CRs before an LF count as one?"""
+        return self.settings.bare_newline == "no"
+
+    def _line(self, limit: int) -> bytes | None:
+        """The next line, where it has arrived."""
+        line = self._input.line(limit)
+        if line is not None and line.endswith(b"\r") and self._loose and not self._input.cut:
+            return line.rstrip(b"\r")
+        return line
+
     def _command(self) -> ev.Event | None:
         """Read a command line."""
         raise RuntimeError("a session reads its commands itself")
@@ -57,7 +69,8 @@ class Body:
         self.where = b"BDAT content"
         self._transaction.chunking = Chunking.OPEN
         if self._chunks is None:
-            self._chunks = BinaryDecoder() if self._transaction.binary else ChunkDecoder()
+            kind = BinaryDecoder if self._transaction.binary else ChunkDecoder
+            self._chunks = kind(self._loose)
         self._read = self._chunk
 
     @property
@@ -83,7 +96,7 @@ class Body:
     def _data_answered(self, reply: Reply) -> None:
         if reply.code == 354:
             self.where = b"DATA content"
-            self._body = DataDecoder()
+            self._body = DataDecoder(self._loose)
             self._read = self._body_data
 
     def _body_data(self) -> ev.Event | None:

@@ -278,6 +278,20 @@ def _blank_after(tokens: Sequence[Token], number: int) -> bool:
     return kind in _PLAIN and following in _PLAIN
 
 
+def comment(text: str) -> str:
+    """``text`` fit to stand in a header's comment: ASCII, no backslash, balanced parentheses."""
+    out, depth = [], 0
+    for char in text:
+        if not " " <= char <= "~" or char == "\\" or (char == ")" and depth == 0):
+            char = "?"
+        elif char == "(":
+            depth += 1
+        elif char == ")":
+            depth -= 1
+        out.append(char)
+    return "".join(out) + ")" * depth
+
+
 # -- quotes
 
 

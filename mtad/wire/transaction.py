@@ -15,7 +15,15 @@ import enum
 import re
 
 from mtad.wire.address import parse_path
-from mtad.wire.checks import NO_HELO, UNDECLARED, bad_recipient, bad_sender, refuse
+from mtad.wire.checks import (
+    BAD_RECIPIENT,
+    BAD_SENDER,
+    NO_HELO,
+    UNDECLARED,
+    bad_recipient,
+    bad_sender,
+    refuse,
+)
 from mtad.wire.command import notify_conditions, split, utf8_xtext_decode, xtext_decode, xtext_encode
 from mtad.wire.events import Address, Bdat, Data, Mail, Rcpt, Refused
 from mtad.wire.extensions import Wishes, Wrong, take
@@ -98,7 +106,7 @@ class Transaction:
         if words is None:
             return refuse(b"MAIL", line, 501, b"5.5.4", b"Syntax: MAIL FROM:<address>")
         if bad:
-            return refuse(b"MAIL", line, 501, b"5.1.7", b"Bad sender address syntax")
+            return Refused(BAD_SENDER, b"MAIL", line)
         utf8 = self._utf8_offered() and any(word.upper() == b"SMTPUTF8" for word in words[1:])
         self.smtputf8 = utf8
         sender = parse_path(words[0], allow_empty=True, strict=self.settings.strict_envelopes, smtputf8=utf8)
@@ -174,7 +182,7 @@ class Transaction:
         if words is None:
             return refuse(b"RCPT", line, 501, b"5.5.4", b"Syntax: RCPT TO:<address>")
         if bad:
-            return refuse(b"RCPT", line, 501, b"5.1.3", b"Bad recipient address syntax")
+            return Refused(BAD_RECIPIENT, b"RCPT", line)
         settings = self.settings
         recipient = parse_path(words[0], strict=settings.strict_envelopes, smtputf8=self.smtputf8)
         if recipient is None:
@@ -240,7 +248,7 @@ class Transaction:
         if settings.discards("chunking"):
             return refuse(b"BDAT", line, 521, b"5.5.1", b"Error: command not implemented"), -1, False
         words, _ = split(rest)
-        size = int(words[0]) if words and words[0].isdigit() and len(words[0]) <= 19 else -1
+        size = int(words[0]) if words and words[0].isdigit() and len(words[0]) <= 40 else -1
         last = len(words) == 2
         if not 0 <= size <= _LARGEST or len(words) > 2 or (last and words[1].upper() != b"LAST"):
             warning = f"NOQUEUE: malformed BDAT command syntax from {client}: {printable(line, 100)}"

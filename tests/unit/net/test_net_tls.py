@@ -18,7 +18,7 @@ from OpenSSL.crypto import FILETYPE_ASN1
 
 from mtad.errors import ConfigError
 from mtad.net.tls import ClientTLS, Policy, ServerTLS, main_policy
-from mtad.net.tls_info import TLSInfo, access_name, comment, log_summary, one_line, received_lines
+from mtad.net.tls_info import TLSInfo, access_name, log_summary, one_line, received_lines
 from mtad.net.tls_names import issuer_of, matching, name_matches, subject_of
 from mtad.net.tls_policy import External
 
@@ -486,12 +486,6 @@ def test_a_name_that_can_not_be_read_is_none() -> None:
     assert matching(certificate, ["mail.example.com"]) == "mail.example.com"
     certificate = x509.load_der_x509_certificate(odd(*latin)[0])
     assert matching(certificate, ["mail.example.com"]) is None
-
-
-def test_comment() -> None:
-    assert comment("a (b) c") == "a (b) c"
-    assert comment("a)b\\c\x7fé") == "a?b?c??"
-    assert comment("((a)") == "((a))"
 
 
 def test_summary_without_details() -> None:

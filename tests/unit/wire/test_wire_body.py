@@ -36,9 +36,9 @@ def pieces(data: bytes, where: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(marks)]
 
 
-def decode(parts: list[bytes]) -> tuple[bytes, bool, bytes, bool]:
+def decode(parts: list[bytes], loose: bool = False) -> tuple[bytes, bool, bytes, bool]:
     """The content, whether it ended, what was left over, whether a lone LF was seen."""
-    decoder = DataDecoder()
+    decoder = DataDecoder(loose)
     content = rest = b""
     for part in parts:
         at = 0
@@ -51,7 +51,7 @@ def decode(parts: list[bytes]) -> tuple[bytes, bool, bytes, bool]:
     return content, decoder.ended, rest, decoder.bare_newline
 
 
-def model(data: bytes) -> bytes | None:
+def model(data: bytes, loose: bool) -> bytes | None:
     """The content, line by line; None when no end of data is there."""
     end = (b"\r\n" + data).find(END)
     if end < 0:
@@ -63,23 +63,27 @@ def model(data: bytes) -> bytes | None:
     for line in lines:
         bare = not line.endswith(b"\r\n")
         text = line[:-1] if bare else line[:-2]
-        if text != b"." or not (bare or previous_bare):
+        text = text.rstrip(b"\r") if loose else text
+        if text != b"." or not (bare or previous_bare or loose):
             content += text.removeprefix(b".").replace(b"\r", b" ") + b"\r\n"
         previous_bare = bare
     return content
 
 
 @settings(max_examples=400)
-@given(raw_bodies, cuts)
-@example(b"x\r\r\n.\n", [6])
-@example(b".\n.\n.\n", [2, 4])
-@example(b"\n.\r\n.\r\n", [1, 2, 3, 4])
-def test_data_is_decoded_as_by_the_model_however_it_is_cut(body: bytes, where: list[int]) -> None:
+@given(raw_bodies, cuts, st.booleans())
+@example(b"x\r\r\n.\n", [6], False)
+@example(b"x\r\r\n.\n", [6], True)
+@example(b".\n.\n.\n", [2, 4], False)
+@example(b"\n.\r\n.\r\n", [1, 2, 3, 4], False)
+def test_data_is_decoded_as_by_the_model_however_it_is_cut(
+    body: bytes, where: list[int], loose: bool
+) -> None:
     data = body + END + b"QUIT\r\n"
-    content, ended, rest, _ = decode(pieces(data, where))
+    content, ended, rest, _ = decode(pieces(data, where), loose)
     assert ended
-    assert content == model(data)
-    assert (content, ended, rest) == decode([data[i : i + 1] for i in range(len(data))])[:3]
+    assert content == model(data, loose)
+    assert (content, ended, rest) == decode([data[i : i + 1] for i in range(len(data))], loose)[:3]
     first = (b"\r\n" + data).find(END) - 2
     assert rest == data[first + 5 :]
 
@@ -145,32 +149,34 @@ def test_data(raw: bytes, content: bytes, bare: bool) -> None:
     assert decode([raw]) == (content, True, b"", bare)
 
 
-def test_a_decoder_keeps_at_most_four_bytes() -> None:
-    decoder = DataDecoder()
+@pytest.mark.parametrize(("loose", "most"), [(False, 4), (True, 1003)])
+def test_a_decoder_keeps_few_bytes(loose: bool, most: int) -> None:
+    decoder = DataDecoder(loose)
     fed = given_out = 0
     for piece in (b"x" * 5000, b"\r" * 5000, b"\n" * 5000, b"\n." * 3000, b"\r\n..\r" * 3000):
         content, at = decoder.feed(piece, 0)
         assert at == len(piece)
-        assert len(decoder._held) <= 4
+        assert len(decoder._held) <= most
         fed, given_out = fed + at, given_out + len(content)
     assert given_out == decoder.size
 
 
-def chunked(parts: list[bytes]) -> bytes:
-    decoder = ChunkDecoder()
+def chunked(parts: list[bytes], loose: bool = False) -> bytes:
+    decoder = ChunkDecoder(loose)
     content = b"".join(map(decoder.feed, parts)) + decoder.finish()
     assert decoder.size == len(content)
     return content
 
 
-@given(raw_bodies, cuts)
-def test_chunks_are_lined_but_not_unstuffed(body: bytes, where: list[int]) -> None:
+@given(raw_bodies, cuts, st.booleans())
+def test_chunks_are_lined_but_not_unstuffed(body: bytes, where: list[int], loose: bool) -> None:
     lines = body.split(b"\n")
     last = lines.pop()
-    expected = b"".join(line.removesuffix(b"\r").replace(b"\r", b" ") + b"\r\n" for line in lines)
+    lines = [line.rstrip(b"\r") if loose else line.removesuffix(b"\r") for line in lines]
+    expected = b"".join(line.replace(b"\r", b" ") + b"\r\n" for line in lines)
     if last:
         expected += last.replace(b"\r", b" ") + b"\r\n"
-    assert chunked(pieces(body, where)) == expected
+    assert chunked(pieces(body, where), loose) == expected
 
 
 contents = st.lists(st.sampled_from([b".", b"..", b"a", b"", b".a", b"\0"]), max_size=8).map(
