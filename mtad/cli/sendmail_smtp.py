@@ -1,8 +1,8 @@
 """``sendmail -bs``: SMTP on standard input and output, each message into the maildrop.
 
-Who calls it is the client, so no restriction is asked; the addresses and headers are completed as for any
-other mail of this host once it is picked up.  Whose first line ends in a lone LF ends all lines so.  Ends
-with QUIT or the end of input.  RFC 5321.
+Who calls it is the client, so no restriction is asked, and there is no TLS and no AUTH; the addresses and
+headers are completed as for any other mail of this host once it is picked up.  Whose first line ends in a
+lone LF ends all lines so.  Ends with QUIT, the end of input, or too many errors.  RFC 5321.
 
 Postfix counterpart: ``smtpd -S``.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mtad.cli.voice import Fatal
 from mtad.config.parameters import Parameters
@@ -22,18 +23,19 @@ from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.envelope import content_records, decoded_orcpt, notify_mask
 from mtad.queue.postfix.maildrop import Drop, open_drop
 from mtad.queue.postfix.records import attribute, pack
+from mtad.smtpd.engine import engine_settings
 from mtad.smtpd.received import Trace, received
 from mtad.wire import events as ev
 from mtad.wire.command import xtext_decode, xtext_encode
 from mtad.wire.ehlo import ehlo_reply, helo_reply
 from mtad.wire.reply import Reply
 from mtad.wire.server import HELP, ServerSession
-from mtad.wire.settings import ServerSettings
 
 _READ = 65536
 _RETURN = {b"FULL": 1, b"HDRS": 2}
 _ENCODING = {b"7BIT": "7bit", b"8BITMIME": "8bit"}
 _OK = Reply(250, b"Ok", b"2.0.0")
+_JUNK = (ev.Helo, ev.Rset, ev.Noop, ev.Vrfy, ev.Etrn, ev.Ignored)
 
 
 class _Dialogue:
@@ -42,13 +44,15 @@ class _Dialogue:
     def __init__(self, p: Parameters) -> None:
         self._p = p
         self._limit = p.number("message_size_limit")
-        self._settings = ServerSettings(
-            hostname=p["myhostname"].encode(),
-            size_limit=self._limit,
-            smtputf8=p.flag("smtputf8_enable"),
-            recipient_limit=0,
+        self._settings = replace(
+            engine_settings(p, "", False),
+            auth_enabled=False,
+            bare_newline="no",
+            extensions=frozenset(),
+            filter_commands=False,
             forbid_unauth_pipelining=False,
         )
+        self._errors = self._junk = 0
         self._engine = ServerSession(self._settings)
         self._mail: ev.Mail | None = None
         self._recipients: list[ev.Rcpt] = []
@@ -69,16 +73,41 @@ class _Dialogue:
             if not data:
                 break
             engine.receive(self._with_returns(data))
-            while (event := engine.next_event()) is not None:
-                if isinstance(event, ev.BodyChunk):
-                    self._write(self._pieces.feed(event.data))
-                    continue
-                reply = self._answer(event)
-                if reply is None:
-                    engine.begin_chunk()
-                else:
-                    engine.reply(reply)
+            if not self._go_on():
+                break
         self._forget()
+
+    def _go_on(self) -> bool:
+        """Answer what has been said; False: there were too many errors."""
+        engine, p = self._engine, self._p
+        while (event := engine.next_event()) is not None:
+            if isinstance(event, ev.BodyChunk):
+                self._write(self._pieces.feed(event.data))
+                continue
+            reply = self._answer(event)
+            if self._errors >= p.number("smtpd_soft_error_limit") and reply is not None:
+                os.write(1, engine.data_to_send())
+                time.sleep(p.seconds("smtpd_error_sleep_time"))
+            if reply is None:
+                engine.begin_chunk()
+            else:
+                engine.reply(reply)
+                self._count(event, reply)
+            if self._errors >= p.number("smtpd_hard_error_limit") and not engine.closed:
+                text = self._settings.hostname + b" Error: too many errors"
+                os.write(1, engine.data_to_send() + Reply(421, text, b"4.7.0").encode())
+                return False
+        return True
+
+    def _count(self, event: ev.Event, reply: Reply) -> None:
+        """Note what the client does wrong, or too often; all is forgiven with a message."""
+        if isinstance(event, ev.BodyEnd) and reply.positive:
+            self._errors = self._junk = 0
+        elif event.error if isinstance(event, ev.Refused) else reply.code >= 400:
+            self._errors += 1
+        if isinstance(event, _JUNK):
+            self._junk += 1
+            self._errors += self._junk > self._p.number("smtpd_junk_command_limit") + 1
 
     def _with_returns(self, data: bytes) -> bytes:
         """Input as SMTP has it."""
@@ -118,7 +147,7 @@ class _Dialogue:
             case ev.Vrfy():
                 return Reply(252, event.argument, b"2.0.0")
             case ev.Etrn():
-                return Reply(459, b"<%b>: service unavailable" % event.domain)
+                return Reply(458, b"Unable to queue messages")
             case ev.Help():
                 return HELP
             case ev.Quit():
@@ -173,7 +202,7 @@ class _Dialogue:
             tls_lines=(), authenticated=False, authenticated_sender=b"",
             hide_client=self._p.flag("smtpd_hide_client_session"),
         )  # fmt: skip
-        only = self._recipients[0].argument if len(self._recipients) == 1 else b""
+        only = self._recipients[0].recipient.wire if len(self._recipients) == 1 else b""
         return received(trace, queue_id, only, time.time())
 
     def _write(self, data: bytes) -> None:

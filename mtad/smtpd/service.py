@@ -44,6 +44,7 @@ from mtad.rewrite.classes import AddressClasses
 from mtad.rewrite.probe_sender import ProbeSender
 from mtad.smtpd.clients import ClientRules
 from mtad.smtpd.commands import CommandFilter
+from mtad.smtpd.engine import engine_settings
 from mtad.smtpd.etrn import Etrn
 from mtad.smtpd.internal import InternalMail
 from mtad.smtpd.milter.service import Route, milter_service
@@ -52,7 +53,7 @@ from mtad.smtpd.policy_client import PolicyConnections
 from mtad.smtpd.protocol import SubmissionProtocol
 from mtad.smtpd.refusals import Refusals
 from mtad.smtpd.rules import CleanupRules, service_parameters
-from mtad.smtpd.settings import SmtpdSettings, engine_settings, read_settings
+from mtad.smtpd.settings import SmtpdSettings, read_settings
 from mtad.smtpd.stress import Stress
 from mtad.smtpd.tls_names import ServerNames
 from mtad.smtpd.watching import Watching
@@ -172,7 +173,7 @@ class SmtpdService(Factory):
             p, plan.cleanup, self.cleanup, self.cleanup_log, reactor, spool_directory
         )
         self.notices = Notices.build(p, self)
-        self.engine_settings: ServerSettings = engine_settings(p, plan.tls)
+        self.engine_settings: ServerSettings = engine_settings(p, plan.tls.level, plan.tls.offered)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:
             self.authenticator = Authenticator.build(p, reactor, self.log)

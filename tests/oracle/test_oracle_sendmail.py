@@ -22,7 +22,17 @@ from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.records import read_records
 
 NOBODY = 65534
-MAIN_CF = {"message_size_limit": "120000", "smtputf8_enable": "yes"}
+MAIN_CF = {
+    "message_size_limit": "120000",
+    "smtputf8_enable": "yes",
+    "smtpd_helo_required": "yes",
+    "smtpd_discard_ehlo_keywords": "dsn",
+    "smtpd_noop_commands": "XNOP",
+    "smtpd_recipient_limit": "2",
+    "smtpd_junk_command_limit": "2",
+    "smtpd_hard_error_limit": "4",
+    "smtpd_error_sleep_time": "0s",
+}
 ADDRESSES = [
     "a@example.net", "b", "<c@x.org>", "d (comment)", '"q s"@example.net', "e@[192.0.2.1]", "f, g@x",
     "h:i@j;", "(only)", "", "Bob <k@l.m>", "m n o@p", "@a,@b:c@d", "x@y@z", "é@example.net", "u!v", "<>", "<",
@@ -192,3 +202,30 @@ def test_through_postdrop(both: tuple[Postfix, Mtad]) -> None:
         assert ("queued as" not in out) or f"250 2.0.0 Ok: queued as {queued}\r\n" in out
         assert (postfix.queue / "maildrop" / queued).stat().st_uid == NOBODY
         assert (rec.RECIPIENT, b"a@example.net") in taken(postfix.queue)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"MAIL FROM:<a@x>\nEHLO x\nMAIL FROM:<a@x> RET=FULL\nETRN x.example\nFOO\nNOOP\n",
+        b"XNOP\nNOOP\nXNOP\nNOOP\nNOOP\nNOOP\nNOOP\nNOOP\n",
+        b"HELO x\r\r\nMAIL FROM:<a@x>\r\nRCPT TO:<@r:b@x>\r\nDATA\r\nA: b\r\r\n\r\nx\r\n.\r\nQUIT\r\n",
+        b"HELO x\nMAIL FROM:<a@x>\n" + b"RCPT TO:<b@x>\n" * 3 + b"FOO\nFOO\nDATA\n.\nFOO\nFOO\nFOO\nFOO\n",
+    ],
+)
+def test_smtp(both: tuple[Postfix, Mtad], text: bytes) -> None:
+    """sendmail -bs"""
+    postfix, mtad = both
+    environment = {**os.environ, "MAIL_CONFIG": str(postfix.directory)}
+    said = subprocess.run(["sendmail", "-bs"], input=text, capture_output=True, env=environment).stdout
+    _, out, _ = forked(sendmail.main, "-C", str(mtad.directory), "-bs", text=text)
+    left = taken(postfix.queue), taken(mtad.queue)
+    if left[0]:
+        left = [[one for one in each if isinstance(one, bytes)] for each in left]  # type: ignore[assignment]
+        a, b = (re.sub(rb"(?s)Received: .*?(?:\n(?=\S)|\Z)", b"", b"".join(each)) for each in left)  # type: ignore[arg-type]
+        assert a == b
+
+    def mask(text: str) -> str:
+        return re.sub("queued as .*", "queued", text)
+
+    assert mask(out) == mask(said.decode())
