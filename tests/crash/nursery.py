@@ -39,6 +39,7 @@ def run(text: str, arguments: list[str], alone: bool) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  (nothing was read from this one yet)
     if alone:
         os.setpgid(0, 0)
         ctypes.CDLL(None).spare_this_process(0)

@@ -26,11 +26,11 @@ pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 LARGE = 300_000
 
 
-def send(mtad: Mtad, subject: str, size: int = 0) -> bool:
+def send(mtad: Mtad, subject: str, size: int = 0, patience: float = 60) -> bool:
     """Whether the message was acknowledged."""
     (port,) = mtad.ports.values()
     try:
-        with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+        with smtplib.SMTP("127.0.0.1", port, timeout=patience) as client:
             text = f"Subject: {subject}\r\n\r\n".encode() + b"0123456789\r\n" * (size // 12)
             client.sendmail("alice@example.com", ["bob@example.net"], text)
     except (smtplib.SMTPException, OSError):
@@ -81,11 +81,11 @@ def test_the_system_fails_for_a_while(number: int, which: int, firsts: tuple[int
             mtad.plan.arm(first, number, which)
             for size in (0, LARGE):
                 name = f"{first} {size}"
-                told[name] = send(mtad, name, size)
+                told[name] = send(mtad, name, size, patience=3)
             assert mtad.plan.get("ended")
             mtad.plan.disarm()
             assert not mtad.dead(), f"it ended:\n{mtad.log()[-3000:]}"
-            wait_until(lambda: send(mtad, "again") or False, "it takes mail again")
+            wait_until(lambda: send(mtad, "again", patience=10), "it takes mail again")
             mtad.command("postqueue", "-f")  # what found no socket would wait for minutes
             wait_until(lambda: subjects(sink)["again"] > 0, "it delivers again")
             for path in (sink.root / "Maildir" / "new").iterdir():
@@ -103,7 +103,7 @@ def test_no_process_can_be_made() -> None:
         wait_until(lambda: mtad.plan.get("calls") > 1, "a second attempt to fork")
         assert not mtad.dead(), mtad.log()[-2000:]
         mtad.plan.disarm()
-        wait_until(lambda: send(mtad, "again"), "it serves again")
+        wait_until(lambda: send(mtad, "again", patience=10), "it serves again")
         check(mtad, sink, {"again": True})
 
 

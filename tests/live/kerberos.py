@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from live.daemon import mail_owner, wait_until
-from oracle.postfix import free_port
+from live.daemon import mail_owner
+from oracle.postfix import free_port, wait_for_port
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
 PROGRAMS = ("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
@@ -73,15 +72,10 @@ def running(services: Sequence[str] = (f"smtp/{HOST}",)) -> Iterator[Realm]:
     shutil.chown(root / "keytab", mail_owner())
     kdc = subprocess.Popen(["krb5kdc", "-n", "-r", REALM], env=environment, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _listens(port), "the KDC")
+        wait_for_port(port)
         made.run("kinit", "alice", text="secret\n")
         yield made
     finally:
         kdc.terminate()
         kdc.wait(60)
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

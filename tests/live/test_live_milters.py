@@ -333,19 +333,18 @@ def test_who_has_filters_by_table() -> None:
         assert not milter.talks
 
 
+def send_locally(mtad: Mtad) -> None:
+    words = ("sendmail", "-f", "alice@example.com", "bob@example.net")
+    done = mtad.command(*words, text_input="Subject: local\n\nbody\n")
+    assert done.returncode == 0, done.stderr
+
+
 def test_mail_of_the_host_itself_has_filters_of_its_own() -> None:
     """non_smtpd_milters: the session that there was not is told of, and changes are made."""
     changes = [packet(b"h", b"X-Local\0seen\0"), CONTINUE]
     with Sink() as sink, FakeMilter({wire.EOM.code: changes}) as milter:
         with Mtad(relay(sink, "", non_smtpd_milters=milter.name)) as mtad:
-            done = mtad.command(
-                "sendmail",
-                "-f",
-                "alice@example.com",
-                "bob@example.net",
-                text_input="Subject: local\n\nbody\n",
-            )
-            assert done.returncode == 0, done.stderr
+            send_locally(mtad)
             wait_until(sink.raw, "the mail")
             assert email.message_from_bytes(sink.raw()[0])["X-Local"] == "seen"
             log = mtad.log()
@@ -363,14 +362,7 @@ def test_a_message_of_the_host_itself_that_filters_refuse_comes_back() -> None:
     with contextlib.ExitStack() as stack:
         sink, milter = stack.enter_context(Sink()), stack.enter_context(FakeMilter(answers))
         with Mtad(relay(sink, "", non_smtpd_milters=milter.name)) as mtad:
-            done = mtad.command(
-                "sendmail",
-                "-f",
-                "alice@example.com",
-                "bob@example.net",
-                text_input="Subject: local\n\nbody\n",
-            )
-            assert done.returncode == 0, done.stderr
+            send_locally(mtad)
             wait_until(sink.raw, "the mail that says so")
             assert b"not here" in sink.raw()[0]
             assert "milter-reject: END-OF-MESSAGE from localhost[127.0.0.1]: 5.7.9 not here;" in mtad.log()

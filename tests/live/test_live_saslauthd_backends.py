@@ -16,6 +16,7 @@ from live import kerberos
 from live.checking import MISSING, PROGRAMS, WHY_NOT, Logins, running
 from live.daemon import wait_until
 from live.databases import why_not
+from live.load import silent
 from live.people import People
 from oracle.postfix import free_port
 
@@ -125,18 +126,13 @@ def imap_server() -> Iterator[int]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: process.poll() is not None or _listens(port), "Dovecot")
+        wait_until(lambda: process.poll() is not None or not silent(port), "Dovecot")
         assert process.poll() is None, (root / "log").read_text()
         yield port
     finally:
         process.terminate()
         process.wait(60)
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.skipif(
