@@ -57,8 +57,11 @@ class _Datagram(DatagramProtocol, Generic[T]):
 
     def startProtocol(self) -> None:
         transport: Any = self.transport
-        transport.connect(*self._server)
-        transport.write(self._question.query)
+        try:
+            transport.connect(*self._server)
+            transport.write(self._question.query)
+        except OSError:  # no way there; the port is closed as after an answer
+            self._question.give_up()
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
         self._question.answer(datagram)

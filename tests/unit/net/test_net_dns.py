@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,19 @@ def test_the_next_server_is_asked(reactor: Turned, server: NameServer, tmp_path:
     server.zone["example.com"] = {"MX": [(10, "a.example.com")]}
     resolver = Resolver(reactor, [other.address, server.address])
     assert reactor.finish(mx(resolver, "example.com")) == [(10, "a.example.com")]
+
+
+def test_a_server_that_there_is_no_way_to_costs_no_descriptors(reactor: Turned) -> None:
+    resolver = Resolver(reactor, [("255.255.255.255", 53)])
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for number in range(20):
+            assert fails(reactor, mx(resolver, f"x{number}.example.com")).temporary
+        reactor.iterate(0)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_silence_ends(reactor: Turned, server: NameServer) -> None:
