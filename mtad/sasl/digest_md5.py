@@ -59,6 +59,14 @@ def parse(message: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = match.end()
 
 
+def _check_maxbuf(value: bytes) -> None:
+    number = _NUMBER.fullmatch(value)
+    if number is None:
+        raise SaslFailure(Reason.BADAUTH, "invalid maxbuf parameter")
+    if int(number[1]) <= 16:
+        raise SaslFailure(Reason.BADAUTH, "maxbuf parameter too small")
+
+
 def quote(value: bytes) -> bytes:
     """A value as a quoted string (RFC 2831 section 7.2)."""
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
@@ -134,11 +142,7 @@ def _check(name: bytes, value: bytes, service: bytes) -> None:
     if name == b"digest-uri" and not value.lower().startswith(service.lower() + b"/"):
         raise SaslFailure(Reason.BADAUTH, "bad digest-uri: doesn't match service")
     if name == b"maxbuf":
-        number = _NUMBER.fullmatch(value)
-        if number is None:
-            raise SaslFailure(Reason.BADAUTH, "invalid maxbuf parameter")
-        if int(number[1]) <= 16:
-            raise SaslFailure(Reason.BADAUTH, "maxbuf parameter too small")
+        _check_maxbuf(value)
 
 
 def _server(context: ServerContext, initial: bytes | None) -> Steps:
@@ -185,37 +189,52 @@ MECHANISM = ServerMechanism(
 
 
 def _offer(message: bytes) -> dict[bytes, list[bytes]]:
+    """The server's message, if we can go by it."""
+    if not message:
+        raise SaslFailure(Reason.FAIL, "no server challenge")
+    offer: dict[bytes, list[bytes]] = {}
     try:
         if len(message) > CHALLENGE_LIMIT:
             raise ValueError("challenge")
-        pairs = list(parse(message))
+        for name, value in parse(message):
+            if name == b"charset" and value.lower() != b"utf-8":
+                raise SaslFailure(Reason.BADAUTH, "Charset must be UTF-8")
+            if name == b"maxbuf":
+                _check_maxbuf(value)
+            if name == b"algorithm" and value.lower() != b"md5-sess":
+                raise SaslFailure(Reason.FAIL, "'algorithm' isn't 'md5-sess'")
+            if name in offer and name in (b"algorithm", b"maxbuf"):
+                reason = Reason.FAIL if name == b"algorithm" else Reason.BADAUTH
+                raise SaslFailure(reason, f"Must see '{name.decode()}' only once")
+            offer.setdefault(name, []).append(value)
     except ValueError:
-        raise SaslFailure(Reason.BADPROT, "Parse error") from None
-    offer: dict[bytes, list[bytes]] = {}
-    for name, value in pairs:
-        offer.setdefault(name, []).append(value)
+        raise SaslFailure(Reason.BADAUTH, "Parse error") from None
+    qops = {word.strip().lower() for value in offer.get(b"qop", [b"auth"]) for word in value.split(b",")}
+    if not qops & {b"auth", b"auth-int", b"auth-conf"}:
+        raise SaslFailure(Reason.BADAUTH, "Server doesn't support any known qop level")
+    if b"algorithm" not in offer:
+        raise SaslFailure(Reason.FAIL, "Must see 'algorithm' once")
     if len(offer.get(b"nonce", ())) != 1 or not offer[b"nonce"][0]:
-        raise SaslFailure(Reason.BADPROT, "Don't support multiple or missing nonces")
-    if [value.lower() for value in offer.get(b"algorithm", ())] != [b"md5-sess"]:
-        raise SaslFailure(Reason.BADPROT, "Server doesn't support MD5-SESS")
-    qops = [word.strip().lower() for value in offer.get(b"qop", [b"auth"]) for word in value.split(b",")]
+        raise SaslFailure(Reason.FAIL, "Don't support multiple or missing nonces")
     if b"auth" not in qops:
-        raise SaslFailure(Reason.BADPROT, "Server doesn't support known qop level")
+        raise SaslFailure(Reason.FAIL, 'Server doesn\'t support "no layer"')
     return offer
 
 
 def client(
     user: bytes, password: bytes, authzid: bytes, host: bytes, unique: Callable[[], bytes]
 ) -> Generator[bytes | None, bytes, bytes]:
-    """The responses of a client (see :mod:`mtad.sasl.client`).  The server's first realm is taken."""
+    """The responses of a client (see :mod:`mtad.sasl.client`).
+
+    The realm is the server's; its name, where it has none or leaves the choice.
+    """
     offer = _offer((yield None))
-    realm = offer.get(b"realm", [b""])[0]
+    realms = offer.get(b"realm", ())
+    realm = realms[0] if len(realms) == 1 else host
     nonce, cnonce, uri = offer[b"nonce"][0], encode(hashlib.sha256(unique()).digest()[:24]), b"smtp/" + host
     secret = secrets_of(user, realm, password)[0 if b"charset" in offer else -1]
     response, expected = digests(secret, nonce, cnonce, b"00000001", uri, authzid or None)
-    parts = [b"username=" + quote(user)]
-    if realm:
-        parts.append(b"realm=" + quote(realm))
+    parts = [b"username=" + quote(user), b"realm=" + quote(realm)]
     parts += [b"nonce=" + quote(nonce), b"cnonce=" + quote(cnonce), b"nc=00000001", b"qop=auth"]
     if b"charset" in offer:
         parts.append(b"charset=utf-8")

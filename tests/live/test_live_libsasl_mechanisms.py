@@ -377,3 +377,34 @@ def test_the_same_choice(installed: set[str], count: int) -> None:
                 )
             except SaslFailure:
                 assert status < 0
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        b"", b"x", b"algorithm=md5-sess", b'nonce="x"', b'nonce="x",algorithm=md5', b"charset=latin-1",
+        b'nonce="x",algorithm=md5-sess', b'nonce="x",algorithm=md5-sess,realm=""',
+        b'nonce="x",algorithm=md5-sess,realm="a"', b'nonce="x",algorithm=md5-sess,realm="a",realm="b"',
+        b'nonce="x",algorithm=md5-sess,qop="auth-int"', b'nonce="x",algorithm=md5-sess,qop="foo"',
+        b'nonce="x",algorithm=md5-sess,qop="auth-conf, auth"', b"maxbuf=16", b"maxbuf=17,maxbuf=17",
+        b"algorithm=md5-sess,algorithm=md5-sess",
+    ],
+)  # fmt: skip
+def test_what_a_client_makes_of_a_digest_md5_challenge(installed: set[str], challenge: bytes) -> None:
+    if "DIGEST-MD5" not in installed:
+        pytest.skip("no plug-in for DIGEST-MD5")
+    peer = libsasl.Client(b"alice", b"secret")
+    mine = client.choose([b"DIGEST-MD5"], (), b"alice", b"secret", context=client.ClientContext(b"mail.test"))
+    try:
+        mine.initial()
+        peer.start("DIGEST-MD5")
+        status, response = peer.step(challenge)
+    finally:
+        peer.close()
+    theirs = re.findall(rb'realm="[^"]*"', response) if status == libsasl.CONTINUE else libsasl.text(status)
+    ours: Any
+    try:
+        ours = re.findall(rb'realm="[^"]*"', mine.step(challenge))
+    except SaslFailure as failure:
+        ours = failure.reason.text
+    assert ours == theirs
