@@ -90,11 +90,11 @@ class TlsPolicies:
         self._wrapper = p.flag("smtp_tls_wrappermode")
         self._enforce_patterns = p.flag("smtp_tls_enforce_sts_mx_patterns")
         self._anchors: dict[str, tuple[tuple[int, int], tuple[Tlsa, ...]]] = {}
-        # what nothing needs to be looked up for
-        self._plain = not (self._maps or self._sites or sts) and main.level not in (
-            *DANE_LEVELS,
-            *PKIX_LEVELS,
-            "fingerprint",
+        # nothing is to be looked up, and nothing can be wrong
+        self._plain = (
+            not (self._maps or self._sites or sts or main.dane)
+            and (main.level == "none" or not main.servername or valid_hostname(main.servername))
+            and main.level not in (*PKIX_LEVELS, "fingerprint")
         )
 
     async def find(self, host: Host, not_required: bool = False) -> Policy:

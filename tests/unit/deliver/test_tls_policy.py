@@ -169,6 +169,16 @@ def test_a_mistake_in_a_table_keeps_the_mail(text: str) -> None:
     assert (caught.value.dsn, caught.value.text) == ("4.7.5", "client TLS configuration problem")
 
 
+@pytest.mark.parametrize("level", ["may", "encrypt", "verify"])
+def test_a_mistake_in_main_cf_does_so_too(level: str) -> None:
+    found, lines = policies(smtp_tls_security_level=level, smtp_tls_servername="-x-")
+    with pytest.raises(PolicyError, match="client TLS configuration problem"):
+        run(found.find(host()))
+    assert texts(lines) == ['warning: "smtp_tls_servername = -x-" specifies an invalid hostname']
+    found, _ = policies(smtp_tls_security_level="none", smtp_tls_servername="-x-")
+    assert run(found.find(host())).level == "none"
+
+
 @given(st.text(alphabet=st.sampled_from("encrypt may secure=match ciphers{}|:,.\t1é\0"), max_size=60))
 def test_no_text_of_a_table_lowers_what_it_begins_with(text: str) -> None:
     found, _ = policies(smtp_tls_policy_maps="static:x")
