@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from mtad.auth import stores
 from mtad.auth.authenticator import Authenticator
 from mtad.auth.dovecot import DovecotAuthenticator
-from mtad.auth.failures import FailureLimit
+from mtad.auth.failures import FailureLimit, shown_alike
 from mtad.auth.hashes import parse
 from mtad.auth.names import canonical, printable_name, split_first
 from mtad.auth.setup import filtered, methods, saslauthd_paths
@@ -117,14 +117,14 @@ def _locked(p: Parameters, user: bytes) -> Iterator[str]:
     """Where the user may not even try."""
     limit = FailureLimit(p, MailLog(ListSink(), "auth-test"))
     try:
-        name = printable_name(canonical(user, p["smtpd_sasl_local_domain"].encode()))
+        name = canonical(user, p["smtpd_sasl_local_domain"].encode())
     except SaslFailure:
         return
     for each in limit.now_locked():
-        if each.login == name:
+        if each.login in (printable_name(name), shown_alike(name)):
             until = time.strftime("%H:%M:%S", time.localtime(each.until))
             yield (
-                f"{name} is locked for clients in {each.network} until {until}, after {each.count} failures "
+                f"{each.login} is locked for clients in {each.network} until {until}, after {each.count} failures "
                 "(mtad_auth_failure_limit, mtad_auth_failure_time)"
             )
 

@@ -123,8 +123,7 @@ class FailureLimit:
             with self._open() as database:
                 fresh = self._count(database, _EXACT, login, _shown(login), network)
                 if fresh:
-                    local = _local(login)
-                    self._count(database, _ALIKE, local, f"{_shown(local)}@*", network)
+                    self._count(database, _ALIKE, _local(login), shown_alike(login), network)
         except sqlite3.Error as error:
             self._complain(error)
 
@@ -216,6 +215,11 @@ def _pair(login: bytes, network: str) -> bytes:
 def _local(login: bytes) -> bytes:
     """What all spellings of a login have in common."""
     return login.decode("utf-8", "replace").partition("@")[0].casefold().encode()
+
+
+def shown_alike(login: bytes) -> str:
+    """How all spellings of a login are shown together."""
+    return f"{_shown(_local(login))}@*"
 
 
 def _shown(login: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mtad.auth.explain import unreachable
-from mtad.auth.failures import FailureLimit
+from mtad.auth.failures import SPELLINGS, FailureLimit
 from mtad.cli import auth_test, pluginviewer, sasldblistusers
 from mtad.config.parameters import Parameters
 from mtad.maillog import ListSink, MailLog
@@ -91,6 +91,10 @@ def test_a_locked_login(run: Any, tmp_path: Path) -> None:
     for _ in range(3):
         assert report(run, "nobody", "--mech", "plain", **values)[0] == 1
     assert [each.login for each in limit.now_locked()] == ["alice"]
+    for number in range(SPELLINGS):
+        limit.failed(b"Carol@realm%d" % number, "192.0.2.1")
+    _, told = report(run, "carol", **values)
+    assert any("carol@* is locked for clients in 192.0.2.1/32 until " in each for each in told["advice"])
 
 
 def test_missing_password_kind(run: Any) -> None:
