@@ -124,8 +124,8 @@ def _locked(p: Parameters, user: bytes) -> Iterator[str]:
         if each.login in (printable_name(name), shown_alike(name)):
             until = time.strftime("%H:%M:%S", time.localtime(each.until))
             yield (
-                f"{each.login} is locked for clients in {each.network} until {until}, after {each.count} failures "
-                "(mtad_auth_failure_limit, mtad_auth_failure_time)"
+                f"{each.login} is locked for clients in {each.network} until {until}, after {each.count} "
+                "failures (mtad_auth_failure_limit, mtad_auth_failure_time)"
             )
 
 
