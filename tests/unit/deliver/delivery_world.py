@@ -33,6 +33,7 @@ class MemoryStore:
         self.finished: list[tuple[str, list[Outcome], float]] = []
         self.contents: dict[str, bytes] = {}
         self.fail = 0  # so many writes fail
+        self.journal: list[tuple[str | int, ...]] = []
         self._seq = 0
 
     async def enqueue(self, message: Message) -> None:
@@ -44,10 +45,10 @@ class MemoryStore:
         self.messages[message.seq] = message
 
     def in_doubt(self, ids: Sequence[int]) -> None:
-        pass
+        self.journal.append(("in doubt", *ids))
 
     def answered(self, ids: Sequence[int], delivered: bool) -> None:
-        pass
+        self.journal.append(("delivered" if delivered else "not delivered", *ids))
 
     async def incoming(self, after: int, limit: int) -> list[Message]:
         found = [m for seq, m in self.messages.items() if seq > after and m.state == INCOMING]

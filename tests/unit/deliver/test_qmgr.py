@@ -333,6 +333,31 @@ def test_a_failing_store_is_asked_again_and_nothing_is_sent_twice() -> None:
     assert world.qmgr.snapshot() == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "ends"),
+    [
+        (b"250 2.0.0 Ok\r\n", ["in doubt", "delivered"]),
+        (b"450 4.2.0 later\r\n", ["in doubt", "not delivered"]),
+        (None, ["in doubt", "not delivered"]),
+    ],
+)
+def test_the_journal_hears_of_each_end(answer: bytes | None, ends: list[str]) -> None:
+    world = World()
+    world.server(message=answer)
+    message = world.submit("Q1", b"you@dest.test")
+    world.run()
+    (recipient,) = message.recipients
+    assert world.store.journal == [(end, recipient.id) for end in ends]
+
+
+def test_a_message_as_large_as_the_server_takes_is_sent() -> None:
+    world = World()
+    server = world.server(extensions=(b"SIZE 23",))
+    world.submit("Q1", b"you@dest.test")
+    world.run()
+    assert len(server.messages) == 1
+
+
 def test_without_a_journal_the_end_of_a_message_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(ids: Sequence[int]) -> None:
         raise QueueError("no journal")
