@@ -73,7 +73,7 @@ def _routing_domain(address: Address) -> bytes | None:
         bare = text.rstrip(b"@")
         if b"@" in bare:
             return bare.rpartition(b"@")[2]
-        if bare + b"@" != text or (b"!" not in bare and b"%" not in bare):
+        if b"!" not in bare and b"%" not in bare:
             return address.domain
         text = bare
     if address.wire != address.text:

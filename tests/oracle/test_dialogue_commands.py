@@ -31,7 +31,7 @@ HASTE = {"smtpd_timeout": "1s"}
 #: One configuration for all, since an instance takes its time to start: what differs are the services.
 COMMANDS = Config(
     "commands",
-    {"smtpd_recipient_restrictions": REFUSE},
+    {"smtpd_recipient_restrictions": REFUSE, "info_log_address_format": "internal"},
     services=(
         # replies
         ("footer", {"smtpd_reject_footer": r"\c. Ask $client_address"}),
@@ -75,8 +75,19 @@ COMMANDS = Config(
         ("fewer", {"smtpd_discard_ehlo_keywords": "smtputf8,chunking, enhancedstatuscodes ETRN"}),
         ("silent", {"smtpd_discard_ehlo_keywords": "silent-discard, pipelining"}),
         ("soft alone", {"soft_bounce": "yes"}),
-        ("no junk", {"smtpd_junk_command_limit": "1", "smtpd_hard_error_limit": "3"}),
+        (
+            "no junk",
+            {"smtpd_junk_command_limit": "1", "smtpd_hard_error_limit": "3", "smtpd_noop_commands": "XNOP"},
+        ),
         ("no patience", {"smtpd_hard_error_limit": "1"}),
+        (
+            "no welcome",
+            {
+                "smtpd_delay_reject": "no",
+                "smtpd_client_restrictions": "reject",
+                "smtpd_hard_error_limit": "1",
+            },
+        ),
         ("strict", {"strict_rfc821_envelopes": "yes"}),
         ("strict utf8", {"strict_smtputf8": "yes"}),
         ("short lines", {"line_length_limit": "512"}),
@@ -96,6 +107,7 @@ COMMANDS = Config(
     ),
     files={
         "refused": "five@x.example 554 no\nfour@x.example 450 later\nbye@x.example 521 bye\n"
+        "no one@x.example 554 no\n"
         "gone@x.example HANGUP for good\n",
         "footers": r"/^554 5\.7\.1/ five only" + "\n" + r"/^4/ \c and later" + "\n",
         "filter": "/^(EHLO|HELO)$/ $1 nameless.example\n/^SEND FROM:(.*)$/ MAIL FROM:$1\n/^SHUT$/ QUIT\n"
@@ -105,6 +117,10 @@ COMMANDS = Config(
     },
 )
 SAID = [HELLO, "FOO", MAIL, *REFUSED, End()]
+RETURNS = ["DATA", Send(b"Subject: x\r\r\nA: b\r\r\r\n\r\r\nbody\r\r\nmore\rx\r\n.\r\n", 1)]
+RETURNS_IN_CHUNKS = [Send(b"BDAT 17\r\nSubject: x\r\r\n\r\r\na\r", 1), Send(b"BDAT 6 LAST\r\n\r\r\nb\r\n", 1)]
+ODD_ENDS = ["host!bob@", "bob@", "bob%host@", "a!b!c@", "@@", "bob@@", "!bob@", "bob!@", "h..t!bob@", "a!b@@"]
+QUOTED = ['MAIL FROM:<"a b"@example.com>', 'RCPT TO:<"c d"@example.net>', 'RCPT TO:<"no one"@x.example>']
 
 LINE = b"x" * 70 + b"\r\n"
 #: A piece each 0.3 s: a second has passed before the end.
@@ -210,7 +226,13 @@ CASES = {
                 "octets", [HELLO, Send(b"NOOP \xff\r\n", 1), Send(b"MAIL FROM:<\xc3\xa4@b.example>\r\n", 1)]
             ),
         ),
-        *at("no vrfy", Dialogue("vrfy", [HELLO, "VRFY x", "VRFY"])),
+        *at(
+            "no vrfy",
+            Dialogue("vrfy", [HELLO, "VRFY x", "VRFY"]),
+            Dialogue("HELO behind EHLO", [HELLO, "HELO x", MAIL, REFUSED[0], RCPT, "DATA", Body(TEXT)]),
+            Dialogue("odd ends", [HELLO, MAIL, *(f"RCPT TO:<{each}>" for each in ODD_ENDS)]),
+            Dialogue("quoted addresses", [HELLO, *QUOTED, "DATA", Body(TEXT)]),
+        ),
         *at(
             "few words",
             Dialogue("hello", [HELLO, MAIL + " SIZE=10 BODY=8BITMIME", "RSET", MAIL + " RET=FULL"]),
@@ -218,8 +240,13 @@ CASES = {
         *at("fewer", Dialogue("hello", [HELLO, MAIL + " SMTPUTF8", "ETRN x.example", "BDAT 1", End()])),
         *at("silent", Dialogue("hello", [HELLO])),
         *at("soft alone", Dialogue("refusals", [HELLO, "FOO", "MAIL x", MAIL, *REFUSED])),
-        *at("no junk", Dialogue("junk", [HELLO, *["NOOP", "RSET", "VRFY x@y.example"] * 2, End()])),
+        *at(
+            "no junk",
+            Dialogue("junk", [HELLO, *["NOOP", "RSET", "VRFY x@y.example"] * 2, End()]),
+            Dialogue("ignored", [*["XNOP"] * 6, End()]),
+        ),
         *at("no patience", Dialogue("once", [HELLO, "DATA", End()])),
+        *at("no welcome", Dialogue("refused", [End()])),
         *at(
             "strict",
             Dialogue(
@@ -235,7 +262,14 @@ CASES = {
             Dialogue("long", [HELLO, "NOOP " + "x" * 506, "NOOP " + "x" * 508, "NOOP " + "x" * 900]),
         ),
         *at("reject code", Dialogue("lone LF", [HELLO, Send(b"NOOP\n", 1), End()])),
-        *at("any newline", Dialogue("lone LF", [Send(b"EHLO x\nNOOP\n", 1), "NOOP", Send(b"NOOP\r\r\n", 1)])),
+        *at(
+            "any newline",
+            Dialogue("lone LF", [Send(b"EHLO x\nNOOP\n", 1), "NOOP", Send(b"NOOP\r\r\n", 1)]),
+            Dialogue(
+                "returns", [Send(b"EHLO x\r\r\r\n", 1), MAIL, Send(RCPT.encode() + b"\r\r\n", 1), *RETURNS]
+            ),
+            Dialogue("returns in chunks", [HELLO, MAIL, RCPT, *RETURNS_IN_CHUNKS]),
+        ),
         *at(
             "excluded",
             Dialogue("lone LF", [Send(b"EHLO x\n", 1), *START[1:], Send(b"A: b\n\nc\n\r\n.\r\n", 1)]),
