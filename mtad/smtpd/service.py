@@ -137,22 +137,14 @@ class SmtpdService(Factory):
         self.queued = queued
         self.now = now
         self.log = log.named(plan.settings.ident)
-        names = ServerNames(p, self.log) if p["tls_server_sni_maps"] else None
-        self.tls.serve(self.log, None if names is None else names.find)
         # cleanup(8) knows nothing of the service's own syslog_name
         self.cleanup_log = log.named(f"{plan.cleanup['syslog_name']}/cleanup")
         # trivial-rewrite(8) knows nothing of -o
         self.rewriter = Rewriter(main)
-        self.probe_sender = ProbeSender(p, self.rewriter)
+        self.sessions: set[SubmissionProtocol] = set()
         classes = AddressClasses(main)
-        self.milters = milter_service(p, self.log, route)
-        self.cleanup = CleanupRules(
-            plan.cleanup,
-            Rewriter(plan.rewrite),
-            classes,
-            self.cleanup_log,
-            milters=self.milters is not None,
-        )
+        self._open_sessions(p, route)
+        self._open_intake(p, classes)
         self.evaluator = Evaluator(
             p,
             self.log,
@@ -167,23 +159,33 @@ class SmtpdService(Factory):
         )
         self.etrn = Etrn(p, self.log, control, reactor)
         self.client_limits = ClientLimits(p, self.settings.service, anvil, self.log)
-        self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
-        self.watching = Watching.build(p, self.log)
-        self.own_mail = InternalMail(
-            p, plan.cleanup, self.cleanup, self.cleanup_log, reactor, spool_directory
-        )
-        self.notices = Notices.build(p, self)
-        self.engine_settings: ServerSettings = engine_settings(p, plan.tls.level, plan.tls.offered)
+
+    def _open_sessions(self, p: Parameters, route: Route) -> None:
+        """What sessions go by: TLS, logins, filters, lists of clients and commands."""
+        names = ServerNames(p, self.log) if p["tls_server_sni_maps"] else None
+        self.tls.serve(self.log, None if names is None else names.find)
+        self.engine_settings: ServerSettings = engine_settings(p, self.tls.level, self.tls.offered)
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:
-            self.authenticator = Authenticator.build(p, reactor, self.log)
-        self.clients = ClientRules(p, self.log, self.engine_settings)
-        self.refusals = Refusals(p, self.log)
-        self.command_filter = CommandFilter(p, self.log)
-        self.stress = Stress(self, plan.stressed)
+            self.authenticator = Authenticator.build(p, self.reactor, self.log)
         name = "smtpd_sasl_exceptions_networks"
         self._spared_clients = AddressList(name, p[name], p.directory) if p[name] else None
-        self.sessions: set[SubmissionProtocol] = set()
+        self.milters = milter_service(p, self.log, route)
+        self.clients = ClientRules(p, self.log, self.engine_settings)
+        self.login_limits = LoginLimits.build(p, self.settings.service, self.log)
+        self.watching = Watching.build(p, self.log)
+        self.refusals = Refusals(p, self.log)
+        self.command_filter = CommandFilter(p, self.log)
+        self.stress = Stress(self, self.plan.stressed)
+
+    def _open_intake(self, p: Parameters, classes: AddressClasses) -> None:
+        """What messages go by."""
+        plan, log = self.plan, self.cleanup_log
+        milters = self.milters is not None
+        self.probe_sender = ProbeSender(p, self.rewriter)
+        self.cleanup = CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, log, milters=milters)
+        self.own_mail = InternalMail(p, plan.cleanup, self.cleanup, log, self.reactor, self.spool_directory)
+        self.notices = Notices.build(p, self)
 
     def buildProtocol(self, addr: IAddress | None) -> SubmissionProtocol:
         return SubmissionProtocol(self)
