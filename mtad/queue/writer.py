@@ -90,7 +90,7 @@ class Job:
         return None if self.change is None else self.change.result
 
 
-#: Jobs of one transaction, and results that the reactor's thread is told at a time.
+#: So many jobs are enough for one transaction, and for the reactor's thread to be told of at a time.
 _MOST = 500
 #: Seconds that an outcome waits for company: a commit costs as much for one as for ten.
 GATHER = 0.005
@@ -175,7 +175,7 @@ class Writer:
     def _drain(self, ready: list[Job]) -> None:
         """Take what has arrived by now, so much of it at most."""
         try:
-            for _ in range(_MOST):
+            while len(ready) < _MOST:
                 self._take(self._inbox.get_nowait(), ready)
         except Empty:
             pass
