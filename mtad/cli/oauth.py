@@ -269,7 +269,7 @@ def _wait_for_code(listener: socket.socket, request: Request) -> str:
 
 
 def _from_browser(listener: socket.socket, request: Request) -> str:
-    """The code of one visit, or nothing."""
+    """The code of one visit, or nothing: any page in the browser can send it here."""
     visitor, _ = listener.accept()
     with visitor:
         visitor.settimeout(5.0)
@@ -282,7 +282,7 @@ def _from_browser(listener: socket.socket, request: Request) -> str:
                 head += part
             words = head.split(b"\r\n", 1)[0].split(b" ")
             target = words[1].decode("ascii", "replace") if len(words) == 3 else ""
-            if words[0] != b"GET" or urlsplit(target).path != "/" or "state=" not in target:
+            if words[0] != b"GET" or _query(target).get("state") != [request.state]:
                 visitor.sendall(_UNKNOWN)
                 return ""
             visitor.sendall(_DONE)
@@ -293,10 +293,7 @@ def _from_browser(listener: socket.socket, request: Request) -> str:
 
 def read_code(address: str, request: Request) -> str:
     """The code in the address that a browser was sent to; raises OAuthError."""
-    try:
-        query = parse_qs(urlsplit(address).query)
-    except ValueError:
-        query = {}
+    query = _query(address)
     if "error" in query:
         told = " ".join(query["error"] + query.get("error_description", []))
         raise OAuthError(f"the provider said {printable(told)[:200]}", query["error"][0])
@@ -305,3 +302,10 @@ def read_code(address: str, request: Request) -> str:
     if len(query.get("code", [])) != 1:
         raise OAuthError("there is no code in that address")
     return query["code"][0]
+
+
+def _query(address: str) -> dict[str, list[str]]:
+    try:
+        return parse_qs(urlsplit(address).query)
+    except ValueError:
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python.failure import Failure
 
-from mtad.cli.oauth import read_code
+from mtad.cli.oauth import _from_browser, read_code
 from mtad.config.parameters import Parameters
 from mtad.errors import ConfigError
 from mtad.maillog import ListSink, MailLog
@@ -336,3 +337,22 @@ def test_an_account_shows_no_secret() -> None:
     account = Account("n", "p", "g", "t", "a", "", "d", "c", "post", "s", "SECRET", "REFRESH")
     assert "SECRET" not in repr(account)
     assert "REFRESH" not in repr(account)
+
+
+def test_strangers_who_visit_do_not_end_a_login() -> None:
+    """Any page that the browser shows can send it to a port of this host."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        visitors = []
+        for target in (
+            "/?error=no&state=x",
+            "http://[/?state=x",
+            "/?code=x&state=x",
+            "/?code=abc&state=state-1",
+        ):
+            visitor = socket.create_connection(listener.getsockname())
+            visitor.sendall(f"GET {target} HTTP/1.1\r\n\r\n".encode())
+            visitors.append(visitor)
+        assert [_from_browser(listener, REQUEST) for _ in visitors] == ["", "", "", "abc"]
+        assert [visitor.recv(12) for visitor in visitors] == [b"HTTP/1.1 404"] * 3 + [b"HTTP/1.1 200"]
+        for visitor in visitors:
+            visitor.close()
