@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.names import DNSSEC, dns_support
 from mtad.deliver.nexthop import Host
 from mtad.errors import MtadError
 from mtad.maillog import ListSink, MailLog, printable
@@ -64,15 +65,14 @@ class Dane:
     def __init__(self, p: Parameters, resolver: Resolver, log: MailLog) -> None:
         self._resolver = resolver
         self._log = log
-        self._insecure_mx = p["smtp_tls_dane_insecure_mx_policy"]
+        self._insecure_mx = p.choice("smtp_tls_dane_insecure_mx_policy")
         self._force = p.flag("smtp_tls_force_insecure_host_tlsa_lookup")
         self._probe = p["dnssec_probe"]
         self._probed = False
         unheard = MailLog(ListSink(), "")  # ClientTLS has warned already
         self._tell = Logging.parse(p, "smtp_tls_loglevel", unheard).dane
         self._obstacle = ""
-        dnssec = p["smtp_dns_support_level"] == "dnssec"
-        if not dnssec or "dns" not in p.words("smtp_host_lookup"):
+        if dns_support(p) != DNSSEC or "dns" not in p.words("smtp_host_lookup"):
             self._obstacle = "{dest}: {level} configured with dnssec lookups disabled"
         elif p.flag("ignore_mx_lookup_error"):
             self._obstacle = "{dest}: {level} configured with MX lookup errors ignored"

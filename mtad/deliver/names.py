@@ -24,6 +24,15 @@ from mtad.tables.maps import Maps
 Srv = tuple[int, int, int, str]
 
 
+DISABLED, ENABLED, DNSSEC = "disabled", "enabled", "dnssec"
+
+
+def dns_support(p: Parameters) -> str:
+    """``smtp_dns_support_level``; where that is empty, what ``disable_dns_lookups`` comes to."""
+    level = p.choice("smtp_dns_support_level")
+    return level or (DISABLED if p.flag("disable_dns_lookups") else ENABLED)
+
+
 class Names(Protocol):
     """See :class:`~mtad.net.dns.Resolver`."""
 
@@ -46,8 +55,7 @@ class ClientNames:
         reply_filter = self._maps.lookup if self._maps else None
         self._lookup = Lookup(resolver, log.warning, log.info, protocols(p), reply_filter, title)
         self._options = frozenset(word.lower() for word in p.words("smtp_dns_resolver_options"))
-        disabled = p.flag("disable_dns_lookups") or p["smtp_dns_support_level"] == "disabled"
-        self._ways = ("native",) if disabled else p.words("smtp_host_lookup")
+        self._ways = ("native",) if dns_support(p) == DISABLED else p.words("smtp_host_lookup")
 
     async def mx(self, domain: str) -> list[tuple[int, str]]:
         """The mail exchangers; none where there is no MX record."""

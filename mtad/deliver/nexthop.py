@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mtad.config.parameters import Parameters
-from mtad.deliver.names import Names, Srv
+from mtad.deliver.names import DISABLED, Names, Srv, dns_support
 from mtad.errors import MtadError, TableError
 from mtad.maillog import MailLog
 from mtad.net.dns import DnsError, DnsStatus, to_ascii, valid_hostname
@@ -155,14 +155,14 @@ class HostFinder:
         self._lmtp = lmtp
         self._log = log
         self._protocols = protocols(p)
-        self._prefer = p["smtp_address_preference"]
+        self._prefer = p.choice("smtp_address_preference")
         self._canonical = p.flag("smtp_cname_overrides_servername")
         self._shuffle = p.flag("smtp_randomize_addresses")
         self._limit = p.number("smtp_mx_address_limit")
         self._balance = p.flag("smtp_balance_inet_protocols")
         self._ignore_mx_error = p.flag("ignore_mx_lookup_error")
         self._defer_no_address = p.flag("smtp_defer_if_no_mx_address_found")
-        self._no_dns = p.flag("disable_dns_lookups") or p["smtp_dns_support_level"] == "disabled"
+        self._no_dns = dns_support(p) == DISABLED
         name = "use_srv_lookup"
         self._services = StringList(name, p[name], p.directory) if p[name] else None
         self._ignore_srv_error = p.flag("ignore_srv_lookup_error")

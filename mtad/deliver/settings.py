@@ -112,7 +112,7 @@ class SmtpSettings:
             address_limit=p.number("smtp_mx_address_limit"),
             session_limit=p.number("smtp_mx_session_limit"),
             fallback=p.words("smtp_fallback_relay"),
-            line_limit=p.number("smtp_line_length_limit"),
+            line_limit=_line_limit(p),
             discard_keywords=frozenset(word.lower() for word in p.words("smtp_discard_ehlo_keywords")),
             discarding=discarding(p.words("smtp_discard_ehlo_keywords")),
             always_ehlo=p.flag("smtp_always_send_ehlo"),
@@ -151,6 +151,14 @@ def _bind_address(p: Parameters, name: str) -> str:
     if address and not is_address(address):
         raise p.error(name, f'bad address "{address}"', "use an address of this host")
     return address
+
+
+def _line_limit(p: Parameters) -> int:
+    name = "smtp_line_length_limit"
+    limit = p.number(name)
+    if limit == 1:  # the blank of a continued line would take all of it
+        raise p.error(name, "no text has room in lines of one byte", "use 998, or 0 for no limit")
+    return limit
 
 
 def _wrapper_hint(p: Parameters) -> str:

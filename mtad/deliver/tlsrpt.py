@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mtad.config.parameters import Parameters
+from mtad.deliver.names import DISABLED, dns_support
 from mtad.deliver.nexthop import Host
 from mtad.maillog import MailLog, printable
 from mtad.net import openssl
@@ -78,7 +79,7 @@ class Reporter:
         """What ``smtp_tlsrpt_enable`` asks for; ``level``: main.cf's TLS level."""
         if not p.flag("smtp_tlsrpt_enable") or level == "none":
             return None
-        if p["smtp_dns_support_level"] == "disabled" or p.flag("disable_dns_lookups"):
+        if dns_support(p) == DISABLED:
             log.warning("Cannot enable TLSRPT support: DNS is disabled")
             return None
         if not (p["smtp_tlsrpt_socket_name"] or p["mtad_tlsrpt_file"]):

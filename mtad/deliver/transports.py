@@ -26,6 +26,7 @@ from mtad.deliver.lmtp_parameters import client_parameters
 from mtad.deliver.local import LocalAgent, Office, VirtualAgent
 from mtad.deliver.mailbox import Mailboxes, mailman_socket
 from mtad.deliver.mta_sts import MtaSts
+from mtad.deliver.names import DNSSEC, dns_support
 from mtad.deliver.route import Route
 from mtad.maillog import MailLog
 from mtad.net.dns import Resolver
@@ -104,7 +105,7 @@ def make_transports(around: Around, services: Sequence[Service]) -> dict[str, De
     clients = [own[name] for name, (program, _) in found.items() if program in _CLIENTS]
     if any(client.flag("smtp_sasl_auth_enable") for client in clients):
         accounts.load()
-    around.resolver.dnssec = any(client["smtp_dns_support_level"] == "dnssec" for client in clients)
+    around.resolver.dnssec = any(dns_support(client) == DNSSEC for client in clients)
     sts = MtaSts.build(p, around.resolver, around.reactor, log.named(f"{p['syslog_name']}/smtp"))
     mailboxes = Mailboxes(mailman_socket(p), around.reactor)
 

@@ -19,7 +19,7 @@ RESOLV_CONF = "/etc/resolv.conf"
 def findings(p: Parameters, resolv_conf: str = RESOLV_CONF) -> Iterator[Finding]:
     """What an operator would not expect of main.cf's settings."""
     level = client_level(p)
-    dnssec = p["smtp_dns_support_level"] == "dnssec"
+    dnssec = p.choice("smtp_dns_support_level") == "dnssec"
     if level in DANE_LEVELS and not dnssec:
         instead = 'TLS without DANE ("may")' if level == "dane" else "no delivery at all"
         text = f"it comes to {instead}, unless smtp_dns_support_level = dnssec"

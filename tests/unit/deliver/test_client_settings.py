@@ -9,7 +9,7 @@ from delivery_world import FakeResolver, World, finish
 
 from mtad.config.parameters import Parameters
 from mtad.deliver.lmtp_parameters import LmtpParameters, sister
-from mtad.deliver.names import ClientNames
+from mtad.deliver.names import ClientNames, dns_support
 from mtad.deliver.nexthop import Destination, Host
 from mtad.deliver.settings import SmtpSettings
 from mtad.deliver.status_filter import StatusFilter
@@ -43,6 +43,34 @@ def test_lmtp_has_sisters_of_most_parameters() -> None:
 
 def host(address: str) -> Host:
     return Host("h.test", address, 25, 0, Destination("h.test", "h.test", 25, False))
+
+
+@pytest.mark.parametrize(
+    ("level", "disable", "support"),
+    [
+        ("", "no", "enabled"),
+        ("", "yes", "disabled"),
+        ("Enabled", "yes", "enabled"),
+        ("DNSSEC", "no", "dnssec"),
+    ],
+)
+def test_how_far_the_dns_is_used(level: str, disable: str, support: str) -> None:
+    values = {"smtp_dns_support_level": level, "disable_dns_lookups": disable or "no"}
+    assert dns_support(Parameters.from_mapping(values)) == support
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("smtp_dns_support_level", "some"),
+        ("smtp_address_preference", "ipv5"),
+        ("smtp_tls_dane_insecure_mx_policy", "none"),
+        ("smtp_line_length_limit", "1"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        World(**{name: value})
 
 
 def test_what_depends_on_the_server() -> None:

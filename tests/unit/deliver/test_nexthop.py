@@ -79,7 +79,9 @@ def test_any_text_is_a_destination_or_malformed(text: str) -> None:
     assert found.host and "[" not in found.host and not any(char.isspace() for char in found.host)
 
 
-@given(st.from_regex(r"[a-z][a-z0-9-]{0,10}(\.[a-z]{1,5}){0,3}", fullmatch=True), st.integers(1, 65535))
+@given(
+    st.from_regex(r"[a-z]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{1,5}){0,3}", fullmatch=True), st.integers(1, 65535)
+)
 def test_what_is_written_is_what_is_found(host: str, port: int) -> None:
     for text, literal in ((f"{host}:{port}", False), (f"[{host}]:{port}", True)):
         assert parse_destination(text, "smtp", port_of) == Destination(text, host, port, literal, str(port))
@@ -144,7 +146,7 @@ def test_a_host_without_address_does_not_spoil_the_others(resolver: FakeResolver
 def test_the_family_that_is_preferred_comes_first(resolver: FakeResolver) -> None:
     resolver.address_records["a.test"] = ["192.0.2.1", "2001:db8::1"]
     settings = {"smtp_randomize_addresses": "no"}
-    found = addresses(hosts("[a.test]", resolver, smtp_address_preference="ipv6", **settings))
+    found = addresses(hosts("[a.test]", resolver, smtp_address_preference="IPv6", **settings))
     assert found == ["2001:db8::1", "192.0.2.1"]
     found = addresses(hosts("[a.test]", resolver, smtp_address_preference="ipv4", **settings))
     assert found == ["192.0.2.1", "2001:db8::1"]
