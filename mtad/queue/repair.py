@@ -18,8 +18,9 @@ from typing import Any
 
 from mtad.errors import QueueError
 from mtad.queue import schema
+from mtad.queue.journal import left_behind
 from mtad.queue.rows import MESSAGE_COLUMNS, PIECE_COLUMNS, RECIPIENT_COLUMNS
-from mtad.queue.schema import FILE, PIECE, REMEDY, key
+from mtad.queue.schema import FILE, PIECE, REMEDY, key, owner
 
 _PROBLEMS = 20
 
@@ -74,6 +75,7 @@ def repair(directory: str) -> Rescue:
         new = schema.connect(work)
         try:
             _copy(directory, new, result)
+            _keep_numbers(directory, new)
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             new.close()
@@ -101,11 +103,9 @@ def _copy(directory: str, new: sqlite3.Connection, result: Rescue) -> None:
         result.lost.append("everything: the file is no database")
         return
     old.text_factory = lambda data: data.decode("utf-8", "replace")
-    last = 0
     try:
         new.execute("BEGIN IMMEDIATE")
         for seq in _sequence(old):
-            last = max(last, seq)
             try:
                 _copy_message(old, new, seq)
                 result.rescued += 1
@@ -114,10 +114,19 @@ def _copy(directory: str, new: sqlite3.Connection, result: Rescue) -> None:
                 for table in ("recipient", "piece"):
                     new.execute(f"DELETE FROM {table} WHERE id >= ? AND id < ?", (key(seq), key(seq + 1)))
                 result.lost.append(f"{_name(old, seq)} ({error})")
-        new.execute("UPDATE counter SET next = ?", (last + 1,))
         new.execute("COMMIT")
     finally:
         old.close()
+
+
+def _keep_numbers(directory: str, new: sqlite3.Connection) -> None:
+    """No number comes again that a message has, or had when it was delivered: what a process has left would
+    be taken for the new message's."""
+    (last,) = new.execute("SELECT max(seq) FROM message").fetchone()
+    used = [last or 0]
+    for left in left_behind(directory):
+        used += [owner(part) for part in left.delivered | left.doubtful]
+    new.execute("UPDATE counter SET next = ?", (max(used) + 1,))
 
 
 def _sequence(old: sqlite3.Connection) -> Iterator[int]:

@@ -19,6 +19,7 @@ import time
 from urllib.parse import quote
 
 from mtad.errors import QueueError, QueueFull
+from mtad.queue import journal
 from mtad.queue.message import DEFERRED, EXPORTED, HOLD, INCOMING, REQUEUED
 
 FILE = "queue.db"
@@ -142,6 +143,8 @@ def make(directory: str) -> None:
             for statement in _TABLES:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_VERSION}")
+            for left in list(journal.left_behind(directory)):  # of messages that are no more
+                journal.remove(left.path)
         for statement in _LATER if version in (0, _VERSION) else ():
             db.execute(statement)
         db.execute("COMMIT")

@@ -14,6 +14,7 @@ from harness import SQLiteDriver
 from mtad.errors import QueueError, QueueFull
 from mtad.queue.journal import Journal, Left, left_behind, remove
 from mtad.queue.message import Message, Outcome, Recipient
+from mtad.queue.repair import repair
 
 SIZE = 1024 * 1024
 
@@ -145,6 +146,29 @@ def test_anything_in_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "journal.0").write_bytes(b"? 1 2\n+ x\n\xff\n+ 1\n? 3\n+ 99")
     (left,) = left_behind(str(tmp_path))
     assert (left.delivered, left.doubtful) == ({1}, {2, 3})
+
+
+@pytest.mark.parametrize("repaired", [True, False], ids=["repaired", "made anew"])
+def test_what_is_left_is_not_taken_for_that_of_new_mail(tmp_path: Path, repaired: bool) -> None:
+    driver = SQLiteDriver(tmp_path)
+    driver.wait(driver.store.enqueue(Message("A", b"s", [Recipient(b"a@x")], 1.0, content=b"x")))
+    (message,) = driver.wait(driver.store.incoming(0, 10))
+    (recipient,) = message.recipients
+    left = abandoned(tmp_path, [("?", [recipient.id]), ("+", [recipient.id])])
+    assert [one.delivered for one in left] == [{recipient.id}]
+    driver.wait(driver.store.finish(message, [Outcome(recipient, "sent", "2.0.0", "ok")], 0.0))
+    driver.wait(driver.store.close())
+    if repaired:
+        repair(str(tmp_path))
+    else:
+        for path in tmp_path.glob("queue.db*"):
+            path.unlink()
+    driver = SQLiteDriver(tmp_path)
+    driver.wait(driver.store.enqueue(Message("B", b"s", [Recipient(b"b@x")], 1.0, content=b"x")))
+    for recovering in driver.store.recover():
+        driver.wait(recovering)
+    assert [one.queue_id for one in driver.store.listing()] == ["B"]
+    driver.wait(driver.store.close())
 
 
 def test_the_queue_after_it(tmp_path: Path) -> None:
