@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -68,6 +69,10 @@ def _do(voice: Voice, p: Parameters, job: Job) -> int:
         }.get(mode, "")  # fmt: skip
     if refusal and job.recipients:
         raise Fatal(f"{refusal} requires no recipient")
+    if mode in ("send", "smtp"):
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _give_up)
     if mode == "send":
         _send(voice, p, job)
         return 0
@@ -89,6 +94,11 @@ def _do(voice: Voice, p: Parameters, job: Job) -> int:
 
     words = {"mailq": ["-p"], "flush": ["-f"], "site": ["-s", job.site], "id": ["-i", job.queue_id]}[mode]
     return postqueue.main([*here, *words])
+
+
+def _give_up(number: int, frame: object) -> None:
+    """End, and leave nothing in the maildrop that is not whole."""
+    raise SystemExit(EX_TEMPFAIL)
 
 
 def _check_user(p: Parameters) -> None:

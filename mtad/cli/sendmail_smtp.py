@@ -75,7 +75,6 @@ class _Dialogue:
             engine.receive(self._with_returns(data))
             if not self._go_on():
                 break
-        self._forget()
 
     def _go_on(self) -> bool:
         """Answer what has been said; False: there were too many errors."""
@@ -121,11 +120,11 @@ class _Dialogue:
             case ev.Refused():
                 return event.reply
             case ev.Helo():
-                self._forget()
+                self.forget()
                 self._helo = event
                 return ehlo_reply(self._settings, False, ()) if event.extended else helo_reply(self._settings)
             case ev.Mail():
-                self._forget()
+                self.forget()
                 if reason := sender_refused(self._p, os.getuid(), event.sender.text):
                     return Reply(553, b"Sender address rejected: " + reason.encode(), b"5.7.1")
                 self._mail = event
@@ -142,7 +141,7 @@ class _Dialogue:
             case ev.BodyEnd():
                 return self._end(b"%d bytes " % event.size if event.chunked else b"")
             case ev.Rset():
-                self._forget()
+                self.forget()
                 return _OK
             case ev.Vrfy():
                 return Reply(252, event.argument, b"2.0.0")
@@ -154,7 +153,8 @@ class _Dialogue:
                 return Reply(221, b"Bye", b"2.0.0")
         return _OK
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Give up the message that is under way, if there is one."""
         if self._drop is not None:
             self._drop.abandon()
         self._drop, self._mail, self._failure = None, None, None
@@ -227,7 +227,7 @@ class _Dialogue:
                 queued, self._drop = drop.name, None
             except QueueError:
                 failure = Reply(451, b"Error: queue file write error", b"4.3.0")
-        self._forget()
+        self.forget()
         return failure or Reply(250, b"Ok: %bqueued as %b" % (size, queued.encode()), b"2.0.0")
 
 
@@ -254,5 +254,9 @@ class _Pieces:
 
 def serve(p: Parameters) -> int:
     """Speak with whoever has our standard input and output; the exit status."""
-    _Dialogue(p).run()
+    dialogue = _Dialogue(p)
+    try:
+        dialogue.run()
+    finally:
+        dialogue.forget()
     return 0

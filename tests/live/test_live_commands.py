@@ -168,3 +168,20 @@ def test_whatever_the_locale(mtad: Mtad) -> None:
     line = "mtad postsuper -d ALL; mtad sendmail jürgen@example.com </dev/null && mtad mailq"
     done = shell(mtad, line, **old)
     assert (done.returncode, "jürgen@example.com" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [("-f me a@example.com", ""), ("-bs", "HELO x\nMAIL FROM:<>\nRCPT TO:<a@example.com>\nDATA\n")],
+)
+def test_sendmail_that_is_ended_leaves_nothing(mtad: Mtad, options: str, text: str) -> None:
+    words = [*MTAD, "-c", str(mtad.directory), "sendmail", *options.split()]
+    maildrop = mtad.queue / "maildrop"
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as sendmail:
+        assert sendmail.stdin is not None
+        sendmail.stdin.write(text + "many words\n" * 20000)
+        sendmail.stdin.flush()
+        wait_until(lambda: any(path.stat().st_size for path in maildrop.iterdir()), "a part of the message")
+        sendmail.terminate()
+        assert sendmail.wait(60) == 75
+    assert list(maildrop.iterdir()) == []

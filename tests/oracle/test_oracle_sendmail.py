@@ -202,6 +202,9 @@ def test_through_postdrop(both: tuple[Postfix, Mtad]) -> None:
         assert ("queued as" not in out) or f"250 2.0.0 Ok: queued as {queued}\r\n" in out
         assert (postfix.queue / "maildrop" / queued).stat().st_uid == NOBODY
         assert (rec.RECIPIENT, b"a@example.net") in taken(postfix.queue)
+    nobody_named = b"Subject: x\n\n" + b"hi\n" * 9000
+    assert forked(sendmail.main, *here, "-f", "me", "-t", text=nobody_named, uid=NOBODY)[0] == 75
+    assert list((postfix.queue / "maildrop").iterdir()) == []
 
 
 @pytest.mark.parametrize(

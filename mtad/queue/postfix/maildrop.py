@@ -62,18 +62,22 @@ class FileDrop:
         self._limit = limit
         self._size = 0
         try:
-            fd, temporary = _create(directory)
-            self._path = temporary
-            self._file: BinaryIO = os.fdopen(fd, "wb", _BUFFER)
+            fd, self._path = _create(directory)
+        except OSError as error:
+            raise queue_error(error) from error
+        self._file: BinaryIO = os.fdopen(fd, "wb", _BUFFER)
+        try:
             status = os.fstat(fd)
             name = f"{int(now % 1 * 1_000_000):05X}{status.st_ino:X}"
             if os.stat(directory).st_mode & stat.S_IXOTH:
                 name += secrets.token_hex(SECRET // 2).upper()  # the file can be read by who knows its name
-            self._path = os.path.join(directory, name)
-            self.name = public_name(name)
-            os.rename(temporary, self._path)
+            path = os.path.join(directory, name)
+            os.rename(self._path, path)
         except OSError as error:
+            self.abandon()
             raise queue_error(error) from error
+        self._path = path
+        self.name = public_name(name)
         self.write(pack(TIME, b"%d %d" % (now, now % 1 * 1_000_000)))
 
     def write(self, data: bytes) -> None:
@@ -153,7 +157,7 @@ class PostdropDrop:
             raise QueueError(values.get("reason") or next(iter(faults), "mail system configuration error"))
 
     def abandon(self) -> None:
-        self._process.kill()
+        self._process.terminate()  # which it heeds, and takes its file away
         self._process.communicate()
 
 
