@@ -62,12 +62,12 @@ def pam_backend() -> Backend:
         os.environ.pop("DISPLAY", None)  # it would become the terminal's name
         authenticator = pam.PamAuthenticator()
         if request.address:
-            begin = type(authenticator).pam_authenticate
+            begin = authenticator.pam_authenticate
 
             def with_address(handle: object, flags: int) -> object:
                 address = ctypes.create_string_buffer(request.address.encode())
                 authenticator.pam_set_item(handle, _PAM_RHOST, ctypes.cast(address, ctypes.c_void_p))
-                return (begin or type(authenticator).pam_authenticate)(handle, flags)
+                return begin(handle, flags)
 
             authenticator.pam_authenticate = with_address
         try:
