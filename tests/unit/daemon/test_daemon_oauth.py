@@ -26,7 +26,7 @@ def test_findings(tmp_path: Path) -> None:
     (directory / "bad").write_text("\nprovidr = gmail\n")
     (directory / "good").write_text(GOOD)
     (directory / "good").chmod(0o644)
-    (directory / "own").write_text(GOOD + "grant = client_credentials\n")
+    (directory / "own").write_text(GOOD + "tenant = t\ngrant = client_credentials\n")
     (directory / "own").chmod(0o600)
     found = [(each.severity, os.path.basename(each.path), each.line, each.text) for each in oauth.findings(p)]
     assert [each[:3] for each in found] == [(ERROR, "bad", 2), (WARNING, "good", 0), (WARNING, "good", 0)]
