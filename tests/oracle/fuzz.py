@@ -212,7 +212,7 @@ _REPLY = re.compile(rb"((?:\d{3}-[^\n]*\n)*)(\d{3})(?: ([245]\.\d+\.\d+))?(?: [^
 
 
 def _quit(code: int) -> bytes:
-    return b"QUIT\r\n"
+    return {354: b".\r\n", 334: b"*\r\n"}.get(code, b"QUIT\r\n")
 
 
 def codes(port: int, steps: list[Step]) -> list[bytes]:
