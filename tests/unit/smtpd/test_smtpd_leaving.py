@@ -1,4 +1,5 @@
-"""Clients that leave while tables or filters are asked about them leave nothing behind."""
+"""Sessions that end early: by clients that leave while tables or filters are asked, who leave nothing behind,
+and by tables that can't be asked."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from mtad.config.parameters import Parameters
+from mtad.errors import TableError
 from mtad.maillog import ListSink, MailLog
 from mtad.net.hosts import PeerName
 from mtad.smtpd.protocol import SubmissionProtocol
@@ -66,7 +68,8 @@ class House:
             watching=None,
             notices=None,
             tls=SimpleNamespace(wrapper=False),
-            evaluator=SimpleNamespace(connect=self._permit),
+            evaluator=SimpleNamespace(connect=self._permit, helo=self._permit),
+            mechanisms=self._mechanisms,
             milters=None,
             refusals=SimpleNamespace(changes=False),
         )
@@ -88,8 +91,11 @@ class House:
     async def _settings(self, *_: object) -> ServerSettings:
         return ServerSettings(xclient=True)
 
-    async def _permit(self, _: object) -> None:
+    async def _permit(self, *_: object) -> None:
         return None
+
+    async def _mechanisms(self, *_: object) -> tuple[bytes, ...]:
+        raise TableError("hash:x is unavailable")
 
     async def _counts(self, *_: object) -> Any:
         await self.limits.give(None)
@@ -170,3 +176,17 @@ def test_filters_are_left_by_who_leaves_while_they_are_connected_to(house: House
     house.left = 0
     house.connecting.go_on()
     assert house.left == 1
+
+
+def test_a_table_that_fails_ends_the_session(house: House) -> None:
+    house.come()
+    house.transport.clear()
+    house.protocol.dataReceived(b"EHLO x\r\n")
+    reply = "421 4.3.0 mail.example.com Server local data error"
+    client = "unknown[192.168.1.1]"
+    assert house.transport.value() == f"{reply}\r\n".encode()
+    assert [text for _, _, text in house.sink.lines[1:]] == [
+        "warning: hash:x is unavailable",
+        f"warning: don't know if EHLO feature AUTH should be announced to {client}",
+        f"NOQUEUE: reject: EHLO from {client}: {reply}",
+    ]
