@@ -197,6 +197,7 @@ def _queued(p: Parameters, queue_id: str) -> Iterator[tuple[BinaryIO, str]]:
             file = cast(BinaryIO, made)
             created, warn_after = message.arrival, p.seconds("delay_warning_time")
             write_message(file, message, store.read(message), created=created, warn_after=warn_after)
+            file.seek(0)
             yield file, where.relative(_queue_of(p, message), queue_id)
         return
     queue = MAILDROP if file is not None else CORRUPT
