@@ -253,7 +253,7 @@ def test_delivery(client_house: House) -> None:
     house = client_house
     # nobody has logged in yet: mail waits
     house.send("first")
-    log = house.mtad.wait_for_log("status=deferred")
+    log, failed = house.mtad.wait_for_log("status=deferred"), time.monotonic()
     assert "dsn=4.7.0" in log
     assert "OAuth account hop: no token yet: run: mtad oauth login hop" in log
     house.log_in()
@@ -264,7 +264,7 @@ def test_delivery(client_house: House) -> None:
     assert status.returncode == 0
     assert "hop: grant device_code" in status.stdout
     assert "renewed by itself" in status.stdout
-    time.sleep(5)  # after a failure, there is a pause
+    wait_until(lambda: time.monotonic() > failed + 5, "the end of the pause after a failure")
     assert house.mtad.command("flush").returncode == 0
     assert house.arrived("first") == NAME
 

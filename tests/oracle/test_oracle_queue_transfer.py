@@ -12,7 +12,6 @@ import shutil
 import smtplib
 import socket
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +37,9 @@ def mtad(postfix: Postfix, *arguments: str, text_input: str = "") -> subprocess.
     )  # fmt: skip
 
 
-def fill(port: int) -> None:
+def fill(postfix: Postfix) -> None:
     """The first recipient of all is delivered, all others are deferred."""
+    (port,) = postfix.ports.values()
     wait_for_port(port)
     with smtplib.SMTP("127.0.0.1", port) as client:
         client.ehlo("client.example")
@@ -47,7 +47,7 @@ def fill(port: int) -> None:
             "alice@example.com", ["done@example.net", "todo@example.net"], BODIES[0],
             ["RET=HDRS", "ENVID=a+2Bb"], ["NOTIFY=FAILURE,DELAY", "ORCPT=rfc822;or+2Big@example.org"],
         )  # fmt: skip
-        time.sleep(0.5)  # so that it is the first
+        wait_until(lambda: "to=<done@example.net>" in postfix.log(), "the first delivery")
         client.sendmail("", ["bob@example.net"], BODIES[1], ["BODY=8BITMIME"])
         client.sendmail('"a b"@example.com', ["bob@example.net", '"c d"@example.net'], BODIES[2])
         client.sendmail("alice@example.com", ["held@example.net"], BODIES[3])
@@ -135,7 +135,7 @@ def filled(**settings: str) -> Iterator[tuple[Postfix, Sink, dict[str, dict[str,
             **settings,
         }
         with Postfix(main_cf, ports={"submission": free_port()}) as postfix:
-            fill(*postfix.ports.values())
+            fill(postfix)
             yield postfix, sink, queue_of(postfix.command)
 
 
