@@ -41,7 +41,7 @@ from mtad.maillog import MailLog, printable
 from mtad.net.dns import Resolver
 from mtad.net.drive import drive
 from mtad.queue.ids import QueueIds
-from mtad.queue.message import DEFERRED, Message, Outcome, Recipient
+from mtad.queue.message import DEFERRED, DONE, Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.wire.logtext import logged
 
@@ -316,9 +316,12 @@ class QueueManager:
         self._over(self._active[job.message.seq], outcomes)
 
     def broken(self, job: Job, failure: Failure) -> None:
-        """A delivery broke down: the message is tried again later."""
+        """A delivery broke down: who has not got the message is tried again later."""
         self._log.error(printable(f"{job.message.queue_id}: {failure.getTraceback()}"))
+        done = [one for one in job.recipients if one.state == DONE]
+        job.recipients = [one for one in job.recipients if one.state != DONE]
         outcomes = self._ways.suspend(job, "4.3.0", "unknown mail transport error")
+        outcomes += [Outcome(one, "sent", "2.0.0", "delivered, and then something broke") for one in done]
         self._over(self._active[job.message.seq], outcomes)
 
     # -- and back to the store

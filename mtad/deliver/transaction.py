@@ -20,7 +20,7 @@ from mtad.deliver.notices import DATA, PROTOCOL
 from mtad.deliver.settings import SmtpSettings
 from mtad.errors import QueueError
 from mtad.maillog import MailLog
-from mtad.queue.message import Message, Outcome, Recipient
+from mtad.queue.message import DONE, Message, Outcome, Recipient
 from mtad.queue.store import QueueStore
 from mtad.wire.client_events import (
     ClientEvent,
@@ -300,6 +300,8 @@ class Transaction:
         served = [*self._open.values()] if index < 0 else [self._open[index]]
         ids = [one.id for one in served]
         self._store.answered(ids, True)
+        for one in served:
+            one.state = DONE  # whatever becomes of us
         self._doubtful = [] if index < 0 else [one for one in self._doubtful if one not in ids]
         self.outcomes += [Outcome(one, "sent", dsn, text, relay, diagnostic, name) for one in served]
         if index < 0:

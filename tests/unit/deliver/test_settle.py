@@ -11,6 +11,7 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.job import Clean, Job, Result
 from mtad.deliver.local import LocalAgent, Office
 from mtad.deliver.mailbox import Mailboxes
+from mtad.deliver.outcomes import Outcomes
 from mtad.deliver.qmgr import QueueManager
 from mtad.deliver.report import Stamps
 from mtad.deliver.route import Route
@@ -126,6 +127,28 @@ def test_a_warning_that_may_not_be_sent_is_made_again() -> None:
     world.advance(8000)
     assert message.warned
     assert len([line for line in world.lines if "delay notification" in line]) == 1
+
+
+def test_a_mistake_after_the_delivery_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise ValueError("a mistake")
+
+    world = World()
+    server = world.server(rcpt=lambda line: b"450 later\r\n" if b"late@" in line else b"250 ok\r\n")
+    world.submit("Q1", b"you@dest.test", b"late@dest.test")
+    with monkeypatch.context() as mistaken:
+        mistaken.setattr(Outcomes, "settle", broken)
+        world.run()
+    assert {one.recipient.address: one.status for one in ended(world)[0]} == {
+        b"you@dest.test": "sent",
+        b"late@dest.test": "deferred",
+    }
+    server.answers.clear()
+    world.advance(600)
+    assert world.qmgr.snapshot() == [] and not world.store.messages
+    assert [line for line in server.commands if b"you@" in line] == [
+        b"RCPT TO:<you@dest.test> ORCPT=rfc822;you@dest.test"
+    ]
 
 
 def test_a_mistake_before_the_deliveries_are_made_defers(monkeypatch: pytest.MonkeyPatch) -> None:
