@@ -223,7 +223,9 @@ def test_dovecot_by_lmtp_over_both_kinds_of_sockets() -> None:
                 for user in ("one@box.test", "two@box.test"):
                     (mail,) = mails(user)
                     assert body(mail.read_text()) == EXPECTED
-                log = mtad.wait_for_log("status=bounced (host mail.example.com[")
+                mtad.wait_for_log("status=bounced (host mail.example.com[")
+                mtad.wait_for_log("to=<one@box.test>")
+                log = mtad.wait_for_log("to=<two@box.test>")
                 assert f"to=<one@box.test>, relay=mail.example.com[{place}/lmtp], delay=" in log
                 assert f"to=<two@box.test>, relay=127.0.0.1[127.0.0.1]:{port}, delay=" in log
                 assert "User doesn't exist: nosuch@box.test (in reply to RCPT TO command)" in log
