@@ -217,7 +217,7 @@ def _report(template: Template, frame: Frame, message: Message, outcomes: Sequen
         action = template.action if template.name == "failure" else outcome.action.encode() or template.action
         lines += [b"Action: %b" % action, b"Status: %b" % outcome.dsn.encode()]
         if outcome.remote_mta:
-            lines.append(b"Remote-MTA: dns; %b" % outcome.remote_mta.encode())
+            lines.append(b"Remote-MTA: dns; %b" % outcome.remote_mta.encode("utf-8", "replace"))
         reason = _reason(template, outcome)
         diagnostic = outcome.diagnostic or f"X-{frame.mail_name.decode()}; {reason}"
         lines.append(wrap(b"Diagnostic-Code: " + diagnostic.encode("utf-8", "replace")))

@@ -152,6 +152,14 @@ def test_international_mail_is_reported_as_such() -> None:
     assert b"Content-Type: message/global\r\n" in text
 
 
+def test_names_in_the_configuration_may_hold_any_bytes() -> None:
+    outcome = Outcome(
+        Recipient(b"you@dest.test"), "bounced", "5.0.0", "host b\udce9d said no", remote_mta="b\udce9d"
+    )
+    text = notice(FAILURE, [outcome])
+    assert b"Remote-MTA: dns; b?d\r\n" in text and b": host b?d said no\r\n" in text
+
+
 def test_words_are_wrapped_and_envelope_ids_decoded() -> None:
     assert wrap(b"a " * 39 + b"bb") == b"a " * 38 + b"a\n    bb"
     assert wrap(b"x" * 200) == b"x" * 200
