@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -288,3 +290,19 @@ def test_a_large_message_passes_in_pieces() -> None:
     dialogue.say(line * 5000)
     dialogue.say(b".\r\n")
     assert dialogue.bodies == [line[1:] * 5000]
+
+
+def test_nothing_of_a_session_that_is_over_waits_for_the_garbage_collector() -> None:
+    session = ServerSession(BASE)
+    session.greet(Reply(220, b"mail"))
+    session.receive(b"QUIT\r\n")
+    assert session.next_event() == ev.Quit()
+    session.reply(Reply(221, b"Bye"))
+    assert session.closed
+    gone = weakref.ref(session)
+    gc.disable()
+    try:
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
