@@ -177,7 +177,8 @@ def compare(
     mark = f"postfix/{_service(case)}/smtpd["
 
     def lines() -> list[str]:
-        return [line.split("]: ", 1)[1] for line in postfix.log()[before:].splitlines() if mark in line]
+        told = [line.partition("]: ")[2] for line in postfix.log()[before:].splitlines() if mark in line]
+        return [text for text in told if text]  # the last one may be there by half
 
     wait_until(lambda: lines()[-1:] and lines()[-1].startswith(f"disconnect from {_name(case)}"), "its end")
     logged = [text for text in map(about, lines()) if worth.match(text) and "client=" not in text]

@@ -136,6 +136,17 @@ class House:
     def feedback(self, transport: str, count: int) -> list[str]:
         """What is logged of a destination's window, since it was mentioned first, until it has changed (or
         not) so often."""
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:], left = self._feedback(transport, count)
+            return not left
+
+        wait_until(told, lambda: f"{count} changes, not {found}")
+        return found
+
+    def _feedback(self, transport: str, count: int) -> tuple[list[str], int]:
+        """The same as far as it is there; how many changes are not."""
         lines = re.findall(r"/qmgr\[\d+\]: (qmgr_queue_\w+: .*|\w+: \w+ feedback type .*)", self.server.log())
         found = [line for line in lines if line.startswith(f"{transport}: ")]
         name = f"queue [127.0.0.1]:{self.nexthops[transport]}:"
@@ -146,7 +157,7 @@ class House:
                 count -= 1
             if not count:
                 break
-        return found
+        return found, count
 
 
 @pytest.fixture(scope="module")
