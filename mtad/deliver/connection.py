@@ -130,6 +130,11 @@ class Connection(Protocol):
         """Whether another transaction may begin."""
         return self._broken is None and self.session.ready
 
+    def check(self) -> None:
+        """Raise what has broken the connection, if something has."""
+        if self._broken is not None:
+            raise self._broken
+
     def listen(self, history: History | None) -> None:
         """Have ``history`` hear what is said from now on."""
         self.history = history
@@ -268,8 +273,7 @@ class Connection(Protocol):
 
     async def _wait(self, limit: float) -> None:
         """Wait for something to happen; raises what broke the connection before."""
-        if self._broken is not None:
-            raise self._broken
+        self.check()
         if self._per_request:
             now = self._reactor.seconds()
             self._deadline = self._deadline or now + limit

@@ -342,6 +342,7 @@ class Connector:
     async def _client(
         self, connection: Connection, login: Login, wanted: Sequence[bytes], options: Sequence[str]
     ) -> Client:
+        connection.check()  # the server may have left while tables were asked
         if not login.account:
             authzid = self._settings.sasl_authzid
             context = self._sasl_context(connection)

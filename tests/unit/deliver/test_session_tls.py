@@ -121,6 +121,14 @@ def test_who_wishes_tls_does_not_do_without(directory: Path) -> None:
     assert text in outcome(lines, "Q1")
 
 
+def test_a_server_that_leaves_while_a_table_is_asked_about_its_mechanisms(directory: Path) -> None:
+    login = ("smtp_sasl_auth_enable=yes", "smtp_sasl_password_maps=static:joe:secret")
+    lines = session(
+        directory, "offer", "smtp_tls_security_level=encrypt", *login, "smtp_sasl_mechanism_filter=TABLE"
+    )
+    assert "dsn=4.4.2, status=deferred (lost connection with mx.test[127.0.0.1] while " in outcome(lines, "Q1")
+
+
 def test_tls_over_a_unix_domain_socket(directory: Path) -> None:
     lmtp = (f"default_transport=lmtp:unix:{directory}/lmtp", "lmtp_tls_loglevel=1")
     lines = session(directory, "good", "lmtp_tls_security_level=encrypt", *lmtp)

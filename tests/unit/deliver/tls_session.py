@@ -21,13 +21,17 @@ from mtad.config.parameters import Parameters
 from mtad.deliver.qmgr import QueueManager
 from mtad.maillog import ListSink, MailLog
 from mtad.queue.message import Message, Recipient
+from mtad.tables.blocking import BlockingTable
+from mtad.tables.threads import Threads
 
 reactor: Any = global_reactor
 
 
 class Server(LineReceiver):
     """Offers STARTTLS; ``garbage``: and then speaks no TLS; ``EHLO``, ``MAIL``, ``body``: hangs up at that,
-    within TLS."""
+    within TLS; ``offer``: hangs up there once it has offered AUTH."""
+
+    left = False
 
     def __init__(self, contexts: Any, behaviour: str) -> None:
         self.contexts = contexts
@@ -54,7 +58,11 @@ class Server(LineReceiver):
             self.sendLine(b"250-test")
             if not self.secure and self.behaviour != "wrapped":
                 self.sendLine(b"250-STARTTLS")
-            self.sendLine(b"250 PIPELINING")
+            if self.secure and self.behaviour == "offer":
+                self.sendLine(b"250 AUTH PLAIN")
+                self.transport.loseConnection()
+            else:
+                self.sendLine(b"250 PIPELINING")
         elif verb == b"STAR":
             self.sendLine(b"220 go")
             if self.behaviour == "garbage":
@@ -71,6 +79,22 @@ class Server(LineReceiver):
     def rawDataReceived(self, data: bytes) -> None:
         self.sendLine(b"this is no TLS")
         self.transport.loseConnection()
+
+
+    def connectionLost(self, reason: Any = None) -> None:
+        Server.left = True
+
+
+class Table(LineReceiver):
+    """A tcp_table(5) that has all keys, and answers when a client of the server has gone."""
+
+    delimiter = b"\n"
+
+    def lineReceived(self, line: bytes) -> None:
+        if Server.left:
+            self.sendLine(b"200 yes")
+        else:
+            reactor.callLater(0.005, self.lineReceived, line)
 
 
 class ServerFactory(Factory):
@@ -91,6 +115,8 @@ def main() -> None:
     factory = ServerFactory(contexts, behaviour)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
     reactor.listenUNIX(f"{directory}/lmtp", factory)
+    BlockingTable.runner = Threads(reactor)
+    table = reactor.listenTCP(0, Factory.forProtocol(Table), interface="127.0.0.1").getHost().port
     values = {
         "myhostname": "mail.example.com",
         "mydestination": "",
@@ -100,7 +126,7 @@ def main() -> None:
         "smtp_tls_loglevel": "1",
         "smtp_connection_cache_destinations": "mx.test",
     }
-    values.update(setting.split("=", 1) for setting in settings)
+    values.update(setting.replace("TABLE", f"tcp:127.0.0.1:{table}").split("=", 1) for setting in settings)
     resolver: Any = FakeResolver()
     resolver.address_records["mx.test"] = ["127.0.0.1"]
     store: Any = MemoryStore()
