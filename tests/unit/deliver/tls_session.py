@@ -80,7 +80,6 @@ class Server(LineReceiver):
         self.sendLine(b"this is no TLS")
         self.transport.loseConnection()
 
-
     def connectionLost(self, reason: Any = None) -> None:
         Server.left = True
 
