@@ -38,7 +38,14 @@ TEMPLATED = Config(
 )
 OLD = Config(
     "old",
-    {"header_from_format": "obsolete", "smtputf8_enable": "no", "disable_verp_bounces": "yes", **VERP},
+    {
+        "header_from_format": "obsolete",
+        "smtputf8_enable": "no",
+        "disable_verp_bounces": "yes",
+        "default_destination_concurrency_limit": "1",  # so that recipients come in order
+        "initial_destination_concurrency": "1",
+        **VERP,
+    },
 )
 #: What is made here goes through cleanup(8): addresses are mapped, and checks see it where that is asked for.
 INTERNAL = Config(
