@@ -57,27 +57,6 @@ def parse_aliases(text: str, path: str, options: Options) -> Iterator[tuple[int,
         options.warn(warning)
 
 
-def alias_targets(value: str) -> list[str]:
-    """What the value of an entry, or a line of an included file, names: addresses in internal form,
-    ``|command``, ``/file`` and ``:include:/file``."""
-    found: list[str] = []
-    tokens: list[_Token] = []
-    for token in [*_scan(value), _Token(",", ",")]:
-        if token.kind == COMMENT:
-            continue
-        if token.kind != ",":
-            tokens.append(token)
-            continue
-        kinds = [each.kind for each in tokens]
-        if "<" in kinds and ">" in kinds:
-            tokens = tokens[kinds.index("<") + 1 : kinds.index(">")]
-        text = _internal(tokens).strip()
-        if text:
-            found.append(text)
-        tokens = []
-    return found
-
-
 def looks_like_aliases(text: str) -> bool:
     """Whether the first entry is of this format rather than ``key whitespace value``."""
     for _, line in logical_lines(text, "", None):
