@@ -129,7 +129,7 @@ class Sweep:
         mtad.sound()
         mtad.start()
         soon(
-            lambda: not mtad.queued() and not list((mtad.queue / "maildrop").iterdir()),
+            lambda: not list((mtad.queue / "maildrop").iterdir()) and not mtad.queued(),  # in that order
             lambda: f"an empty queue after {subject}:\n{mtad.since(here)}",
         )
         self.check(subject, said, mtad.since(here))
