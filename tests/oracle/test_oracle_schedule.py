@@ -72,8 +72,9 @@ TRANSPORTS: dict[str, Mapping[str, str]] = {
     "paced": {"destination_rate_delay": "2s"},
     "timed": {"transport_rate_delay": "2s"},
     "put-off": {},
-    "again": {"destination_concurrency_failed_cohort_limit": "0"},
 }
+#: In a house of its own, where no flush disturbs it.
+AGAIN: Mapping[str, Mapping[str, str]] = {"again": {"destination_concurrency_failed_cohort_limit": "0"}}
 #: Nobody listens there.
 CLOSED = ("dead", "cohorts", "never", "flushed")
 MAIN_CF = {
@@ -91,11 +92,17 @@ MAIN_CF = {
 class House:
     """Postfix or mtad, with a server for each transport."""
 
-    def __init__(self, kind: type[Postfix] | type[Mtad], stack: ExitStack) -> None:
+    def __init__(
+        self,
+        kind: type[Postfix] | type[Mtad],
+        stack: ExitStack,
+        transports: Mapping[str, Mapping[str, str]] = TRANSPORTS,
+    ) -> None:
+        self.name = kind.__name__
         self.sinks: dict[str, Gated] = {}
         self.nexthops: dict[str, int] = {}  # ports
         maps, master, values = [], [], dict(MAIN_CF)
-        for name, settings in TRANSPORTS.items():
+        for name, settings in transports.items():
             refused = b"450 4.2.1 later\r\n" if name == "again" else b""
             sink = self.sinks[name] = stack.enter_context(Gated(0, refused))
             port = self.nexthops[name] = free_port() if name in CLOSED else sink.port
@@ -161,11 +168,22 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def houses() -> Iterator[list[House]]:
+def retrying() -> Iterator[list[House]]:
+    """What takes longest: a message that is put off by its server each time."""
+    with ExitStack() as stack:
+        both = [House(Postfix, stack, AGAIN), House(Mtad, stack, AGAIN)]
+        for house in both:
+            house.sinks["again"].allow(100)
+            house.send("again", "s", "a")
+        yield both
+
+
+@pytest.fixture(scope="module")
+def houses(retrying: list[House]) -> Iterator[list[House]]:
     with ExitStack() as stack:
         both = [House(Postfix, stack), House(Mtad, stack)]
         for house in both:  # what takes its time; the tests look at it in the end
-            for transport, count in (("paced", 3), ("timed", 3), ("again", 1)):
+            for transport, count in (("paced", 3), ("timed", 3)):
                 house.sinks[transport].allow(100)
                 house.sent[transport] = time.monotonic()
                 for number in range(count):
@@ -349,12 +367,12 @@ def test_rate_delays(houses: list[House], transport: str) -> None:
         assert all(least <= at < least + 20 for least, at in zip(PACES[transport], begun, strict=True)), begun
 
 
-def test_the_time_between_attempts(houses: list[House]) -> None:
-    """Due after two seconds, and looked for every three."""
-    for house in houses:
+def test_the_time_between_attempts(retrying: list[House]) -> None:
+    """Due after two seconds, and looked for every three (Postfix counts whole ones, and begins early)."""
+    for house in retrying:
         sink = house.sinks["again"]
-        wait_until(lambda sink=sink: len(sink.deliveries) >= 5, "five attempts")
+        wait_until(lambda sink=sink: len(sink.deliveries) >= 6, f"six attempts by {house.name}")
         pauses = [
             after - before for before, after in itertools.pairwise(one.begun for one in sink.deliveries)
         ]
-        assert 2.2 < statistics.median(pauses) < 3.8, pauses
+        assert 2.2 < statistics.median(pauses) < 3.8, (house.name, pauses)
