@@ -22,11 +22,15 @@ from mtad.daemon.lock import MasterLock
 from mtad.daemon.paths import Paths, hand_over, make_directories, owner
 from mtad.errors import MtadError
 from mtad.queue.blocking import BlockingStore
+from mtad.queue.claims import Claims
 from mtad.queue.ids import QueueIds
 from mtad.queue.journal import doubt
 from mtad.queue.postfix.files import LOGS, QUEUES, QueueDirectory
 from mtad.queue.repair import check, repair
 from mtad.queue.transfer import Count, Export, Import
+
+#: Seconds for the queue manager of a master that was killed to end.
+_PATIENCE = 30.0
 
 USAGE = "usage: mtad queue [-c config_dir] check | repair | import | export"
 
@@ -73,9 +77,12 @@ def _alone(
         prepare(p)
         with who.acting():
             before = os.umask(0o077)
+            claims = Claims(found.queue)
             try:
+                claims.be_alone(_PATIENCE)
                 return work(found)
             finally:
+                claims.close()
                 os.umask(before)
     finally:
         lock.release()

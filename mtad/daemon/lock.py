@@ -1,22 +1,17 @@
-"""Locks: one master for one configuration, one queue manager for one queue.
+"""The lock of the master: one for one queue directory.
 
 :class:`MasterLock`, on ``$queue_directory/pid/master.pid``, is the lock of Postfix's ``master(8)``, so that
 Postfix and mtad can never run on one queue directory at the same time.  It goes with the open file: whoever
 is forked from the holder must let go of it (:meth:`MasterLock.leave`).
 
-:class:`ManagerLock` passes the queue from one queue manager to the next while the former still has deliveries
-under way: it keeps a lock of its own on each of these messages.
-
-Postfix counterpart: ``open_lock(3)``, ``master -t``; ``qmgr(8)`` leaves deliveries to processes of their own.
+Postfix counterpart: ``open_lock(3)``, ``master -t``.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from mtad.errors import ConfigError
@@ -110,61 +105,3 @@ def _read_pid(path: str) -> int:
         return int(Path(path).read_text().strip() or 0)
     except (OSError, ValueError):
         return 0
-
-
-#: ``struct flock`` of fcntl(2): type, whence, start, length, pid.
-_FLOCK = struct.Struct("@hhqqi0q")
-_MANAGER, _FIRST = 0, 1
-
-
-class ManagerLock:
-    """Byte 0 of a file is locked by the queue manager, byte ``1 + seq`` by who delivers that message.
-
-    The locks are the process's: a process opens the file once, and loses them when it ends.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def take(self) -> bool:
-        """Be the queue manager, if there is none."""
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _MANAGER)
-        except OSError:
-            return False
-        return True
-
-    def pass_on(self, seqs: Iterable[int]) -> None:
-        """Be the queue manager no more, but keep these messages."""
-        for seq in seqs:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _FIRST + seq)
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _MANAGER)
-
-    def release(self, seq: int) -> None:
-        """We are done with this message."""
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _FIRST + seq)
-
-    def kept_by_others(self) -> frozenset[int]:
-        """The messages that managers before us still have in hand."""
-        found: list[int] = []
-        spans = [(_FIRST, 1 << 62)]
-        while spans:
-            start, end = spans.pop()
-            lock = self._lock_within(start, end)
-            if lock is not None:
-                # the system names any lock that is in the way, not always the first
-                at, stop = max(start, lock[0]), min(end, lock[1])
-                found += range(at - _FIRST, stop - _FIRST)
-                spans += [(start, at), (stop, end)]
-        return frozenset(found)
-
-    def _lock_within(self, start: int, end: int) -> tuple[int, int] | None:
-        """A range of bytes that another process has locked, not all before ``start`` or behind ``end``."""
-        if start >= end:
-            return None
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, end - start, 0)
-        kind, _, at, length, _ = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
-        return None if kind == fcntl.F_UNLCK else (at, at + length)
-
-    def close(self) -> None:
-        os.close(self._fd)

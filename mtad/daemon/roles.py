@@ -11,7 +11,6 @@ Postfix counterpart: ``smtpd(8)`` and ``qmgr(8)`` as ``master(8)`` runs them.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ from twisted.internet.defer import Deferred, succeed
 
 from mtad.daemon.control import ControlServer
 from mtad.daemon.gauge import Gauge
-from mtad.daemon.lock import ManagerLock
 from mtad.daemon.paths import Paths
 from mtad.daemon.plan import Plan
 from mtad.daemon.readers import Acceptor, DatagramReader
@@ -224,7 +222,7 @@ class QmgrRole:
 
     def serve(self) -> Deferred[None]:
         """Begin to deliver; fires when that is under way."""
-        self._lock = ManagerLock(os.path.join(self._around.paths.queue, "qmgr.lock"))
+        self._claims = self._store.claims
         self._begin()
         return self._serving
 
@@ -232,7 +230,7 @@ class QmgrRole:
         """Go to work, once the manager before us has let go of the queue."""
         if self._ending:
             return
-        if not self._lock.take():
+        if not self._claims.take():
             self._call = self._around.reactor.callLater(_STEP, self._begin)
             return
         self._has_queue = True
@@ -258,7 +256,7 @@ class QmgrRole:
         """See what managers before us still have in hand."""
         if self._ending:
             return
-        kept = self._lock.kept_by_others()
+        kept = self._claims.kept_by_others()
         if self._manager.left_to_others - kept:  # they may have been killed
             self._recovery.run().addCallback(lambda _: self._manager.leave_to_others(kept))
         else:
@@ -276,7 +274,7 @@ class QmgrRole:
         """The manager, in its last hour, is done with a message: the next one may have it."""
         if not self._passed_on:
             return
-        self._lock.release(seq)
+        self._claims.release(seq)
         tell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         with tell:
             try:
@@ -317,9 +315,8 @@ class QmgrRole:
         ended = self._manager.stop(limit)
         if first:
             self._passed_on = True
-            self._lock.pass_on(self._manager.in_hand())
+            self._claims.pass_on(self._manager.in_hand())
             ended.addBoth(self._stopped)
 
     def _stopped(self, _: object) -> None:
-        self._lock.close()
         self.ended.callback(None)

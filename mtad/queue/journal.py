@@ -7,10 +7,10 @@ what was delivered though the queue does not know, and what is in doubt: the end
 heard the answer.
 
 A journal is two files ``journal.N`` beside the database, made beforehand in their full size, so that a full
-disk does not keep anything from being written, and locked by their process for as long as that lives.  One is
-written to; when it is full, what still matters goes into the other.  Lines are ``?``, ``+`` or ``-`` and the
-numbers of recipients.  QueueError where a doubt can't be noted: then the end of the message must not be sent.
-An answer that can't be noted is told of once, and stays a doubt.
+disk does not keep anything from being written, and claimed by their process (:mod:`mtad.queue.claims`) for
+as long as that lives.  One is written to; when it is full, what still matters goes into the other.  Lines
+are ``?``, ``+`` or ``-`` and the numbers of recipients.  QueueError where a doubt can't be noted: then the
+end of the message must not be sent.  An answer that can't be noted is told of once, and stays a doubt.
 
 Postfix counterpart: ``deliver_completed(3)``, which marks recipients in the queue file at once.
 """
@@ -18,32 +18,33 @@ Postfix counterpart: ``deliver_completed(3)``, which marks recipients in the que
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mtad.errors import QueueError
 from mtad.maillog import printable
+from mtad.queue.claims import Claims
 from mtad.queue.spool import queue_error
 from mtad.wire.tokens import quote
 
 _SIZE = 1024 * 1024
-_NAME = re.compile(r"journal\.\d+")
+_NAME = re.compile(r"journal\.(\d+)")
 _LINE = re.compile(rb"([?+-])((?: \d+)+)")
 
 
 class Journal:
-    """The journal of this process, in ``directory``.  Raises QueueError where it cannot be made."""
+    """The journal of this process, which has these claims.  Raises QueueError where it cannot be made."""
 
-    def __init__(self, directory: str, failed: Callable[[str], object] = lambda text: None) -> None:
+    def __init__(self, claims: Claims, failed: Callable[[str], object] = lambda text: None) -> None:
         self._failed = failed
         self._told = False
         self._open: dict[int, bytes] = {}  # recipients that the queue has not recorded, and what is known
-        self._file = _File(directory)
+        self._file = _File(claims)
         try:
-            self._other = _File(directory)
+            self._other = _File(claims)
         except QueueError:
             self._file.close(remove=True)
             raise
@@ -91,10 +92,11 @@ class Journal:
 
 
 class _File:
-    """A new file, locked.  Raises QueueError where it can't be made; writing to it raises OSError."""
+    """A new file, claimed.  Raises QueueError where it can't be made; writing to it raises OSError."""
 
-    def __init__(self, directory: str) -> None:
-        self._path, self._fd = _make(directory)
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._number, self._path, self._fd = _make(claims)
         self._at = 0
         self._limit = _SIZE
 
@@ -123,30 +125,34 @@ class _File:
         if remove:
             os.unlink(self._path)
         os.close(self._fd)
+        self._claims.leave_journal(self._number)
 
 
-def _make(directory: str) -> tuple[str, int]:
-    """A new file, empty, and its descriptor."""
+def _make(claims: Claims) -> tuple[int, str, int]:
+    """A new file, empty: its number, path and descriptor."""
     number = 0
     while True:
-        path = os.path.join(directory, f"journal.{number}")
-        try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            raise queue_error(error) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # else somebody has taken it for one that was left behind
-                os.posix_fallocate(fd, 0, _SIZE)
-                return path, fd
-        except OSError as error:
-            os.unlink(path)
-            os.close(fd)
-            raise queue_error(error) from error
+        if claims.take_journal(number):
+            path = os.path.join(claims.directory, f"journal.{number}")
+            try:
+                return number, path, _create(path)
+            except FileExistsError:  # it was left behind
+                claims.leave_journal(number)
+            except OSError as error:
+                claims.leave_journal(number)
+                raise queue_error(error) from error
+        number += 1
+
+
+def _create(path: str) -> int:
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _SIZE)
+    except OSError:
+        os.unlink(path)
         os.close(fd)
+        raise
+    return fd
 
 
 @dataclass(slots=True)
@@ -161,28 +167,48 @@ class Left:
 def left_behind(directory: str) -> Iterator[Left]:
     """The files of processes that are no more.  Each is the caller's, to remove when it is settled."""
     for name in sorted(os.listdir(directory)):
-        if not _NAME.fullmatch(name):
-            continue
         path = os.path.join(directory, name)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise queue_error(error) from error
-        with open(fd, "rb") as file:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with _taken(path) as taken:
+            if not taken:
                 continue
             try:
-                lines = file.read(_SIZE * 64).strip(b"\0")
+                with open(path, "rb") as file:
+                    lines = file.read(_SIZE * 64).strip(b"\0")
                 if not lines:
                     os.unlink(path)
+            except FileNotFoundError:
+                continue
             except OSError as error:
                 raise queue_error(error) from error
-            if lines:
-                yield _parsed(path, lines)
+        if lines:
+            yield _parsed(path, lines)
+
+
+def remove(path: str) -> None:
+    """What was left behind there is settled."""
+    with _taken(path) as taken:
+        if taken:  # else a living process has made it anew
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise QueueError(f"{path}: {error.strerror}") from error
+
+
+@contextmanager
+def _taken(path: str) -> Iterator[bool]:
+    """Whether it is a journal and nobody's; it is ours meanwhile."""
+    directory, name = os.path.split(path)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        yield False
+        return
+    claims = Claims(directory)
+    try:
+        yield claims.take_journal(int(match[1]))
+    finally:
+        claims.close()
 
 
 def doubt(queue_id: str, address: bytes) -> str:
@@ -206,22 +232,3 @@ def _parsed(path: str, data: bytes) -> Left:
         elif match[1] == b"+":
             found.delivered |= ids
     return found
-
-
-def remove(path: str) -> None:
-    """What was left behind there is settled."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise queue_error(error) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except BlockingIOError:
-        pass  # a living process has made it anew
-    except OSError as error:
-        raise QueueError(f"{path}: {error.strerror}") from error
-    finally:
-        os.close(fd)

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from mtad.errors import QueueError
 from mtad.queue import statements
+from mtad.queue.claims import Claims
 from mtad.queue.journal import Journal, left_behind
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.reader import Reader
@@ -41,6 +42,7 @@ class SQLiteStore:
     ) -> None:
         """``warn`` is told what goes wrong and stops nothing."""
         self._directory = directory
+        self._claims: Claims | None = None
         self._journal: Journal | None = None
         self._journal_failed = warn
         self._reactor = reactor
@@ -54,6 +56,13 @@ class SQLiteStore:
             assert self._reactor is not None
             self._writer = Writer(self._directory, self._reactor)
         self._reader = Reader(self._directory, read_only=self._read_only)
+
+    @property
+    def claims(self) -> Claims:
+        """What this process claims of the queue, while the store is open.  Raises QueueError."""
+        if self._claims is None:
+            self._claims = Claims(self._directory)
+        return self._claims
 
     # -- writing
 
@@ -89,7 +98,7 @@ class SQLiteStore:
 
     def in_doubt(self, ids: Sequence[int]) -> None:
         if self._journal is None:
-            self._journal = Journal(self._directory, self._journal_failed)
+            self._journal = Journal(self.claims, self._journal_failed)
         self._journal.in_doubt(ids)
 
     def answered(self, ids: Sequence[int], delivered: bool) -> None:
@@ -212,3 +221,6 @@ class SQLiteStore:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+        if self._claims is not None:
+            self._claims.close()
+            self._claims = None

@@ -18,11 +18,12 @@ from live.daemon import wait_until
 
 @dataclass(eq=False)
 class Delivery:
-    """One transaction; ``begun`` at its MAIL command."""
+    """One transaction: ``begun`` at MAIL, ``complete`` at the last dot, ``over`` with the answer to it."""
 
     sender: str
     begun: float
     recipients: list[str] = field(default_factory=list)
+    complete: bool = False
     over: bool = False
 
 
@@ -54,9 +55,18 @@ class Gated:
             self._tickets += tickets
             self._changed.notify_all()
 
+    def hold(self) -> None:
+        """Answer no more."""
+        with self._changed:
+            self._tickets = 0
+
     def waiting(self) -> list[str]:
         """The recipients of those under way."""
         return sorted(" ".join(one.recipients) for one in list(self.deliveries) if not one.over)
+
+    def of(self, sender: str) -> list[Delivery]:
+        """All that came from there."""
+        return [one for one in list(self.deliveries) if one.sender == sender]
 
     def order(self) -> list[tuple[str, int]]:
         """Sender and number of recipients of each delivery."""
@@ -107,7 +117,10 @@ class Gated:
                     connection.sendall(b"354 Go on\r\n")
                     for content in lines:
                         if content == b".\r\n":
+                            delivery.complete = True
                             break
+                    else:
+                        break
                     with self._changed:
                         self._line.append(delivery)
                         self._changed.wait_for(lambda own=delivery: self._line.index(own) < self._tickets)

@@ -1,4 +1,4 @@
-"""The locks: one master, one queue manager, and what is passed from one to the next."""
+"""The lock of the master."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mtad.daemon.lock import AlreadyRunning, ManagerLock, MasterLock, holder, program_of
+from mtad.daemon.lock import AlreadyRunning, MasterLock, holder, program_of
 
 
 @contextmanager
@@ -64,48 +64,3 @@ def test_program_of() -> None:
         assert program_of(other.pid) == "sh"
         other.stdin.close()
     assert program_of(2**22 + 1) == "an unknown program"
-
-
-def test_the_queue_is_passed_on_with_what_is_in_hand(tmp_path: Path) -> None:
-    path = str(tmp_path / "qmgr.lock")
-    kept = [0, 1, 2, 7, 1_000_000_007, 5]
-
-    def old() -> None:
-        lock = ManagerLock(path)
-        assert lock.take()
-        lock.pass_on(kept)
-        lock.release(1)
-
-    new = ManagerLock(path)
-    with process(old):
-        assert new.kept_by_others() == {0, 2, 5, 7, 1_000_000_007}
-        assert new.take()
-        assert new.kept_by_others() == {0, 2, 5, 7, 1_000_000_007}
-    assert new.kept_by_others() == set()
-    new.close()
-
-
-def test_several_that_leave(tmp_path: Path) -> None:
-    path = str(tmp_path / "qmgr.lock")
-
-    def leaving(*seqs: int) -> Callable[[], None]:
-        def work() -> None:
-            lock = ManagerLock(path)
-            assert lock.take()
-            lock.pass_on(seqs)
-
-        return work
-
-    new = ManagerLock(path)
-    with process(leaving(*range(0, 3000, 3))), process(leaving(*range(1, 3000, 3))):
-        assert new.kept_by_others() == {n for n in range(3000) if n % 3 != 2}
-    new.close()
-
-
-def test_one_manager_at_a_time(tmp_path: Path) -> None:
-    path = str(tmp_path / "qmgr.lock")
-    new = ManagerLock(path)
-    with process(lambda: (lambda lock: setattr(lock, "taken", lock.take()))(ManagerLock(path))):
-        assert not new.take()
-    assert new.take()
-    new.close()

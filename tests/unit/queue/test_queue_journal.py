@@ -12,6 +12,7 @@ import pytest
 from harness import SQLiteDriver
 
 from mtad.errors import QueueError, QueueFull
+from mtad.queue.claims import Claims
 from mtad.queue.journal import Journal, Left, left_behind, remove
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.repair import repair
@@ -23,7 +24,7 @@ def abandoned(directory: Path, work: list[tuple[str, list[int]]]) -> list[Left]:
     """What a process leaves that notes these things and is killed."""
     pid = os.fork()
     if pid == 0:
-        journal = Journal(str(directory))
+        journal = Journal(Claims(str(directory)))
         for mark, ids in work:
             if mark == "?":
                 journal.in_doubt(ids)
@@ -34,6 +35,10 @@ def abandoned(directory: Path, work: list[tuple[str, list[int]]]) -> list[Left]:
         os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)
     return list(left_behind(str(directory)))
+
+
+def journals(directory: Path) -> list[Path]:
+    return list(directory.glob("journal.*"))
 
 
 def test_what_is_left(tmp_path: Path) -> None:
@@ -59,17 +64,17 @@ def test_what_the_queue_knows_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_journals_of_the_living_are_left_alone(tmp_path: Path) -> None:
-    journal = Journal(str(tmp_path))
+    journal = Journal(Claims(str(tmp_path)))
     journal.in_doubt([1])
     assert list(left_behind(str(tmp_path))) == []
     journal.answered([1], True)
     journal.close()
     assert [left.delivered for left in left_behind(str(tmp_path))] == [{1}]
-    other = Journal(str(tmp_path))
+    other = Journal(Claims(str(tmp_path)))
     other.in_doubt([2])
     other.answered([2], False)
     other.close()
-    assert len(os.listdir(tmp_path)) == 1
+    assert len(journals(tmp_path)) == 1
 
 
 def failing(after: int = 0) -> Callable[..., Any]:
@@ -87,7 +92,7 @@ def failing(after: int = 0) -> Callable[..., Any]:
 
 def test_a_full_disk_stops_no_journal_that_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    journal = Journal(str(tmp_path), said.append)
+    journal = Journal(Claims(str(tmp_path)), said.append)
     monkeypatch.setattr(os, "posix_fallocate", failing())
     many = list(range(10**9, 10**9 + 10_000))
     journal.in_doubt([5])
@@ -106,13 +111,13 @@ def test_a_journal_that_cannot_be_made_leaves_nothing(
     for calls in (0, 1):
         monkeypatch.setattr(os, "posix_fallocate", failing(calls))
         with pytest.raises(QueueFull):
-            Journal(str(tmp_path))
-        assert os.listdir(tmp_path) == []
+            Journal(Claims(str(tmp_path)))
+        assert journals(tmp_path) == []
 
 
 def test_what_cannot_be_noted_is_not_to_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    journal = Journal(str(tmp_path), said.append)
+    journal = Journal(Claims(str(tmp_path)), said.append)
     journal.in_doubt([1, 2])
     with monkeypatch.context() as broken:
         broken.setattr(os, "pwrite", failing())
@@ -132,14 +137,14 @@ def test_what_cannot_be_noted_is_not_to_be_sent(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_journal_of_the_living_is_not_removed(tmp_path: Path) -> None:
-    journal = Journal(str(tmp_path))
+    journal = Journal(Claims(str(tmp_path)))
     journal.in_doubt([1])
-    for name in os.listdir(tmp_path):
-        remove(str(tmp_path / name))
-    assert len(os.listdir(tmp_path)) == 2
+    for path in journals(tmp_path):
+        remove(str(path))
+    assert len(journals(tmp_path)) == 2
     journal.answered([1], False)
     journal.close()
-    assert os.listdir(tmp_path) == []
+    assert journals(tmp_path) == []
 
 
 def test_anything_in_a_file_is_read(tmp_path: Path) -> None:
@@ -195,4 +200,4 @@ def test_the_queue_after_it(tmp_path: Path) -> None:
     driver.store.answered([left.recipients[0].id], True)
     driver.wait(driver.store.finish(left, [Outcome(left.recipients[0], "sent", "2.0.0", "ok")], 0.0))
     driver.wait(driver.store.close())
-    assert not [name for name in os.listdir(tmp_path) if name.startswith("journal")]
+    assert journals(tmp_path) == []
