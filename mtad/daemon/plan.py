@@ -10,6 +10,7 @@ Postfix counterpart: what ``master(8)`` and each ``smtpd(8)`` do as they start, 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mtad.auth.authenticator import Authenticator
@@ -102,7 +103,8 @@ def _examine(
     found = [finding for finding in trial.findings if _place(finding) not in wrong]
     found += audit(p, [plan.p for plan in trial.plans])
     found += linted
-    found += _logged(sink, found)
+    found += _fresh(trial.warnings, found)
+    found += _fresh(_logged(sink), found)
     try:
         maillog_path(p)
     except ConfigError as problem:
@@ -121,12 +123,16 @@ def _examine(
 
 
 def _error(problem: ConfigError, p: Parameters | None = None) -> Finding:
-    """A fatal problem as a finding; where it names only a parameter, ``p`` knows the line."""
+    return _finding(ERROR, problem, p)
+
+
+def _finding(severity: str, problem: ConfigError, p: Parameters | None = None) -> Finding:
+    """A problem as a finding; where it names only a parameter, ``p`` knows the line."""
     text = f"{problem.reason} ({problem.remedy})" if problem.remedy else problem.reason
     path, line = problem.path, problem.line
     if not path and problem.parameter and p is not None:
         path, line = p.where(problem.parameter)
-    return Finding(ERROR, path, line, problem.parameter, text)
+    return Finding(severity, path, line, problem.parameter, text)
 
 
 def _place(finding: Finding) -> tuple[str, int, str]:
@@ -154,17 +160,21 @@ def _distinct(found: list[Finding]) -> list[Finding]:
     return [finding for finding in found if finding.severity != ERROR or finding in kept]
 
 
-def _logged(sink: ListSink, found: list[Finding]) -> list[Finding]:
-    """What would have been logged, without what is among the findings already."""
+def _fresh(warnings: Iterable[Finding], found: list[Finding]) -> list[Finding]:
+    """Each once, without what is among the findings already."""
     texts = {_core(finding.text) for finding in found}
-    fresh: dict[str, Finding] = {}
+    return [
+        warning
+        for warning in dict.fromkeys(warnings)
+        if not any(known in warning.text or warning.text in known for known in texts)
+    ]
+
+
+def _logged(sink: ListSink) -> Iterator[Finding]:
+    """What would have been logged."""
     for severity, _, line in sink.lines:
-        if severity == "info":
-            continue
-        text = line.removeprefix("warning: ")
-        if not any(known in text or text in known for known in texts) and "is older than source" not in text:
-            fresh[text] = Finding(WARNING, "", 0, "", text)
-    return list(fresh.values())
+        if severity != "info" and "is older than source" not in line:
+            yield Finding(WARNING, "", 0, "", line.removeprefix("warning: "))
 
 
 class _Trial:
@@ -179,6 +189,7 @@ class _Trial:
         self._tls_sessions = tls_sessions
         self.plans: list[ServicePlan] = []
         self.findings: list[Finding] = []
+        self.warnings: list[Finding] = []  # which others may tell better
 
     def add(self, service: Service) -> None:
         """Try out one service."""
@@ -196,10 +207,14 @@ class _Trial:
         listening = endpoints(plan.service, plan.p)
         classes = AddressClasses(self.p)
         CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.log).close()
-        evaluator = Evaluator(plan.p, self.log, Rewriter(self.p), classes, sleep=_no_sleep, actions=ACTIONS)
-        for warning in evaluator.warnings:
-            self.log.warning(warning)
+        evaluator = Evaluator(
+            plan.p, self.log, Rewriter(self.p), classes, sleep=_no_sleep, actions=ACTIONS, trial=True
+        )
+        self.findings += [_finding(ERROR, error, plan.p) for error in evaluator.errors]
+        self.warnings += [_finding(WARNING, warning, plan.p) for warning in evaluator.warnings]
         try:
+            if evaluator.errors:
+                return
             authenticator = None
             if plan.p.flag("smtpd_sasl_auth_enable"):
                 authenticator = Authenticator.build(plan.p, None, self.log)

@@ -265,7 +265,7 @@ class Compiler:
 
     def _warn(self, parameter: str, text: str) -> None:
         if parameter:
-            self._setup.warnings.append(f"parameter {parameter}: {text}")
+            self._setup.warn(parameter, text)
 
     def _error(self, parameter: str, reason: str, remedy: str = "") -> ConfigError:
         if not parameter:

@@ -27,7 +27,6 @@ from mtad.rewrite.classes import AddressClasses
 
 if TYPE_CHECKING:
     from mtad.config.parameters import Parameters
-    from mtad.errors import ConfigError
     from mtad.maillog import MailLog
     from mtad.net.dns import Resolver
     from mtad.policy.policy_service import Dial
@@ -49,7 +48,10 @@ class Evaluator:
     on messages that the caller carries out when it finds them in ``Request.actions``: any of ``BCC``,
     ``DISCARD``, ``FILTER``, ``HOLD``, ``PREPEND``, ``REDIRECT``.  Tables that give another one are answered
     ``451 4.3.5``.  ``dial`` makes the way to a policy service, ``resolver`` asks the DNS, ``route``
-    says where mail would go (``transport_maps``).  ``warnings`` are what ``mtad check`` should show.
+    says where mail would go (``transport_maps``).
+
+    ``errors`` are reasons not to start, and the first is raised, unless this is only a ``trial``, of which
+    nothing may be asked then; ``warnings`` are other things that ``mtad check`` should show.
     """
 
     def __init__(
@@ -65,12 +67,13 @@ class Evaluator:
         resolver: Resolver | None = None,
         route: WayTo | None = None,
         verify: Verify | None = None,
+        trial: bool = False,
     ) -> None:
         setup = Setup(p, log, rewriter, classes, sleep, frozenset(actions), dial, resolver, route, verify)
-        if setup.errors:
+        if setup.errors and not trial:
             raise setup.errors[0]
         self._setup = setup
-        self.warnings = setup.warnings
+        self.errors, self.warnings = setup.errors, setup.warnings
 
     @property
     def asks_routes(self) -> bool:
@@ -80,15 +83,6 @@ class Evaluator:
     def close(self) -> None:
         """Let go of the tables; nothing may be asked afterwards."""
         self._setup.close()
-
-    @staticmethod
-    def findings(
-        p: Parameters, log: MailLog, *, sleep: bool = True, actions: Collection[str] = ()
-    ) -> tuple[list[ConfigError], list[str]]:
-        """All errors and warnings that building an evaluator would find."""
-        rewriter, classes = Rewriter(p), AddressClasses(p, own=())
-        setup = Setup(p, log, rewriter, classes, _no_sleep if sleep else None, frozenset(actions))
-        return setup.errors, setup.warnings
 
     # -- one question for each command
 
@@ -258,7 +252,3 @@ def _verdict(check: Check, status: int) -> Verdict | None:
     if status != REJECT or check.reply is None:
         return None
     return Verdict(check.reply)
-
-
-async def _no_sleep(seconds: float) -> None:
-    """Stands in for waiting where nothing is run."""

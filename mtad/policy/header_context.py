@@ -39,7 +39,7 @@ class HeaderContext:
             elif name in _TESTS:
                 self._tests.append(_TESTS[name])
             elif name != "check_address_map":
-                setup.warnings.append(f"parameter {_PARAMETER}: invalid request: {word}")
+                setup.warn(_PARAMETER, f"invalid request: {word}")
 
     async def ask(self, check: Check) -> int:
         """OK where the client's headers are completed as our own."""

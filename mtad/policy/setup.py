@@ -115,7 +115,7 @@ class Setup:
         self.route = route
         self.policy = PolicyServices(p, log.warning, dial or NoWay)
         self.errors: list[ConfigError] = []
-        self.warnings: list[str] = []
+        self.warnings: list[ConfigError] = []
         self._opened: list[Maps] = []
         for name, problem in classes.problems:
             self._note(name, [problem], False)
@@ -253,7 +253,11 @@ class Setup:
             if isinstance(problem, ConfigError) and not lenient:
                 self.errors.append(self.p.error(parameter, problem.reason, problem.remedy))
             else:
-                self.warnings.append(f"parameter {parameter}: {problem}")
+                self.warn(parameter, str(problem))
+
+    def warn(self, parameter: str, text: str) -> None:
+        """Note what is wrong with a parameter's value, and no reason not to start."""
+        self.warnings.append(self.p.error(parameter, text))
 
     @property
     def relay_certs(self) -> Maps:

@@ -24,6 +24,7 @@ mydestination =
 mynetworks = 127.0.0.0/8 [::1]/128
 smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated reject
 """
+UNKNOWN = 'unknown smtpd restriction: "%s": clients will get 451 4.3.5 Server configuration error'
 SUBMISSION = "submission inet n - n - - smtpd\n"
 
 
@@ -81,6 +82,19 @@ def test_tls(host: Path, extra: str, says: str) -> None:
         text for text in texts(found, WARNING) if f"{host}/master.cf, line 1: {says}" in text
     ]
     assert texts(found, ERROR) == []
+
+
+def test_restrictions_are_told_with_their_place_whatever_else_is_wrong(host: Path) -> None:
+    lists = "smtpd_client_restrictions =\n  check_client_access nosuch:x, permit_mynetwork\ngone =\n"
+    lists += "smtpd_restriction_classes = gone\n"
+    service = "submission inet n - n - - smtpd\n  -o smtpd_helo_restrictions=rejected\n"
+    found = check(host, secure(host) + lists, service)
+    assert [(one.path, one.line, one.parameter, one.text.split(" (")[0]) for one in found[:4]] == [
+        (f"{host}/main.cf", 14, "smtpd_restriction_classes", "restriction class `gone' needs a definition"),
+        (f"{host}/main.cf", 11, "smtpd_client_restrictions", "unsupported dictionary type: nosuch"),
+        (f"{host}/main.cf", 11, "smtpd_client_restrictions", UNKNOWN % "permit_mynetwork"),
+        (f"{host}/master.cf", 1, "smtpd_helo_restrictions", UNKNOWN % "rejected"),
+    ]
 
 
 def test_port_465(host: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_trace_has_what_was_found() -> None:
 
 def test_a_broken_pattern_is_told_at_start() -> None:
     there, _ = bench(smtpd_client_restrictions="reject_rbl_client bl.example=127.0.0")
-    assert any('RBL reply error: need "." at "127.0.0><"' in text for text in there.evaluator.warnings)
+    assert any('RBL reply error: need "." at "127.0.0><"' in str(text) for text in there.evaluator.warnings)
     assert there.rcpt() == "451 4.3.5 Server configuration error"
 
 

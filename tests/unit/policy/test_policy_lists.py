@@ -111,9 +111,9 @@ def test_warnings_about_what_is_ignored() -> None:
     bench.rcpt("known@local.example")
     assert bench.log == ["warning: restriction `reject' after `permit' is ignored"]
     more = {"smtpd_relay_restrictions": "reject", "smtpd_recipient_restrictions": "permit, reject"}
-    assert Bench(**more).evaluator.warnings == [
-        "parameter smtpd_recipient_restrictions: restriction `reject' after `permit' is ignored"
-    ]
+    (warning,) = Bench(**more).evaluator.warnings
+    assert warning.parameter == "smtpd_recipient_restrictions"
+    assert warning.reason == "restriction `reject' after `permit' is ignored"
 
 
 def test_classes() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_support import ALL_ACTIONS, BASE, OPEN, Bench
+from policy_support import ALL_ACTIONS, BASE, OPEN, Bench, no_sleep
 
 from mtad.config.parameters import Facts, Parameters
 from mtad.errors import ConfigError
@@ -14,6 +16,8 @@ from mtad.policy import registry
 from mtad.policy.evaluator import Evaluator
 from mtad.policy.report import line, reject_line
 from mtad.policy.request import Request
+from mtad.rewrite.address import Rewriter
+from mtad.rewrite.classes import AddressClasses
 from mtad.wire.reply import Reply
 
 MISSING = (
@@ -57,7 +61,13 @@ def test_something_must_refuse(relay: str, recipient: str, good: bool) -> None:
 
 def findings(**settings: str) -> tuple[list[ConfigError], list[str]]:
     p = Parameters.from_mapping({**BASE, **settings})
-    return Evaluator.findings(p, MailLog(ListSink(), "x"), actions=ALL_ACTIONS)
+    evaluator = trial(p)
+    return evaluator.errors, [str(warning) for warning in evaluator.warnings]
+
+
+def trial(p: Parameters, sleep: Any = no_sleep) -> Evaluator:
+    log, classes = MailLog(ListSink(), "x"), AddressClasses(p, own=())
+    return Evaluator(p, log, Rewriter(p), classes, sleep=sleep, actions=ALL_ACTIONS, trial=True)
 
 
 def test_every_name_is_in_one_place() -> None:
@@ -95,8 +105,7 @@ def test_no_findings_on_a_good_configuration() -> None:
 
 def test_sleep_needs_a_clock() -> None:
     p = Parameters.from_mapping({**BASE, "smtpd_client_restrictions": "sleep 1"})
-    errors, _ = Evaluator.findings(p, MailLog(ListSink(), "x"), sleep=False)
-    assert len(errors) == 1
+    assert len(trial(p, sleep=None).errors) == 1
 
 
 def test_bare_table_at_data() -> None:
