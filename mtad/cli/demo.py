@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -168,6 +169,15 @@ def main(argv: list[str]) -> int:
     options.add_argument("--submissions", type=int, default=2465)
     options.add_argument("--sink", type=int, default=2525)
     chosen = options.parse_args(argv)
+    for name, port in (
+        ("submission", chosen.submission),
+        ("submissions", chosen.submissions),
+        ("sink", chosen.sink),
+    ):
+        if not _is_free(port):
+            options.error(
+                f"port {port} is taken, perhaps by another demo; end that, or choose one with --{name}"
+            )
     base = Path(chosen.directory or tempfile.mkdtemp(prefix="mtad-demo-")).absolute()
     demo = Demo(base, chosen.submission, chosen.submissions, chosen.sink)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -193,6 +203,14 @@ def main(argv: list[str]) -> int:
         if not chosen.directory:
             shutil.rmtree(base, ignore_errors=True)
     return status
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _wait_until_it_serves(demo: Demo, base: Path) -> None:
