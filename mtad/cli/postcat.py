@@ -90,7 +90,7 @@ class _Printer:
         while True:
             for record in read_records(file, start=start, raw=True):
                 yield record
-                if record.kind == rec.POINTER and not self._raw and (target := rec.target(record.data)) > 0:
+                if record.kind == rec.POINTER and not self._raw and (target := rec.target(record.data)):
                     if record.offset in followed:
                         raise BadRecord("pointers lead round and round")
                     followed.add(record.offset)

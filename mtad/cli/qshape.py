@@ -24,8 +24,8 @@ from mtad.config.parameters import Parameters
 from mtad.daemon.paths import paths
 from mtad.errors import MtadError
 from mtad.maillog import printable
-from mtad.queue.postfix.envelope import QueueFile
-from mtad.queue.postfix.files import MAILDROP, QUEUES, QueueDirectory, open_plain, ready
+from mtad.queue.postfix.files import MAILDROP, QUEUES
+from mtad.queue.postfix.waiting import waiting
 from mtad.queue.sqlite import SQLiteStore
 
 USAGE = """\
@@ -117,12 +117,8 @@ def _row(domain: str, cells: Sequence[str], widths: Sequence[int], room: int) ->
 def _envelopes(p: Parameters, queues: frozenset[str]) -> Iterator[tuple[float, bytes, list[bytes]]]:
     """Arrival, sender and recipients of what is in these queues."""
     if MAILDROP in queues:
-        for entry in QueueDirectory.of(p).files(MAILDROP):
-            status = entry.stat(follow_symlinks=False)
-            if ready(status.st_mode):
-                with open_plain(entry.path) as file:
-                    envelope = QueueFile(file).read_envelope()
-                yield status.st_mtime, envelope.sender or b"", [r.address for r in envelope.recipients]
+        for message in waiting(p):
+            yield message.arrival, message.sender, [r.address for r in message.recipients]
     directory = p["mtad_queue_directory"]
     if not queues - {MAILDROP} or not os.path.exists(os.path.join(directory, "queue.db")):
         return

@@ -4,7 +4,8 @@ A record is a type (one byte), its length in portions of seven bits, the lowest 
 :func:`pack` makes one, :func:`read_records` reads them.  It follows pointers, which cleanup(8) leaves where
 a Milter has changed a message, skips padding, and stops behind the last record, unless ``raw``.  Raises
 :class:`BadRecord` for what is no record, for one longer than :data:`LONGEST`, and for pointers that lead
-astray: nothing is read twice, and what is appended meanwhile is not read at all.
+astray: nothing is read twice, and what is appended meanwhile is not read at all.  What it passes over in
+silence is bounded, so that a reader has its turn soon.
 
 Postfix counterpart: ``record(3)``, ``rec_type(3)``, ``rec_attr_map(3)``.
 """
@@ -24,8 +25,9 @@ RETURN, ENVELOPE_ID, ORCPT, NOTIFY = b"<", b"i", b"o", b"n"
 MESSAGE, UNENDED, LINE, EXTRACTED, END = b"M", b"L", b"N", b"X", b"E"
 POINTER, PADDING = b"p", b"w"
 
-#: Types that a queue file may begin with, and have before its content.
+#: Types that a queue file may have before its content, and behind it.
 ENVELOPE_TYPES = b"MCTcFILSDRO/WVA>K<ion"
+EXTRACTED_TYPES = ENVELOPE_TYPES + b"Pre"
 
 NAMES = {
     SIZE: "message_size",
@@ -71,6 +73,8 @@ MAPPED = {
 
 #: No line, address or attribute that Postfix writes is longer.
 LONGEST = 16 * 1024 * 1024
+#: Pointers and padding that are passed over: more than Milters leave.
+_MOST_PASSED = 100_000
 
 
 class BadRecord(QueueError):
@@ -124,9 +128,10 @@ def _length(file: BinaryIO, kind: bytes) -> int:
 def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None) -> Iterator[Record]:
     """The records of ``file`` from ``start`` (default: from where it is) to its end."""
     at = file.tell() if start is None else start
-    left = file.seek(0, os.SEEK_END)
+    left = size = file.seek(0, os.SEEK_END)
     file.seek(at)
     begin = at
+    passed = 0
     while kind := file.read(1):
         head = file.read(1)
         if head and head[0] < 128:
@@ -148,16 +153,20 @@ def read_records(file: BinaryIO, *, raw: bool = False, start: int | None = None)
             yield record
             if kind == END and not raw:
                 return
-        elif kind == POINTER:
-            to = target(data)
-            if to > 0:
-                at = to
-                file.seek(at)
+            continue
+        passed += 1
+        if passed > _MOST_PASSED:
+            raise BadRecord("too many pointers")
+        if kind == POINTER and (to := target(data)):
+            if to > size:
+                raise BadRecord("a pointer to nowhere")
+            at = to
+            file.seek(at)
 
 
 def target(data: bytes) -> int:
     """Where a pointer leads; 0: on."""
-    try:
-        return int(data)
-    except ValueError:
-        raise BadRecord("a pointer to nowhere") from None
+    digits = data.strip()
+    if not digits.isdigit() or len(digits) > 18:
+        raise BadRecord("a pointer to nowhere")
+    return int(digits)

@@ -2,9 +2,9 @@
 
 Users may write such files themselves, so :class:`Submitted` takes no more of it than a user may say: the
 attributes that sendmail(1) leaves there, not those by which the mail system tells itself where a message came
-from, how it is to be routed, or what was done to it; times that have been; so many recipients and no more.
-Raises :class:`~mtad.queue.postfix.records.BadRecord` for more recipients, and for delimiters of VERP that are
-none.
+from, how it is to be routed, or what was done to it; times that have been; so many recipients, records and
+bytes, and no more.  Raises :class:`~mtad.queue.postfix.records.BadRecord` for more of these, and for
+delimiters of VERP that are none.
 
 Postfix counterpart: the checks of ``postdrop(1)`` and ``pickup(8)``.
 """
@@ -19,6 +19,8 @@ from mtad.queue.postfix.records import MAPPED, BadRecord
 
 #: More than fit on a command line, by far.
 MOST_RECIPIENTS = 100_000
+#: Four records for each recipient, and others; and their bytes.
+_MOST_RECORDS, _MOST_BYTES = 5 * MOST_RECIPIENTS, 64 * 1024 * 1024
 
 #: Attributes that a user may give, with the values that they may have.
 _ALLOWED = {
@@ -36,9 +38,15 @@ class Submitted(Envelope):
 
     now: float = 0.0
     delimiters: bytes = b"-=+"
+    records: int = 0
+    size: int = 0
 
     def take(self, kind: bytes, data: bytes) -> None:
         """One record of it; what a user may not say is left out."""
+        self.records += 1
+        self.size += len(data)
+        if self.records > _MOST_RECORDS or self.size > _MOST_BYTES:
+            raise BadRecord("envelope too long")
         if kind in _OURS:
             return
         if kind == rec.ATTRIBUTE:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from mtad.cli import postcat
 from mtad.config.parameters import Parameters
+from mtad.queue.listing import text_listing
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.files import public_name
 from mtad.queue.postfix.maildrop import FileDrop
@@ -48,7 +50,50 @@ def test_a_trap_hides_no_mail(tmp_path: Path) -> None:
     assert sorted(message.queue_id for message in waiting(p)) == ["A1", "C3"]
 
 
-@pytest.mark.parametrize("pointer", [b"%15d" % 3, b"nowhere"])
+SENDER = pack(rec.SENDER, b"a@b.example")
+FAR = b"%15d" % (10**17)
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        SENDER + pack(rec.POINTER, b"9" * 30),
+        SENDER + pack(rec.POINTER, FAR),
+        SENDER + pack(rec.POINTER, b"-5"),
+        SENDER + pack(rec.PADDING, b"") * 200_000,
+        SENDER + pack(rec.FULL_NAME, b"") * 600_000,
+        SENDER + pack(rec.FULL_NAME, b"x" * 8_000_000) * 9,
+        SENDER + pack(rec.RECIPIENT, b"a") * 100_001,
+    ],
+    ids=["number", "end", "negative", "padding", "records", "bytes", "recipients"],
+)
+def test_an_endless_envelope_hides_no_mail(tmp_path: Path, envelope: bytes) -> None:
+    directory = tmp_path / "maildrop"
+    directory.mkdir()
+    for name, data in (("A1", SENDER), ("B2", envelope), ("C3", SENDER)):
+        (directory / name).write_bytes(data + pack(rec.MESSAGE, b""))
+        (directory / name).chmod(0o744)
+    p = Parameters.from_mapping({"queue_directory": str(tmp_path)})
+    assert sorted(message.queue_id for message in waiting(p)) == ["A1", "C3"]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "shown"), [(b"9" * 18, time.time()), (b"1000 0", 1000.0), (b"never", 2000.0)]
+)
+def test_when_it_came(tmp_path: Path, stamp: bytes, shown: float) -> None:
+    """No later than now, and as the file says where its writer does not: any date can be printed."""
+    (tmp_path / "maildrop").mkdir()
+    path = tmp_path / "maildrop" / "A1"
+    path.write_bytes(pack(rec.TIME, stamp) + SENDER + pack(rec.MESSAGE, b""))
+    path.chmod(0o744)
+    os.utime(path, (2000.0, 2000.0))
+    p = Parameters.from_mapping({"queue_directory": str(tmp_path)})
+    (message,) = waiting(p)
+    assert message.arrival == pytest.approx(shown, abs=100.0)
+    assert list(text_listing([message], set(), False))
+
+
+@pytest.mark.parametrize("pointer", [b"%15d" % 3, b"nowhere", b"9" * 30])
 def test_postcat_ends(tmp_path: Path, pointer: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "A1"
     path.write_bytes(pack(rec.SENDER, b"a") + pack(rec.POINTER, pointer))

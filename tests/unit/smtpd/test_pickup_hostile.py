@@ -20,7 +20,7 @@ from mtad.queue.message import Message
 from mtad.queue.postfix import records as rec
 from mtad.queue.postfix.records import attribute, pack
 from mtad.queue.postfix.submitted import MOST_RECIPIENTS
-from mtad.smtpd.pickup import NotNow, Pickup, Refusal, Unfit
+from mtad.smtpd.pickup import Keep, NotNow, Pickup, Refusal, Unfit
 
 HEAD = (
     pack(rec.TIME, b"1000 0") + pack(rec.SENDER, b"alice@example.com") + pack(rec.RECIPIENT, b"b@c.example")
@@ -69,7 +69,7 @@ class World:
         async def pause() -> None:
             pass
 
-        async def refuse(refusal: Refusal, name: str) -> None:
+        async def refuse(refusal: Refusal, keep: Keep) -> None:
             self.refused.append(refusal)
 
         ids = QueueIds(True)
@@ -152,6 +152,12 @@ def test_pointers_multiply_nothing(world: World) -> None:
     back = pack(rec.POINTER, b"%15d" % (len(HEAD) + len(pack(rec.MESSAGE, b""))))
     with pytest.raises(Unfit, match="round"):
         world.take(HEAD + pack(rec.MESSAGE, b"") + lines + back + TAIL)
+
+
+@pytest.mark.parametrize("pointer", [b"9" * 30, b"9" * 18, b"-5", b"1_0"])
+def test_pointers_lead_somewhere(world: World, pointer: bytes) -> None:
+    with pytest.raises(Unfit, match="nowhere"):
+        world.take(HEAD + pack(rec.POINTER, pointer) + CONTENT + TAIL)
 
 
 def test_recipients_have_an_end(world: World) -> None:
