@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -144,6 +145,17 @@ class Mtad:
             capture_output=True,
             timeout=120,
         )
+
+    def wait_until_deferred(self) -> None:
+        """Wait until nothing is being delivered: a flush does not mean what is in hand."""
+        path = self.queue / "mtad" / "queue.db"
+        in_hand = "SELECT count(*) FROM message WHERE state = 0 OR (state = 1 AND next_attempt <= ?)"
+
+        def none() -> bool:
+            with contextlib.closing(sqlite3.connect(path, timeout=60)) as db:
+                return db.execute(in_hand, (time.time(),)).fetchone() == (0,)
+
+        wait_until(none, lambda: f"all to be deferred:\n{self.log()[-3000:]}")
 
     def log(self) -> str:
         return self.maillog.read_text(errors="replace") if self.maillog.exists() else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import smtplib
 
-from live.daemon import Mtad, Sink, wait_until
+from live.daemon import Mtad, Sink
 from oracle.postfix import free_port
 
 
@@ -20,7 +20,7 @@ def test_what_waits_for_a_domain_is_tried_when_asked_for() -> None:
         client.ehlo("client.example")
         client.sendmail("a@b.example", ["x@dest.test"], "Subject: one\n\nx\n")
         client.sendmail("a@b.example", ["x@other.test"], "Subject: two\n\nx\n")
-        wait_until(lambda: mtad.log().count("status=deferred") == 2, "both to be deferred")
+        mtad.wait_until_deferred()
         with Sink(port=port) as sink:
             assert client.docmd("ETRN other.test") == (459, b"<other.test>: service unavailable")
             assert client.docmd("ETRN dest.test") == (250, b"Queuing started")

@@ -40,6 +40,7 @@ def wait_for_empty_queue(mtad: Mtad) -> None:
 
 
 def flush(mtad: Mtad) -> None:
+    mtad.wait_until_deferred()
     done = mtad.command("flush")
     assert done.returncode == 0, done.stderr
 
