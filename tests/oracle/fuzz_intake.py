@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from live.daemon import Mtad
+from live.daemon import Mtad, wait_until
 from oracle.dialogue import PATIENCE, Config, House, mask
 from oracle.postfix import Postfix
 from oracle.soup import Mail, mail
@@ -326,7 +326,9 @@ def differences(house: House, seeds: Sequence[int]) -> dict[int, str]:
         for side, seen in zip(house.sides, (theirs, ours), strict=True)
         for each in seen
     }
-    for heard in house.upstream.sessions[before:]:
+    sessions = house.upstream.sessions[before:]
+    wait_until(lambda: all(one.over for one in sessions), "the ends of sessions")
+    for heard in sessions:
         content = max(heard.lines, key=len, default=b"")
         trace = _TRACE.search(content)
         if trace is None or (own := trace[1].decode()) not in by_id:
