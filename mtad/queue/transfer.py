@@ -75,12 +75,14 @@ class Import:
         self._where = where
         self._spool = spool
         self._new_id = new_id
+        self._names: set[str] = set()
         self.count = Count()
 
     def run(self) -> Count:
         """Move everything."""
         self.count.doubtful += settle(self._queue, self._where)
         batch: list[tuple[str, str, str, Message]] = []
+        before: list[str] = []  # taken when this was run before
         for name in (HOLD, DEFERRED, ACTIVE, INCOMING):
             for entry in list(self._where.files(name)):
                 status = entry.stat(follow_symlinks=False)
@@ -89,7 +91,7 @@ class Import:
                 key = f"{name}/{entry.name}:{status.st_ino}:{status.st_mtime_ns}"
                 if self._queue.store.was_taken(key):
                     self._remove(entry.path, entry.name)
-                    self._queue.wait(self._queue.store.forget_taken((key,)))
+                    before.append(key)
                     continue
                 try:
                     message = self._read(name, entry.path, entry.name, status)
@@ -101,6 +103,7 @@ class Import:
                     self._keep(batch)
                     batch = []
         self._keep(batch)
+        self._forget(before)
         return self.count
 
     def _keep(self, batch: list[tuple[str, str, str, Message]]) -> None:
@@ -120,7 +123,13 @@ class Import:
                     message.spool.close()
         if problem is not None:
             raise problem
-        self._queue.wait(store.forget_taken([key for key, *_ in batch]))
+        self._forget([key for key, *_ in batch])
+
+    def _forget(self, keys: list[str]) -> None:
+        """The files are gone, and stay gone if the host fails now: that they were taken need not be known."""
+        if keys:
+            os.sync()
+            self._queue.wait(self._queue.store.forget_taken(keys))
 
     def _remove(self, path: str, name: str) -> None:
         _unlink_logs(self._where, name)
@@ -134,14 +143,15 @@ class Import:
             message = source.read_rest().message(name)
         message.content, message.spool = content, spool
         message.size = len(content) if content is not None else _length(spool)
-        message.arrival = message.arrival or status.st_mtime
+        message.arrival = min(message.arrival or status.st_mtime, time.time())
         message.state = _STATES[queue]
         message.next_attempt = status.st_mtime if message.state == DEFERRED else 0.0
         message.expired = bool(status.st_mode & EXPIRED)
         self._read_logs(message, name)
-        if self._queue.store.find(name) is not None:
+        if name in self._names or self._queue.store.find(name) is not None:
             message.queue_id = self._new_id()
             self.count.renamed.append((name, message.queue_id))
+        self._names.add(name)
         return message
 
     def _content(self, source: QueueFile) -> tuple[BinaryIO | None, bytes | None]:
@@ -216,8 +226,9 @@ class Export:
         where, queue = self._where, _queue_of(message)
         directory = os.path.dirname(where.file(queue, message.queue_id))
         os.makedirs(directory, 0o700, exist_ok=True)
-        temporary = os.path.join(directory, f"export.{os.getpid()}")
+        temporary = os.path.join(directory, "export.new")  # which is no queue id
         _unlink(temporary)
+        _drop_unfinished(where, message.queue_id)
         with open(
             os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b"
         ) as file:
@@ -284,13 +295,9 @@ def settle(queue: BlockingStore, where: QueueDirectory) -> list[tuple[str, bytes
     gone: list[str] = []
     back: dict[str, list[str]] = {}
     for message in _exported(store.listing()):
-        for name in _STATES:
-            path = where.file(name, message.queue_id)
-            if os.path.lexists(path) and not ready(os.lstat(path).st_mode):
-                _unlink(path)
-                _unlink_logs(where, message.queue_id)
-                back.setdefault(_STATES[name], []).append(message.queue_id)
-                break
+        name = _drop_unfinished(where, message.queue_id)
+        if name:
+            back.setdefault(_STATES[name], []).append(message.queue_id)
         else:
             gone.append(message.queue_id)
     for state, names in back.items():
@@ -298,6 +305,17 @@ def settle(queue: BlockingStore, where: QueueDirectory) -> list[tuple[str, bytes
     if gone:
         queue.wait(store.remove(gone))
     return doubtful
+
+
+def _drop_unfinished(where: QueueDirectory, queue_id: str) -> str:
+    """Remove the file of this message that is not valid yet, with its logs; the queue it was in, if any."""
+    for name in _STATES:
+        path = where.file(name, queue_id)
+        if os.path.lexists(path) and not ready(os.lstat(path).st_mode):
+            _unlink(path)
+            _unlink_logs(where, queue_id)
+            return name
+    return ""
 
 
 def _exported(messages: Iterator[Message]) -> list[Message]:

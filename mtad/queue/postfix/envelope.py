@@ -43,6 +43,15 @@ _KEPT = {
     rec.VERP: "verp_delimiters",
 }
 _KINDS = {name: kind for kind, name in _KEPT.items()}
+#: Of these the last counts: what access tables and header checks say comes behind main.cf's.
+_LAST = (rec.INSPECTOR, rec.FILTER)
+#: Attributes of ours, and how they look that are not taken for nothing.
+_OURS = {
+    "release": re.compile(r"[0-9]{1,12}"),
+    "deliver_by": re.compile(r"[0-9]{1,12};[RN]T?"),
+    "mt_priority": re.compile(r"-?[0-9]"),
+    UNTOLD: re.compile("never"),
+}
 #: Attributes that go before the sender's record, as cleanup(8) writes them.
 _EARLY = ("log_ident", "rewrite_context")
 #: What smtpd(8) says of the client for the log, and where we have it.
@@ -137,15 +146,15 @@ class Envelope:
             self.envid = xtext_encode(data)
         elif kind == rec.RETURN:
             self.ret = {1: b"FULL", 2: b"HDRS"}.get(_digits(data), b"")
-        elif kind in _KEPT:
-            self.attributes.setdefault(_KEPT[kind], data.decode("utf-8", "replace"))
+        elif kind in _LAST or (kind in _KEPT and _KEPT[kind] not in self.attributes):
+            self.attributes[_KEPT[kind]] = data.decode("utf-8", "replace")
 
     def _attribute(self, name: str, value: str) -> None:
         if name == "encoding":
             self.body = {"8bit": b"8BITMIME", "7bit": b"7BIT"}.get(value, b"")
         elif name == "trace_flags":
             self.attributes |= _TRACED.get(value, {})
-        else:
+        elif name not in _OURS or _OURS[name].fullmatch(value):
             self.attributes[name] = value
 
 
@@ -162,7 +171,7 @@ class QueueFile:
             if kind == rec.MESSAGE:
                 return self.envelope
             if kind not in rec.ENVELOPE_TYPES:
-                break
+                raise BadRecord(f"a record of type {kind!r} in the envelope")
             self.envelope.take(kind, data)
         raise BadRecord("no message content")
 
@@ -195,6 +204,8 @@ class QueueFile:
         for _, kind, data in self._records:
             if kind == rec.END:
                 return self.envelope
+            if kind not in rec.EXTRACTED_TYPES:
+                raise BadRecord(f"a record of type {kind!r} behind the content")
             self.envelope.take(kind, data)
         raise BadRecord("the file has no end")
 
@@ -259,7 +270,7 @@ def _envelope(message: Message, created: float, warn_after: float) -> Iterator[b
         yield attribute("ret_flags", _RETURN[message.ret])
     kept = {name: attributes.pop(name) for name in _KINDS if name in attributes}
     if name := kept.pop("sender_fullname", ""):
-        yield pack(rec.FULL_NAME, name.encode())
+        yield pack(rec.FULL_NAME, _encoded(name))
     yield pack(rec.SENDER, message.sender)
     if message.body in _BODY:
         yield attribute("encoding", _BODY[message.body])
@@ -275,11 +286,15 @@ def _envelope(message: Message, created: float, warn_after: float) -> Iterator[b
         if value:
             yield attribute(name, value)
     for name, value in kept.items():
-        yield pack(_KINDS[name], value.encode())
+        yield pack(_KINDS[name], _encoded(value))
     if message.warned:
         yield pack(rec.WARN, b"%15d" % -1)
     elif warn_after and message.sender:
         yield pack(rec.WARN, b"%15d" % (message.arrival + warn_after))
+
+
+def _encoded(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")
 
 
 def _size_record(size: int, offset: int, recipients: int, flags: int, options: int) -> bytes:
@@ -353,8 +368,10 @@ def _digits(data: bytes) -> int:
 
 
 def notify_words(data: bytes) -> frozenset[bytes]:
-    """What the number stands for."""
+    """What the number stands for; nothing where it says both that the sender is told and that nobody is."""
     mask = _digits(data)
+    if mask > 1 and mask & 1:
+        return frozenset()
     return frozenset(word for word, bit in _NOTIFY if mask & bit)
 
 

@@ -1,13 +1,15 @@
-"""Messages of each state find a queue of Postfix's."""
+"""Messages of each state find a queue of Postfix's; an export that was killed leaves nothing there."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import pytest
+
 from mtad.config.parameters import Parameters
 from mtad.queue.blocking import BlockingStore
-from mtad.queue.message import DEFERRED, HOLD, INCOMING, Message, Recipient
+from mtad.queue.message import DEFERRED, HOLD, INCOMING, Message, Outcome, Recipient
 from mtad.queue.postfix.envelope import QueueFile
 from mtad.queue.postfix.files import QueueDirectory
 from mtad.queue.transfer import Export
@@ -47,3 +49,35 @@ def test_what_a_killed_process_has_delivered_is_not_exported(tmp_path: Path) -> 
         envelope = QueueFile(file).read_envelope()
     assert [one.address for one in envelope.recipients] == [b"perhaps@it.example", b"waits@it.example"]
     assert not (tmp_path / "mtad" / "journal.0").exists()
+
+
+class Killed(BaseException):
+    """What ends the program where nothing is caught."""
+
+
+def _killed() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("where", ["os.sync", "mtad.queue.transfer.write_message"])
+def test_what_was_left_unfinished_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    (tmp_path / "mtad").mkdir()
+    p = Parameters.from_mapping({"queue_directory": str(tmp_path), "hash_queue_names": "deferred defer"})
+    with BlockingStore(str(tmp_path / "mtad")) as queue:
+        waits = Recipient(b"c@d.example")
+        message = Message("A1B2C3", b"a@b.example", [waits], 1.0, content=b"x\r\n", size=3, state=DEFERRED)
+        queue.wait(queue.store.enqueue(message))
+        kept = queue.store.find("A1B2C3")
+        assert kept is not None
+        late = [Outcome(kept.recipients[0], "deferred", "4.4.1", "nobody there")]
+        queue.wait(queue.store.finish(kept, late, 2000000000.0))
+        with monkeypatch.context() as patch:
+            patch.setattr(where, lambda *_, **__: _killed())
+            with pytest.raises(Killed):
+                Export(queue, QueueDirectory.of(p), 0.0).run()
+            monkeypatch.setattr("os.getpid", lambda: 1)  # it is another process that goes on
+            (tmp_path / "takes the number of the file that goes").touch()
+        assert Export(queue, QueueDirectory.of(p), 0.0).run().moved == 1
+    for name in ("deferred", "defer"):
+        found = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        assert len(found) == 1, found

@@ -16,10 +16,10 @@ from mtad.queue import untold
 from mtad.queue.ids import in_base
 from mtad.queue.message import Message, Outcome, Recipient
 from mtad.queue.postfix import records as rec
-from mtad.queue.postfix.envelope import QueueFile, content_records, write_message
+from mtad.queue.postfix.envelope import Envelope, QueueFile, content_records, write_message
 from mtad.queue.postfix.files import QueueDirectory, open_plain
 from mtad.queue.postfix.logs import log_text, read_log
-from mtad.queue.postfix.records import BadRecord, Record, pack, read_records
+from mtad.queue.postfix.records import BadRecord, Record, attribute, pack, read_records
 
 #: 123456 microseconds are 1E240.
 LONG = in_base(1790000000, 52, 6) + in_base(123456, 52, 4) + "z3F"
@@ -277,6 +277,66 @@ def test_what_is_traced(flags: bytes, attributes: dict[str, str]) -> None:
     message.recipients[0].reason = "later"
     write_message(file := io.BytesIO(), message, [b""], created=1.0)
     assert (b"trace_flags" in file.getvalue()) == ("probe" in attributes)
+
+
+def envelope(before: bytes, behind: bytes = b"") -> Envelope:
+    """Of a file with these records before and behind its content."""
+    data = pack(b"S", b"s") + before + pack(b"R", b"r") + pack(b"M", b"")
+    source = QueueFile(io.BytesIO(data + pack(b"N", b"x") + pack(b"X", b"") + behind + pack(b"E", b"")))
+    source.read_envelope()
+    list(source.content())
+    return source.read_rest()
+
+
+def test_which_of_several_counts() -> None:
+    """main.cf's content filter comes first, then that of an access table, then that of a header check."""
+    filters = pack(b"L", b"main:") + pack(b"L", b"access:") + pack(b"V", b"+=") + pack(b"V", b"-=")
+    found = envelope(filters).attributes
+    assert found == {"filter": "access:", "verp_delimiters": "+="}
+    assert envelope(filters, pack(b"L", b"header:")).attributes["filter"] == "header:"
+
+
+@pytest.mark.parametrize("kind", [b"N", b"z", b"f", b"\0"])
+def test_records_that_are_not_known_are_not_overlooked(kind: bytes) -> None:
+    """What a later release of Postfix means by them nobody knows."""
+    with pytest.raises(BadRecord, match="in the envelope"):
+        envelope(pack(kind, b"x"))
+    with pytest.raises(BadRecord, match="behind the content"):
+        envelope(b"", pack(kind, b"x"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "notify"),
+    [(b"1", {b"NEVER"}), (b"14", set(NOTIFY)), (b"3", set()), (b"15", set()), (b"-1", set()), (b"x", set())],
+)
+def test_who_is_told(flags: bytes, notify: set[bytes]) -> None:
+    (recipient,) = envelope(pack(b"A", b"notify_flags=" + flags)).recipients
+    assert recipient.notify == notify
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("release", "1790000000", ["soon", "nan", "9" * 400, ""]),
+        ("deliver_by", "1790000000;RT", ["1790000000", ";R", "x;R", "1;RR"]),
+        ("mt_priority", "-4", ["high", "10", "-", "1\n"]),
+        ("untold", "", ["[]", "x"]),
+    ],
+)
+def test_attributes_of_ours(name: str, good: str, bad: list[str]) -> None:
+    """They come back from Postfix as they went; what is none would trouble the queue manager."""
+    if good:
+        assert envelope(attribute(name, good)).attributes == {name: good}
+    for value in bad:
+        assert envelope(attribute(name, value)).attributes == {}
+
+
+def test_any_bytes_are_written() -> None:
+    """An access table's FILTER may have any; they are text here."""
+    for name in ("filter", "sender_fullname", "log_helo_name"):
+        message = Message("A", b"s", [Recipient(b"r")], 1.0, attributes={name: "x:[\udcff]"})
+        write_message(file := io.BytesIO(), message, [b""], created=1.0)
+        assert b"x:[\xff]" in file.getvalue()
 
 
 def test_errors_are_those_of_the_queue() -> None:
