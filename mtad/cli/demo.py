@@ -25,6 +25,7 @@ from mtad.tables.sasldb import SaslDb
 
 USER, REALM, PASSWORD = "alice", "example.com", "wonderland"
 RELAY_USER, RELAY_PASSWORD = "relay", "looking-glass"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 MAIN_CF = """\
 # A submission host that relays everything to one smarthost.
@@ -180,8 +181,8 @@ def main(argv: list[str]) -> int:
             )
     base = Path(chosen.directory or tempfile.mkdtemp(prefix="mtad-demo-")).absolute()
     demo = Demo(base, chosen.submission, chosen.submissions, chosen.sink)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in _ENDING:
+        signal.signal(number, _end)
     status = 0
     try:
         demo.prepare()
@@ -203,6 +204,13 @@ def main(argv: list[str]) -> int:
         if not chosen.directory:
             shutil.rmtree(base, ignore_errors=True)
     return status
+
+
+def _end(*_: object) -> None:
+    """End everything, once: whoever is impatient leaves nothing behind."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _is_free(port: int) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -37,7 +38,10 @@ def test_the_lines_that_it_prints() -> None:
                 assert again.returncode == 2
                 assert f"port {ports['submission']} is taken" in again.stderr
             finally:
-                demo.send_signal(signal.SIGINT)
+                for _ in range(3):  # by somebody who is impatient
+                    demo.send_signal(signal.SIGINT)
                 assert demo.wait(60) == 0
+            for port in ports.values():
+                socket.create_server(("127.0.0.1", port)).close()
     finally:
         shutil.rmtree(base, ignore_errors=True)
