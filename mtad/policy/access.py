@@ -160,7 +160,10 @@ async def apply(check: Check, table: AccessTable, value: bytes, datum: bytes, sc
         return DUNNO
     action = _ACTIONS.get(command)
     if action is not None:
-        return await _act(check, table, action, text, datum, scope)
+        done = _act(check, table, action, text, datum, scope)
+        if done and command == b"DISCARD":
+            return await check.permit(printable(word), scope.kind, scope.name, f"from {table.spec}")
+        return DUNNO
     if value.isdigit() or command in (b"OK", b"RELAY"):
         return await check.permit(printable(word), scope.kind, scope.name, f"from {table.spec}")
     if len(word) == 3 and word.isdigit() and word[:1] in b"45" and text:
@@ -199,9 +202,10 @@ async def _list(check: Check, table: AccessTable, value: bytes, scope: Scope) ->
 Action = Callable[[Check, str, bytes, Scope], bool]
 
 
-async def _act(
+def _act(
     check: Check, table: AccessTable, action: tuple[str, Action], text: bytes, datum: bytes, scope: Scope
-) -> int:
+) -> bool:
+    """Whether the action is one that can be done for this message, and was."""
     name, run = action
     setup, request = check.setup, check.request
     if name not in setup.actions:
@@ -210,22 +214,20 @@ async def _act(
         setup.log.warning(
             f"access table {table.spec}: with smtpd_proxy_filter specified, action {name} is unavailable"
         )
-        return DUNNO
+        return False
     if request.state == ETRN and name != "PREPEND":
         setup.log.warning(
             f"access table {table.spec}: action {name} is unavailable in smtpd_etrn_restrictions"
         )
-        return DUNNO
+        return False
     if request.sender is None:
         setup.log.warning(
             f"access table {table.spec}: with smtpd_delay_reject=no, "
             f"action {name} is always skipped in {CLIENT} or {HELO} restrictions"
         )
-        return DUNNO
+        return False
     entry = f'access table {table.spec} entry "{printable(datum)}"'
-    if run(check, entry, text, scope) and name == "DISCARD":
-        return await check.permit(name, scope.kind, scope.name, f"from {table.spec}")
-    return DUNNO
+    return run(check, entry, text, scope)
 
 
 def _report(check: Check, what: str, scope: Scope, text: str) -> None:

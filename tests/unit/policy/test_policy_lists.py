@@ -257,3 +257,14 @@ def test_permits_are_logged() -> None:
         "NOQUEUE: permit: RCPT from c.example.net[192.0.2.9]: action=OK for "
         "Recipient address=known@local.example from inline:{{local.example=OK}}",
     ]
+
+
+@pytest.mark.parametrize("word", ["ok", "Relay", "discard", "DISCARD"])
+def test_permits_are_logged_in_the_words_of_the_table(word: str) -> None:
+    bench = Bench(
+        smtpd_log_access_permit_actions="static:all",
+        smtpd_recipient_restrictions=f"check_recipient_access static:{word}",
+    )
+    bench.rcpt("known@local.example")
+    said = bench.log[-1].partition("; ")[0]
+    assert said.endswith(f"action={word} for Recipient address=known@local.example from static:{word}")
