@@ -30,7 +30,8 @@ _RETURN = {b"FULL": 1, b"HDRS": 2}
 _BODY = {b"7BIT": "7bit", b"8BITMIME": "8bit"}
 
 _UTF8_REQUESTED, _UTF8_HEADER, _UTF8_SENDER = 1, 2, 4
-_TLS_OPTIONAL, _TLS_REQUIRED = 16, 32
+#: What a header says, and the client.
+TLS_OPTIONAL, _TLS_REQUIRED = 16, 32
 
 #: What trace_flags mean: the mail system's own question whether an address is good, or a user's wishes.
 _PROBE = "256"
@@ -96,7 +97,7 @@ class Envelope:
             self.recipients = [Recipient(self.redirect, first.original, first.notify, first.orcpt)]
         if self.options & _TLS_REQUIRED:
             self.attributes["requiretls"] = "yes"
-        if self.options & _TLS_OPTIONAL:
+        if self.options & TLS_OPTIONAL:
             self.attributes["tls_required_no"] = "yes"
         return Message(
             queue_id, self.sender, self.recipients, self.arrival, body=self.body,
@@ -330,7 +331,7 @@ def _options(message: Message, ascii_header: bool) -> int:
     if message.attributes.get("requiretls"):
         options |= _TLS_REQUIRED
     if message.attributes.get("tls_required_no"):
-        options |= _TLS_OPTIONAL
+        options |= TLS_OPTIONAL
     return options
 
 

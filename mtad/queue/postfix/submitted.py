@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtad.queue.postfix import records as rec
-from mtad.queue.postfix.envelope import Envelope
+from mtad.queue.postfix.envelope import TLS_OPTIONAL, Envelope
 from mtad.queue.postfix.records import MAPPED, BadRecord
 
 #: More than fit on a command line, by far.
@@ -60,3 +60,5 @@ class Submitted(Envelope):
         Envelope.take(self, kind, data)
         if kind == rec.TIME:
             self.arrival = min(self.arrival, self.now)
+        elif kind == rec.SIZE:
+            self.options &= ~TLS_OPTIONAL  # the header is read again

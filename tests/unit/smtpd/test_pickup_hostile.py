@@ -132,6 +132,19 @@ def test_what_the_mail_system_says_itself_is_not_believed(world: World, behind: 
     assert [one.address for one in message.recipients] == [b"b@c.example"]
 
 
+@pytest.mark.parametrize(
+    ("options", "attributes", "smtputf8"), [(16, {}, False), (63, {"requiretls": "yes"}, True)]
+)
+def test_what_headers_say_is_not_said_beside_them(
+    world: World, options: int, attributes: dict[str, str], smtputf8: bool
+) -> None:
+    """``TLS-Required: no`` is a header; what a client said with its sender is kept by ``postsuper -r``."""
+    message = world.take(pack(rec.SIZE, b"0 0 1 0 0 %d" % options) + HEAD + CONTENT + TAIL)
+    assert message is not None
+    del message.attributes["message_id"]
+    assert (message.attributes, message.smtputf8) == (attributes, smtputf8)
+
+
 def test_no_mail_from_the_future(world: World) -> None:
     """Its life would have no end, and its date none that can be written."""
     for when in (b"9999999999999999999 0", b"%d 0" % (time.time() + 10**6)):
