@@ -45,9 +45,10 @@ class _Dialogue:
         self._p = p
         self._limit = p.number("message_size_limit")
         self._settings = replace(
-            engine_settings(p, "", False),
+            engine_settings(p, p, "", False),
             auth_enabled=False,
             bare_newline="no",
+            keep_cr=True,  # until it is picked up
             extensions=frozenset(),
             filter_commands=False,
             forbid_unauth_pipelining=False,

@@ -133,6 +133,7 @@ class Connector:
             quote_envelope=settings.quote_envelope,
             lmtp=settings.lmtp,
             line_length_limit=settings.line_limit,
+            keep_cr=settings.keep_cr,
             ascii_replies=not p.flag("smtputf8_enable"),
         )
 

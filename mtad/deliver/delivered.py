@@ -14,7 +14,7 @@ from mtad.queue.message import Message
 from mtad.queue.store import QueueStore
 from mtad.tables.table import fold
 
-_HEADER = re.compile(rb"^delivered-to:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_HEADER = re.compile(rb"^delivered-to:[ \t]*(.*?)\r?$", re.IGNORECASE | re.MULTILINE)
 #: Bytes of headers, and headers among them, that are looked at.
 _LIMIT = 256 * 1024
 _MOST = 1000

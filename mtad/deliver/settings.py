@@ -69,6 +69,7 @@ class SmtpSettings:
     session_limit: int
     fallback: tuple[str, ...]
     line_limit: int
+    keep_cr: bool
     discard_keywords: frozenset[str]
     discarding: str  # a line for the log at each EHLO, may be empty
     always_ehlo: bool
@@ -113,6 +114,7 @@ class SmtpSettings:
             session_limit=p.number("smtp_mx_session_limit"),
             fallback=p.words("smtp_fallback_relay"),
             line_limit=_line_limit(p),
+            keep_cr=not p.flag("cleanup_replace_stray_cr_lf"),
             discard_keywords=frozenset(word.lower() for word in p.words("smtp_discard_ehlo_keywords")),
             discarding=discarding(p.words("smtp_discard_ehlo_keywords")),
             always_ehlo=p.flag("smtp_always_send_ehlo"),

@@ -40,13 +40,16 @@ class BinaryConverter:
         "_delimiter",
         "_fresh",
         "_in_headers",
+        "_keep_cr",
         "_lines",
         "_rest",
         "_searched",
         "_text",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, keep_cr: bool = False) -> None:
+        """``keep_cr``: a stray CR in text is not replaced."""
+        self._keep_cr = keep_cr
         self._buffer = b""
         self._in_headers = True
         self._searched = 0  # how much of the buffer holds no end of headers
@@ -56,7 +59,7 @@ class BinaryConverter:
         self._base64 = False  # the part in hand is binary
         self._rest = b""  # of it, less than a line
         self._lines = False  # a line of it was given
-        self._text = ChunkDecoder()
+        self._text = ChunkDecoder(keep_cr=keep_cr)
 
     def feed(self, data: bytes) -> bytes:
         """More of the message."""
@@ -104,7 +107,7 @@ class BinaryConverter:
 
     def _begin_body(self, buffer: bytes, fresh: bool = False) -> None:
         self._in_headers, self._buffer, self._fresh, self._searched = False, buffer, fresh, 0
-        self._text, self._rest, self._lines = ChunkDecoder(), b"", False
+        self._text, self._rest, self._lines = ChunkDecoder(keep_cr=self._keep_cr), b"", False
 
     def _entity(self, headers: bytes) -> bytes:
         """Headers as they go on; sets what the body behind them is."""
@@ -126,7 +129,7 @@ class BinaryConverter:
         return self._as_text(headers)
 
     def _as_text(self, data: bytes) -> bytes:
-        lines = ChunkDecoder()
+        lines = ChunkDecoder(keep_cr=self._keep_cr)
         return (
             b"".join(lines.feed(data[at : at + PIECE]) for at in range(0, len(data), PIECE)) + lines.finish()
         )

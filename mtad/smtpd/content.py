@@ -151,7 +151,8 @@ class Content:
     def _on_top(self, transaction: Transaction) -> tuple[bytes, bytes]:
         """The headers that access(5) asked for, and our own; binary content will be made text."""
         only = transaction.recipients[0].recipient.wire if len(transaction.recipients) == 1 else b""
-        self.converter = BinaryConverter() if transaction.mail.body == b"BINARYMIME" else None
+        binary = transaction.mail.body == b"BINARYMIME"
+        self.converter = BinaryConverter(self.engine.settings.keep_cr) if binary else None
         prepend = b"".join(line + b"\r\n" for line in self.request.actions.prepend)
         return prepend, received(self._trace(), transaction.queue_id, only, transaction.arrival)
 

@@ -16,9 +16,9 @@ from mtad.wire.settings import ServerSettings
 _BARE_NEWLINE = {"yes": "normalize", "normalize": "normalize", "no": "no", "reject": "reject", "note": "note"}
 
 
-def engine_settings(p: Parameters, tls_level: str, tls_offered: bool) -> ServerSettings:
-    """What the engine goes by.  ``tls_level``: ``smtpd_tls_security_level``, or what stands for it;
-    ``tls_offered``: there is a certificate, too."""
+def engine_settings(p: Parameters, cleanup: Parameters, tls_level: str, tls_offered: bool) -> ServerSettings:
+    """What the engine goes by.  ``cleanup``: the parameters of cleanup(8); ``tls_level``:
+    ``smtpd_tls_security_level``, or what stands for it; ``tls_offered``: there is a certificate, too."""
     mode = p["smtpd_forbid_bare_newline"].strip().lower()
     if mode not in _BARE_NEWLINE:
         path, line = p.where("smtpd_forbid_bare_newline")
@@ -57,5 +57,6 @@ def engine_settings(p: Parameters, tls_level: str, tls_offered: bool) -> ServerS
         recipient_overshoot_limit=p.number("smtpd_recipient_overshoot_limit"),
         bare_newline=_BARE_NEWLINE[mode],
         bare_newline_code=p.number("smtpd_forbid_bare_newline_reject_code"),
+        keep_cr=not cleanup.flag("cleanup_replace_stray_cr_lf"),
         forbid_unauth_pipelining=p.flag("smtpd_forbid_unauth_pipelining"),
     )

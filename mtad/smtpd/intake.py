@@ -20,7 +20,7 @@ from mtad.mime.state import MimeState
 from mtad.queue.spool import queue_error
 from mtad.rewrite.mapping import AGAIN
 from mtad.smtpd.headers import Birth, HeaderCleaner
-from mtad.smtpd.rules import CleanupRules
+from mtad.smtpd.rules import STRAY_CR, CleanupRules
 from mtad.smtpd.state import Error, MessageState
 from mtad.wire.reply import Reply
 
@@ -61,7 +61,7 @@ class Intake:
         self._cleaner = HeaderCleaner(rules, state, birth)
         self._checking = state.filtering and rules.checks.body
         self._mime = MimeState(rules.filtered if state.filtering else rules.unfiltered)
-        self._plain = not (state.filtering and (rules.rejected is not None or rules.stripped))
+        self._plain = not (state.filtering and (rules.rejected is not None or rules.strips))
         self._flat = False  # what comes is kept as it is
         self._headers_over = False
         self._begun = False
@@ -198,6 +198,8 @@ class Intake:
             newline = data.rfind(b"\n") + 1
             tail = data[newline:] if newline else self._open_line + data
             self._open_line = tail[: rules.limits.line_length]
+        if rules.strips_cr:
+            data = STRAY_CR.sub(b"", data)
         return data.translate(None, rules.stripped)
 
     async def _events(self, data: bytes, final: bool = False) -> None:

@@ -46,6 +46,7 @@ from mtad.smtpd.milter.local import local_milters, milter_checks
 from mtad.smtpd.milter.message import Screening
 from mtad.smtpd.rules import CleanupRules, detects_utf8, service_parameters
 from mtad.smtpd.state import FILE_TOO_BIG, MessageState, Origin
+from mtad.wire.body import ChunkDecoder
 from mtad.wire.logtext import logged
 from mtad.wire.reply import Reply
 
@@ -114,6 +115,7 @@ class Pickup:
         self._overrides = frozenset(own.words("receive_override_options"))
         self._filter = own["content_filter"]
         self._detect_utf8 = detects_utf8(own, "sendmail")
+        self._keep_cr = not cleanup.flag("cleanup_replace_stray_cr_lf")
         self._size_limit = p.number("message_size_limit")
         self._delimiters = p["verp_delimiter_filter"].encode()
         how = Screening(
@@ -221,13 +223,17 @@ class Pickup:
             await envelope.add(one.address, one.notify, one.orcpt, one.original)
 
     async def _feed(self, content: Iterable[bytes], intake: Intake) -> None:
-        """Have the content taken in."""
+        """Have the content taken in, with CRLF alone at the ends of its lines."""
+        lines = ChunkDecoder(keep_cr=self._keep_cr)
         for number, chunk in enumerate(content, 1):
-            more = intake.feed(chunk)
+            more = intake.feed(lines.feed(chunk))
             if more is not None:
                 await more
             if number % _TURN == 0:
                 await self._pause()
+        more = intake.feed(lines.finish())
+        if more is not None:
+            await more
 
     async def _queue(
         self,

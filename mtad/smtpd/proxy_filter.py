@@ -63,6 +63,7 @@ class ProxyFilter:
     timeout: int
     speed_adjust: bool
     line_limit: int
+    keep_cr: bool
     size_limit: int  # 0: none
     requiretls_header: bool
 
@@ -95,6 +96,7 @@ class ProxyFilter:
             timeout=p.seconds("smtpd_proxy_timeout"),
             speed_adjust="speed_adjust" in p.words("smtpd_proxy_options"),
             line_limit=p.number("line_length_limit"),
+            keep_cr=not p.flag("cleanup_replace_stray_cr_lf"),
             size_limit=p.number("message_size_limit"),
             requiretls_header=p.flag("requiretls_esmtp_header"),
         )
@@ -196,7 +198,7 @@ class Filtering:
         self._local = local
         self._top = b"Require-TLS-ESMTP: yes\r\n" if requiretls and proxy.requiretls_header else b""
         self._link: _Link | None = None
-        self._stuffer = Stuffer()
+        self._stuffer = Stuffer(keep_cr=proxy.keep_cr)
         self._mbox = False
         self._first: bytes | None = b""  # the beginning of the content, until it is known what it is
         self._later: list[

@@ -42,6 +42,8 @@ _SPECIAL = frozenset(name for name, about in HEADERS.items() if about & RESENT) 
 #: The longest header where there are milters, who may not take more.
 _FOR_MILTERS = 60000
 
+#: Content is never cut between CR and LF.
+STRAY_CR = re.compile(rb"\r(?!\n)")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
 
@@ -114,8 +116,12 @@ class CleanupRules:
         self.checks = Checks(p, "", log.warning)
         self.body_checks_limit = p.number("body_checks_size_limit")
         self.end_of_headers = p["non_empty_end_of_header_action"]
-        self.rejected = _characters(p["message_reject_characters"])
-        self.stripped = bytes(set(_unescaped(p["message_strip_characters"])) - set(b"\r\n"))
+        keep_cr = not p.flag("cleanup_replace_stray_cr_lf")
+        self.rejected = _characters(p["message_reject_characters"], keep_cr)
+        stripped = set(_unescaped(p["message_strip_characters"]))
+        self.strips_cr = keep_cr and ord("\r") in stripped
+        self.stripped = bytes(stripped - set(b"\r\n"))
+        self.strips = self.strips_cr or bool(self.stripped)
         no_mime, convert = p.flag("disable_mime_input_processing"), p.flag("force_mime_input_conversion")
         if no_mime and convert:
             name = "force_mime_input_conversion"
@@ -220,7 +226,11 @@ def _unescaped(text: str) -> bytes:
     return _ESCAPE.sub(value, text).encode("latin-1", "replace")
 
 
-def _characters(text: str) -> re.Pattern[bytes] | None:
-    """Any of these characters; CR and LF are in no line."""
-    found = bytes(set(_unescaped(text)) - set(b"\r\n"))
-    return re.compile(b"[" + re.escape(found) + b"]") if found else None
+def _characters(text: str, keep_cr: bool) -> re.Pattern[bytes] | None:
+    """Any of these characters; LF is in no line, and CR, unless stray ones are kept, is in none either."""
+    characters = set(_unescaped(text))
+    found = bytes(characters - set(b"\r\n"))
+    patterns = [b"[" + re.escape(found) + b"]"] if found else []
+    if keep_cr and ord("\r") in characters:
+        patterns.append(STRAY_CR.pattern)
+    return re.compile(b"|".join(patterns)) if patterns else None

@@ -164,7 +164,9 @@ class SmtpdService(Factory):
         """What sessions go by: TLS, logins, filters, lists of clients and commands."""
         names = ServerNames(p, self.log) if p["tls_server_sni_maps"] else None
         self.tls.serve(self.log, None if names is None else names.find)
-        self.engine_settings: ServerSettings = engine_settings(p, self.tls.level, self.tls.offered)
+        self.engine_settings: ServerSettings = engine_settings(
+            p, self.plan.cleanup, self.tls.level, self.tls.offered
+        )
         self.authenticator: Authenticator | None = None
         if self.engine_settings.auth_enabled:
             self.authenticator = Authenticator.build(p, self.reactor, self.log)

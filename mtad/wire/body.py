@@ -2,7 +2,8 @@
 
 What comes out of a decoder is strictly lined with CRLF and holds no other CR or LF: a bare LF
 becomes CRLF, a stray CR a blank (what Postfix does with ``cleanup_replace_stray_cr_lf = yes``).  So
-nothing that is sent on can end a message early at a server that reads lines more loosely.
+nothing that is sent on can end a message early at a server that reads lines more loosely.  With
+``keep_cr`` stray CRs stay what they are; still CRLF alone ends a line, here and for all who read on.
 
 *Only* CR LF ``.`` CR LF ends DATA (RFC 5321 section 4.1.1.4), also as the very first line.  Lines
 are dot-unstuffed; a line ``.`` next to a bare LF is dropped, as Postfix drops it with
@@ -46,10 +47,12 @@ def _dotted(body: bytes) -> bool:
     return b"." in body and body.rfind(_DOT) >= 0
 
 
-def _crlf(body: bytes, loose: bool) -> bytes:
-    """A body with CRLF at the end of each line, and blanks for all other CRs."""
+def _crlf(body: bytes, loose: bool, keep_cr: bool) -> bytes:
+    """A body with CRLF at the end of each line, and blanks for all other CRs, unless they are to stay."""
     lines = _RETURNS.sub(b"\n", body) if loose else body.replace(b"\r\n", b"\n")
-    return lines.replace(b"\r", b" ").replace(b"\n", b"\r\n")
+    if not keep_cr:
+        lines = lines.replace(b"\r", b" ")
+    return lines.replace(b"\n", b"\r\n")
 
 
 def _before_returns(block: bytes, end: int, loose: bool) -> int:
@@ -62,13 +65,16 @@ class DataDecoder:
     """The body of DATA, behind the 354.
 
     ``size`` counts the bytes that came out; ``bare_newline``: a lone LF was seen; ``ended``: the end
-    of data was seen.  ``loose``: any number of CRs before an LF counts as one.
+    of data was seen.  ``loose``: any number of CRs before an LF counts as one.  ``keep_cr``: see the module.
     """
 
-    __slots__ = ("_dropped", "_given", "_held", "_loose", "_open_line", "bare_newline", "ended", "size")
+    __slots__ = (
+        "_dropped", "_given", "_held", "_keep_cr", "_loose", "_open_line", "bare_newline", "ended", "size",
+    )  # fmt: skip
 
-    def __init__(self, loose: bool = False) -> None:
+    def __init__(self, loose: bool = False, keep_cr: bool = False) -> None:
         self._loose = loose
+        self._keep_cr = keep_cr
         self._held = b"\r\n"  # as if a line had just ended
         self._given = True  # the line end that ``_held`` begins with is not to come out (again)
         self._dropped = False
@@ -135,23 +141,24 @@ class DataDecoder:
         return block[:cut]
 
     def _repair(self, body: bytes) -> bytes:
-        """Unstuff a body that holds a lone CR or LF, and put blanks and CRLF for them."""
+        """Unstuff a body that holds a lone CR or LF, and make its lines what they are to be."""
         if body.count(b"\n") != body.count(b"\r\n"):
             self.bare_newline = True
         dot_line = _LOOSE_DOT_LINE if self._loose else _DOT_LINE
-        return _crlf(dot_line.sub(b"", body), self._loose).replace(_DOT, b"\r\n")
+        return _crlf(dot_line.sub(b"", body), self._loose, self._keep_cr).replace(_DOT, b"\r\n")
 
 
 class ChunkDecoder:
     """The chunks of BDAT, over all chunks of a message (RFC 3030).
 
-    ``size``, ``bare_newline`` and ``loose`` as with :class:`DataDecoder`.
+    ``size``, ``bare_newline``, ``loose`` and ``keep_cr`` as with :class:`DataDecoder`.
     """
 
-    __slots__ = ("_held", "_loose", "_open_line", "bare_newline", "size")
+    __slots__ = ("_held", "_keep_cr", "_loose", "_open_line", "bare_newline", "size")
 
-    def __init__(self, loose: bool = False) -> None:
+    def __init__(self, loose: bool = False, keep_cr: bool = False) -> None:
         self._loose = loose
+        self._keep_cr = keep_cr
         self._held = b""
         self._open_line = False
         self.size = 0
@@ -181,7 +188,7 @@ class ChunkDecoder:
         if not _clean(body):
             if body.count(b"\n") != body.count(b"\r\n"):
                 self.bare_newline = True
-            body = _crlf(body, self._loose)
+            body = _crlf(body, self._loose, self._keep_cr)
         if body:
             self._open_line = not body.endswith(b"\n")
             self.size += len(body)
@@ -205,18 +212,19 @@ class Stuffer:
     """Dot-stuffing on the way out (RFC 5321 section 4.5.2), and folding of long lines.
 
     A line of more than ``line_limit`` bytes is broken with CRLF and a blank, as Postfix does; then
-    ``folded`` turns true.  A bare CR or LF in the content, which nothing here stores, is made
-    harmless by the same rules as on the way in.
+    ``folded`` turns true.  A bare CR or LF in the content is made harmless by the same rules as on
+    the way in; with ``keep_cr`` a stray CR goes out as it is.
     """
 
-    __slots__ = ("_column", "_decoder", "_limit", "_long_run", "folded")
+    __slots__ = ("_column", "_decoder", "_limit", "_long_line", "folded")
 
-    def __init__(self, line_limit: int = 0) -> None:
+    def __init__(self, line_limit: int = 0, keep_cr: bool = False) -> None:
         """``line_limit`` 0: lines are never broken."""
-        self._decoder = ChunkDecoder()
+        self._decoder = ChunkDecoder(keep_cr=keep_cr)
         self._limit = line_limit
         self._column = 0  # bytes on the line that the last piece left open
-        self._long_run = re.compile(rb"[^\r\n]{%d,}" % (line_limit + 1)) if line_limit else None
+        long = rb"(?<=\n)[^\n]{%d,}(?=\r\n|\Z)" % (line_limit + 1)
+        self._long_line = re.compile(long) if line_limit else None
         self.folded = False
 
     def feed(self, chunk: bytes) -> bytes:
@@ -254,12 +262,12 @@ class Stuffer:
 
     def _fold(self, body: bytes) -> bytes:
         self.folded = True
-        assert self._long_run is not None
+        assert self._long_line is not None
         end = body.find(b"\r\n")
         first = body if end < 0 else body[:end]
         rest = body[len(first) :]
-        return self._broken(first, self._limit - self._column) + self._long_run.sub(
-            lambda run: self._broken(run.group(), self._limit), rest
+        return self._broken(first, self._limit - self._column) + self._long_line.sub(
+            lambda line: self._broken(line.group(), self._limit), rest
         )
 
     def _broken(self, line: bytes, room: int) -> bytes:

@@ -421,7 +421,7 @@ class ClientSession:
                 self._events.append(DataRefused(reply))
             self._drop()
         elif self._accepted:
-            self._stuffer = Stuffer(self.settings.line_length_limit)
+            self._stuffer = Stuffer(self.settings.line_length_limit, self.settings.keep_cr)
             self.stage = "sending message body"
             self._events.append(SendBody(reply))
         else:

@@ -23,6 +23,7 @@ class ClientSettings:
     dummy_mail_auth: bool = False  # smtp_send_dummy_mail_auth
     quote_envelope: bool = True  # smtp_quote_rfc821_envelope
     line_length_limit: int = 998  # smtp_line_length_limit; 0: none
+    keep_cr: bool = False  # cleanup_replace_stray_cr_lf = no
     lmtp: bool = False  # LMTP (RFC 2033) in place of SMTP
     pix: frozenset[str] = frozenset()  # smtp_pix_workarounds
     reply_filter: Callable[[bytes], bytes] | None = None  # smtp_reply_filter: each line through it

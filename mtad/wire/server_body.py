@@ -70,7 +70,7 @@ class Body:
         self._transaction.chunking = Chunking.OPEN
         if self._chunks is None:
             kind = BinaryDecoder if self._transaction.binary else ChunkDecoder
-            self._chunks = kind(self._loose)
+            self._chunks = kind(self._loose, self.settings.keep_cr)
         self._read = self._chunk
 
     @property
@@ -96,7 +96,7 @@ class Body:
     def _data_answered(self, reply: Reply) -> None:
         if reply.code == 354:
             self.where = b"DATA content"
-            self._body = DataDecoder(self._loose)
+            self._body = DataDecoder(self._loose, self.settings.keep_cr)
             self._read = self._body_data
 
     def _body_data(self) -> ev.Event | None:

@@ -51,6 +51,7 @@ class ServerSettings:
     recipient_overshoot_limit: int = 1000  # smtpd_recipient_overshoot_limit
     bare_newline: str = "normalize"  # smtpd_forbid_bare_newline: no, normalize, note, reject
     bare_newline_code: int = 550  # smtpd_forbid_bare_newline_reject_code
+    keep_cr: bool = False  # cleanup_replace_stray_cr_lf = no
     forbid_unauth_pipelining: bool = True  # smtpd_forbid_unauth_pipelining
     #: each line goes to the shell first, as CommandLine (smtpd_command_filter)
     filter_commands: bool = False

@@ -34,6 +34,8 @@ TO = ("bob@example.net", "list@example.net")
 MAILS = {
     "taken": (TO, "X-Warn: x\nX-Prepend: x\nX-Drop: x\nTo: bob\n\nwarn\n"),
     "taken, recipients within": (("-t",), "To: bob@example.net\nBcc: list@example.net\n\nwarn\n"),
+    "stray returns": (TO, "X-Warn: a\rb\r\r\nX-A: b\r\n\rTo: bob\r\n\r\nwarn\r\rx\n\rwarn\r\n.\r.\n"),
+    "returns alone": (TO, "X-Warn: x\n\r\nTo: bob\r\r\n\n\r\n\r\r\r\nx\r"),
     "refused for its body": (TO, "X-Drop: x\nSubject: x\nTo: bob\n\nwarn\nreject\nmore\n"),
     "refused for a character": (TO, "Subject: x\nX-Bell: \7\nTo: bob\n\nbody\n"),
     "refused for a header": (("carol@example.net",), "Subject: x\nX-Reject: y\nTo: bob\n\nbody\n"),
@@ -64,6 +66,7 @@ def outcome(house: House, side: Postfix | Mtad, words: tuple[str, ...], text: st
         return mask(side.log()[begun:], ids(), str(side.root))
 
     wait_until(lambda: re.search(r"ID1: removed$", log(), re.MULTILINE) or "ID2: removed" in log(), "its end")
+    wait_until(lambda: all(one.over for one in house.upstream.sessions[heard:]), "the ends of sessions")
     lines = [
         line.partition("]: ")[2] for line in log().splitlines() if re.search(r"/cleanup\[.*: ID1: ", line)
     ]

@@ -18,8 +18,8 @@ MIXED = (
 )
 
 
-def converted(data: bytes, *sizes: int) -> bytes:
-    converter, out, at = BinaryConverter(), [], 0
+def converted(data: bytes, *sizes: int, keep_cr: bool = False) -> bytes:
+    converter, out, at = BinaryConverter(keep_cr), [], 0
     for size in (*sizes, len(data)):
         out.append(converter.feed(data[at : at + size]))
         at += size
@@ -80,6 +80,15 @@ def test_text_stays_but_for_its_line_ends() -> None:
     data = b"Subject: x\r\n\r\nline\r\nanother\r\n"
     assert converted(data) == data
     assert converted(b"Subject: x\n\na\nb\rc") == b"Subject: x\r\n\r\na\r\nb c\r\n"
+
+
+@given(st.lists(st.integers(1, 30), max_size=30))
+def test_stray_returns_are_kept(sizes: list[int]) -> None:
+    head = b"Content-Type: multipart/x; boundary=b\r\nSubject: a\rb\r\r\n\r\n\rc\r\r\n--b\r\n"
+    binary = b"Content-Transfer-Encoding: binary\r\n\r\nA\rB\r\r\n--b\r\n"
+    out = converted(head + binary + b"X: d\r\n\r\ne\rf\r\r\n--b--\r\n\rg\r", *sizes, keep_cr=True)
+    encoded = b"Content-Transfer-Encoding: base64\r\n\r\nQQ1CDQ==\r\n--b\r\n"
+    assert out == head + encoded + b"X: d\r\n\r\ne\rf\r\r\n--b--\r\n\rg\r\r\n"
 
 
 def test_parts_that_end_early() -> None:

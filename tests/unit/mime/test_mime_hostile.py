@@ -42,6 +42,7 @@ def test_delivered_to_with_blanks() -> None:
     assert _seconds(lambda: found(header)) < _MUCH
     assert found(b"Subject: x\r\nDelivered-To: \tA@b\r\n\r\n")
     assert not found(b"X: x\r\nDelivered-To: a@b c\r\n\r\n")
+    assert not found(b"X: x\r\nDelivered-To: a@b\rc\r\n\r\n")
 
 
 def test_boundary_of_blanks() -> None:
