@@ -6,7 +6,7 @@ takes the old one's place by ``rename`` after an ``fsync``: readers see the old 
 leaves one of both.  Owner and mode of the old file are kept, or nothing is done.
 
 :func:`writing` is the lock for read, change and write: it keeps out our own writers and those of
-Postfix's postmap, which locks the file itself.
+Postfix's postmap, which locks the file itself.  Whoever may read a directory may lock it, so it has an end.
 
 Raises :class:`~mtad.errors.TableError`.  Counterpart: Berkeley DB's ``hash_page.c``, ``hash_meta.c``.
 """
@@ -18,6 +18,7 @@ import io
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
@@ -42,6 +43,8 @@ from mtad.tables.hashing import hash_all
 PAGE_SIZE = 4096
 _BIG = PAGE_SIZE // BIG_ITEM
 _ROOM = PAGE_SIZE - PAGE_HEADER
+#: Seconds to wait for a lock, and between two looks at it.
+_PATIENCE, _PAUSE = 20.0, 0.01
 _INLINE = bytes((H_KEYDATA,))
 HEADER = struct.Struct("<IIIIIHHBB")  # LSN of an unlogged page, then the page header
 
@@ -123,6 +126,8 @@ def writing(path: str) -> Iterator[None]:
                 _lock(stack, path)
             except FileNotFoundError:
                 pass
+        except BlockingIOError as error:
+            raise TableError(f"lock {path}: another process has locked it, or its directory") from error
         except OSError as error:
             raise TableError(f"lock {path}: {error.strerror}") from error
         yield
@@ -131,7 +136,15 @@ def writing(path: str) -> Iterator[None]:
 def _lock(stack: ExitStack, path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _size(item: bytes) -> int:

@@ -215,3 +215,19 @@ def test_writers_take_turns(tmp_path):
     for thread in threads:
         thread.join()
     assert len(list(open_bdb(path).items())) == 30
+
+
+@pytest.mark.parametrize("what", ["", "x.db"])
+def test_a_lock_that_stays_is_told(tmp_path, monkeypatch, what):
+    """As of a user who may read the directory."""
+    monkeypatch.setattr("mtad.tables.bdb_write._PATIENCE", 0.05)
+    write_hash(str(tmp_path / "x.db"), [])
+    fd = os.open(tmp_path / what, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        with pytest.raises(TableError, match="locked"), writing(str(tmp_path / "x.db")):
+            pass
+    finally:
+        os.close(fd)
+    with writing(str(tmp_path / "x.db")):
+        pass
