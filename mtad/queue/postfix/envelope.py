@@ -110,7 +110,7 @@ class Envelope:
         if kind == rec.ATTRIBUTE:
             name, equals, value = data.partition(b"=")
             mapped = rec.MAPPED.get(name)
-            if not equals:
+            if not name or not equals:
                 return
             if mapped is None or mapped == rec.CREATED:
                 self._attribute(name.decode("utf-8", "replace"), value.decode("utf-8", "replace"))

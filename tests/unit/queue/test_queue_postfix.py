@@ -321,10 +321,11 @@ def test_who_is_told(flags: bytes, notify: set[bytes]) -> None:
         ("deliver_by", "1790000000;RT", ["1790000000", ";R", "x;R", "1;RR"]),
         ("mt_priority", "-4", ["high", "10", "-", "1\n"]),
         ("untold", "", ["[]", "x"]),
+        ("", "", ["x"]),
     ],
 )
 def test_attributes_of_ours(name: str, good: str, bad: list[str]) -> None:
-    """They come back from Postfix as they went; what is none would trouble the queue manager."""
+    """They come back from Postfix as they went; what is none would trouble the queue manager, or Postfix."""
     if good:
         assert envelope(attribute(name, good)).attributes == {name: good}
     for value in bad:
