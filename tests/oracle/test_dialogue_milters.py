@@ -123,6 +123,11 @@ AT_END: dict[str, list[bytes]] = {
         packet(b"b", b"x\r\n"),
     ],
     "an empty body": [packet(b"b", b"")],
+    "a body with stray returns": [
+        packet(b"b", b"a\rb\r\r\n\r.\r\n.x\r"),
+        packet(b"b", b"\r"),
+        packet(b"b", b"\n\r\n\rlast\r"),
+    ],
     "a sender": [envelope(b"e", b"<other@example.org>")],
     "a sender without brackets": [envelope(b"e", b"other@example.org", b"RET=HDRS ENVID=abc FOO=bar")],
     "no sender": [envelope(b"e", b"<>")],
@@ -141,8 +146,12 @@ AT_END: dict[str, list[bytes]] = {
     "what nobody knows": [packet(b"?", b"")],
 }
 
+STRAY = (*START, Body(b"Subject: a\rb\r\r\nX: y\r\n c\r\r\n\r\nb\r\r\n\r.\r\n"))
+
 CASES = [
     Case("silent"),
+    Case("stray returns", steps=STRAY),
+    Case("stray returns, changes", {b"E": [header(b"m", b"Subject", b"other", 1), GO_ON]}, steps=STRAY),
     Case("long", steps=(*START[:3], "DATA", LONG)),
     Case("two messages", steps=TWICE),
     Case(
@@ -333,6 +342,7 @@ def ward(certificate: tuple[str, str]) -> Iterator[Ward]:
                 "milter_default_action": "tempfail",
                 "milter_macro_v": "testing",
                 "smtpd_delay_reject": "no",
+                "cleanup_replace_stray_cr_lf": "no",
                 "smtpd_tls_security_level": "may",
             },
             services=services,
