@@ -76,7 +76,7 @@ def _bounces(request: Request, option: str) -> list[str]:
             lines += [f"expanded_{template.name}_text = <<EOF", *template.expanded(p, _warn)]
         else:
             lines.append(f"{template.name}_template = <<EOF")
-            lines += template.dump(p["header_from_format"] == "obsolete")
+            lines += template.dump(p.choice("header_from_format") == "obsolete")
         lines += ["EOF", ""]
     return lines[:-1]
 

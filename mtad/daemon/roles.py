@@ -65,7 +65,7 @@ class Surroundings:
     @property
     def log(self) -> MailLog:
         p = self.plan.p
-        return MailLog(self.sink, p["syslog_name"], p["info_log_address_format"] == "internal")
+        return MailLog(self.sink, p["syslog_name"], p.choice("info_log_address_format") == "internal")
 
     def ids(self) -> QueueIds:
         """A source of queue ids, long or short by the configuration."""

@@ -86,7 +86,7 @@ class Bouncer:
             origin=self._origin,
             mail_name=p["mail_name"].encode(),
             lifetime=p.seconds("maximal_queue_lifetime"),
-            old_from=p["header_from_format"] == "obsolete",
+            old_from=p.choice("header_from_format") == "obsolete",
             eight_bits=p.flag("smtputf8_enable"),
         )
         warn = self._bounce_log.warning

@@ -170,7 +170,7 @@ class Setup:
                 replies.lookup if replies else None,
                 title,
             )
-        self.defer_at_once = {name: p[name] == "defer" for name in _TEMPFAIL}
+        self.defer_at_once = {name: p.choice(name) == "defer" for name in _TEMPFAIL}
         self.expander = Expander(p, self.log)
         self.rbl_reply = p["default_rbl_reply"]
         self.rbl_replies = self.maps("rbl_reply_maps")

@@ -44,7 +44,7 @@ class Postmaster:
         self._origin = p["myorigin"]
         self._hostname = p["myhostname"]
         self._mail_name = p["mail_name"]
-        self._old_from = p["header_from_format"] == "obsolete"
+        self._old_from = p.choice("header_from_format") == "obsolete"
         self._errors_to = p["error_notice_recipient"]
         #: who our own notices are from, and nobody is told of errors with
         self.sender = f"{p['double_bounce_sender']}@{p['myhostname']}".encode()

@@ -101,7 +101,7 @@ class CleanupRules:
         self.drop = frozenset(name for name in drop if not HEADERS.get(name, 0) & MIME)  # these stay
         self.special = self.drop | _SPECIAL  # headers that are never the usual ones
         self.token_limit = p.number("header_address_token_limit")
-        self.obsolete_from = p["header_from_format"] == "obsolete"
+        self.obsolete_from = p.choice("header_from_format") == "obsolete"
         self.full_name_charset = p["full_name_encoding_charset"].encode()
         self.detect_8bit = p.flag("detect_8bit_encoding_header")
 

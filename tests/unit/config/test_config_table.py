@@ -49,3 +49,15 @@ def test_defaults_mention_known_names_only() -> None:
                 assert name in table() or name in ("domain_to_ascii",), (row.name, name)
     for origin in SERVICE_SUFFIXES.values():
         assert origin in table()
+
+
+def test_names_are_read_in_any_case() -> None:
+    """What was written for an ``enum`` is not compared; ``choice`` gives the name as the table has it."""
+    compared = re.compile(r'\["(\w+)"\] (?:[!=]=|in) ')
+    found = {
+        name
+        for path in Path(mtad.__file__).parent.rglob("*.py")
+        for name in compared.findall(path.read_text("utf-8"))
+        if name in table() and table()[name].type.startswith("enum")
+    }
+    assert found == {"smtpd_sasl_type"}  # which Postfix compares as it is

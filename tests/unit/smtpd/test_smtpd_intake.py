@@ -58,7 +58,7 @@ def test_headers_that_end_without_an_empty_line(action: str, refusal: str, marke
     [
         ("Alice Example", "standard", b"From: Alice Example <alice@example.com>"),
         ("A. Example", "standard", b'From: "A. Example" <alice@example.com>'),
-        ("A. Example", "obsolete", b"From: alice@example.com (A. Example)"),
+        ("A. Example", "Obsolete", b"From: alice@example.com (A. Example)"),
         ("Ällice", "standard", b"From: =?utf-8?Q?=C3=84llice?= <alice@example.com>"),
         ("", "standard", b"From: alice@example.com"),
     ],
