@@ -170,9 +170,9 @@ class Postfix:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signum)
                     deadline = time.monotonic() + 5
-                    while _alive(pid) and time.monotonic() < deadline:
+                    while alive(pid) and time.monotonic() < deadline:
                         time.sleep(0.02)
-                    if not _alive(pid):
+                    if not alive(pid):
                         break
         self._register(False)
         shutil.rmtree(self.root, ignore_errors=True)
@@ -223,7 +223,7 @@ class Postfix:
                 out.truncate(len(text.encode()))
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended is not, though its parent may take its time to see that."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

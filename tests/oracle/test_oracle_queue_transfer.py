@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from live.daemon import MTAD, Sink, wait_until
-from oracle.postfix import Postfix, free_port, wait_for_port
+from oracle.postfix import Postfix, alive, free_port, wait_for_port
 from oracle.upstream import Upstream
 
 REFUSE = ("--reply", "rcpt=250 ok", "--reply", "rcpt=450 4.2.0 later")
@@ -213,7 +213,9 @@ def test_what_nobody_was_told_yet() -> None:
                 )  # fmt: skip
                 client.sendmail("alice@example.com", ["alias@example.net"], BODIES[1], [], ["NOTIFY=SUCCESS"])
             wait_until(lambda: sum(map(len, logs(postfix).values())) >= 8, "all but the slow one")
+            master = int((postfix.queue / "pid" / "master.pid").read_text())
             postfix.command("postfix", "abort")
+            wait_until(lambda: not alive(master), "the end of master(8), which has ended the others")
             silent.close()
             upstream.sessions.clear()
             told, kept = logs(postfix), postfix.root / "kept"
