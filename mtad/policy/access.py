@@ -37,11 +37,12 @@ _BLANKS = b" \t\r\n\v\f"
 
 @dataclass(frozen=True, slots=True)
 class AccessTable:
-    """A table by the name it has in the configuration; ``search_order`` as in ``check_ccert_access``."""
+    """A table by the name it has in the configuration; ``search_order``: by what ``check_ccert_access`` looks
+    a certificate up, where that is said."""
 
     spec: str
     maps: Maps
-    search_order: str = ""
+    search_order: tuple[str, ...] | None = None
 
 
 # -- looking up

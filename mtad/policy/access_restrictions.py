@@ -24,7 +24,7 @@ from mtad.policy.check import (
 )
 
 #: What a certificate is looked up by, in order: Postfix's keys, then Sendmail's.
-_CERTIFICATE_KEYS = ("cert_fingerprint", "pubkey_fingerprint", "cert_issuer")
+CERTIFICATE_KEYS = ("cert_fingerprint", "pubkey_fingerprint", "cert_issuer")
 
 
 def check_client_access(table: AccessTable) -> Run:
@@ -118,7 +118,7 @@ def check_sasl_access(table: AccessTable) -> Run:
 
 
 def check_ccert_access(table: AccessTable) -> Run:
-    order = table.search_order.replace(",", " ").split() or [*_CERTIFICATE_KEYS]
+    order = CERTIFICATE_KEYS if table.search_order is None else table.search_order
 
     async def run(check: Check, scope: Scope) -> int:
         request = check.request
@@ -133,10 +133,10 @@ def check_ccert_access(table: AccessTable) -> Run:
         name = request.cert_name.encode("utf-8", "surrogateescape")
         inner = Scope(name, CCERT, scope.table)
         for key in order:
-            if prints.get(key):
-                status = await find(check, table, prints[key].encode(), inner)
-            elif key == "cert_issuer":
+            if key == "cert_issuer":
                 status = await _by_issuer(check, table, inner)
+            elif prints[key]:
+                status = await find(check, table, prints[key].encode(), inner)
             else:
                 continue
             if status:

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mtad.config.lines import tokens, unbraced
+from mtad.config.lines import LIST_SEPARATORS, cut, tokens, unbraced
 from mtad.errors import ConfigError
 from mtad.policy import registry
 from mtad.policy.access import AccessTable
+from mtad.policy.access_restrictions import CERTIFICATE_KEYS
 from mtad.policy.check import Check, Rule, Run, Scope
 from mtad.policy.policy_service import parse_service
 
@@ -151,7 +152,10 @@ class Compiler:
             if ":" not in after:
                 text = f'restriction {name}: bad argument "{after}": need maptype:mapname'
                 return Rule(name, self._wrong(parameter, text)), at + 2
-            ask = registry.TABLES[name](self._table(after, parameter))
+            try:
+                ask = registry.TABLES[name](self._table(after, parameter))
+            except ValueError as problem:
+                ask = self._wrong(parameter, f"restriction {name}: {problem}")
             return Rule(name, ask), at + 2
         if name in registry.DNS_LISTS:
             return Rule(name, self._dns_list(word, after, parameter)), at + 2
@@ -178,7 +182,10 @@ class Compiler:
         return run
 
     def _bare_table(self, word: str, parameter: str) -> Run:
-        table = self._table(word, parameter)
+        try:
+            table = self._table(word, parameter)
+        except ValueError as problem:
+            return self._wrong(parameter, str(problem))
         asks = {name: registry.TABLES[name](table) for name in registry.BARE_TABLES}
 
         async def run(check: Check, scope: Scope) -> int:
@@ -232,30 +239,13 @@ class Compiler:
         return self._setup.policy.restriction(options, self._setup.sleep)
 
     def _table(self, word: str, parameter: str) -> AccessTable:
-        """The table of ``type:name`` or ``{type:name, search_order = ...}``, opened once."""
+        """The table of ``type:name`` or ``{type:name, {search_order = ...}}``, opened once; ValueError."""
         table = self._tables.get(word)
         if table is None:
-            spec, order = word, ""
-            if word.startswith("{"):
-                spec, order = self._braced(word, parameter)
+            spec, order = _braced(word) if word.startswith("{") else (word, None)
             table = AccessTable(spec, self._setup.open(spec, parameter), order)
             self._tables[word] = table
         return table
-
-    def _braced(self, word: str, parameter: str) -> tuple[str, str]:
-        order = ""
-        try:
-            spec, *options = tokens(unbraced(word), ",")
-        except ValueError as error:
-            self._error(parameter, str(error))
-            return "fail:bad", ""
-        for option in options:
-            name, _, value = option.strip().strip("{}").partition("=")
-            if name.strip() == "search_order":
-                order = value.strip().strip("{}")
-            else:
-                self._error(parameter, f'unknown attribute "{name.strip()}" in "{word}"')
-        return spec.strip(), order
 
     # -- findings
 
@@ -280,3 +270,19 @@ def _wrong(text: str) -> Run:
         check.misconfigured(text)
 
     return run
+
+
+def _braced(word: str) -> tuple[str, tuple[str, ...] | None]:
+    """The table and the search order of ``{type:name, {search_order = ...}}``; raises ValueError."""
+    spec, *attributes = tokens(unbraced(word)) or [""]
+    if ":" not in spec:
+        raise ValueError(f'malformed map specification: "{word}": need maptype:mapname')
+    order = None
+    for attribute in attributes:
+        name, equals, value = (unbraced(attribute) if attribute.startswith("{") else attribute).partition("=")
+        if not equals or name.strip().lower() != "search_order":
+            raise ValueError(f'unknown map attribute in "{word}": "{name.strip()}"')
+        order = tuple(key.lower() for key in cut(value, LIST_SEPARATORS))
+        if unknown := [key for key in order if key not in CERTIFICATE_KEYS]:
+            raise ValueError(f'unknown search type "{unknown[0]}" in "{word}"')
+    return spec, order

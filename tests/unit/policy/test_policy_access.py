@@ -194,6 +194,33 @@ def test_other_check_access() -> None:
     )
 
 
+REFUSED = "554 5.7.1 <cn>: Client certificate rejected: "
+WRONG = "451 4.3.5 Server configuration error"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reply"),
+    [
+        (", { search_order = cert_fingerprint, pubkey_fingerprint }", f"{REFUSED}certificate"),
+        (" { search_order = pubkey_fingerprint cert_fingerprint }", f"{REFUSED}key"),
+        (" {Search_Order=PUBKEY_fingerprint}", f"{REFUSED}key"),
+        (" search_order=pubkey_fingerprint", f"{REFUSED}key"),
+        (", { search_order = }", None),
+        ("", f"{REFUSED}certificate"),
+        (" { search_order = fingerprint }", WRONG),
+        (" { order = cert_fingerprint }", WRONG),
+        (" search_order = cert_fingerprint", WRONG),
+    ],
+)
+def test_search_orders(attributes: str, reply: str | None) -> None:
+    """Commas and braces as the manual has them, names in any case; 451 for what is none."""
+    table = "{ inline:{{AB=REJECT certificate},{CD=REJECT key}}" + attributes + " }"
+    bench = Bench(smtpd_client_restrictions=f"check_ccert_access {table}", smtpd_tls_ask_ccert="yes")
+    bench.request.cert_fingerprint, bench.request.pubkey_fingerprint = "AB", "CD"
+    bench.request.cert_name = "cn"
+    assert bench.rcpt("known@local.example") == reply
+
+
 @pytest.mark.parametrize(
     ("entries", "subject", "trusted", "reply"),
     [
