@@ -6,6 +6,7 @@ rest is delivered by the other, byte for byte.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shutil
@@ -158,7 +159,8 @@ def running(postfix: Postfix) -> Iterator[None]:
 
 
 def heard(upstream: Upstream) -> Counter[tuple[bytes, bytes]]:
-    """Recipients and content of what came, without what is new each time."""
+    """Recipients and paragraphs of what came, without what is new each time, in any order: a notification
+    names recipients in the order in which they were done."""
     found: Counter[tuple[bytes, bytes]] = Counter()
     for session in upstream.sessions:
         names: list[bytes] = []
@@ -170,6 +172,7 @@ def heard(upstream: Upstream) -> Counter[tuple[bytes, bytes]]:
             elif line.endswith(b"\r\n.\r\n"):
                 text = re.sub(rb"\b([0-9A-F]{9,15}|[0-9]{6,14})\b", b"ID", line)
                 text = re.sub(rb"\w{3}, +\d+ \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", b"DATE", text)
+                text = b"\r\n\r\n".join(sorted(text.split(b"\r\n\r\n")))
                 found.update((name, text) for name in names)
     return found
 
@@ -242,7 +245,9 @@ def test_what_nobody_was_told_yet() -> None:
             with running(postfix):
                 mtad(postfix, "postsuper", "-H", "ALL")
                 settled(lambda *words: mtad(postfix, *words), upstream)
-            assert heard(upstream) == theirs
+            ours = heard(upstream)
+            difference = difflib.unified_diff(lines(theirs), lines(ours), "Postfix", "mtad", lineterm="")
+            assert ours == theirs, "\n".join(difference)
             assert len(told_of(theirs)) == 3
 
 
@@ -255,6 +260,11 @@ def settled(run: Any, upstream: Upstream) -> None:
 
     wait_until(lambda: len(told_of(heard(upstream))) == 3, "notifications")
     wait_until(lambda: names() == ["later@example.net", "slow@example.net"], "what must wait")
+
+
+def lines(found: Counter[tuple[bytes, bytes]]) -> list[str]:
+    texts = sorted(f"{name!r}\n{content.decode('latin-1')}" for name, content in found.elements())
+    return "\n".join(texts).splitlines()
 
 
 def told_of(found: Counter[tuple[bytes, bytes]]) -> list[bytes]:
