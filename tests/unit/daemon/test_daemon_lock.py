@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forked import process
 
 from mtad.daemon.lock import AlreadyRunning, MasterLock, holder, program_of
-
-
-@contextmanager
-def process(work: Callable[[], None]) -> Iterator[int]:
-    """A process that has done ``work`` and then lives on."""
-    ours, its = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os.write(its, b".")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(its)
-    assert os.read(ours, 1) == b"."
-    try:
-        yield pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(ours)
 
 
 def test_the_master_lock_names_its_holder(tmp_path: Path) -> None:

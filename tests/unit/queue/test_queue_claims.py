@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import process
 
 from mtad.errors import QueueError
 from mtad.queue.claims import Claims
@@ -50,23 +50,6 @@ def test_a_journal_is_had_once(tmp_path: Path) -> None:
     other.close()
 
 
-def process(work: Callable[[], None]) -> int:
-    """The pid of a process that has done ``work``, and lives on."""
-    ours, its = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os.write(its, b".")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(its)
-    assert os.read(ours, 1) == b"."
-    os.close(ours)
-    return pid
-
-
 def test_who_is_killed_claims_nothing_from_one_moment_on(tmp_path: Path) -> None:
     new = Claims(str(tmp_path))
 
@@ -78,13 +61,12 @@ def test_who_is_killed_claims_nothing_from_one_moment_on(tmp_path: Path) -> None
         assert claims.take_journal(2)
 
     for _ in range(30):
-        pid = process(old)
-        assert not new.take()
-        os.kill(pid, signal.SIGKILL)
-        while not new.take():
-            pass
-        assert new.take_journal(1) and new.take_journal(2)
-        os.waitpid(pid, 0)
+        with process(old) as pid:
+            assert not new.take()
+            os.kill(pid, signal.SIGKILL)
+            while not new.take():
+                pass
+            assert new.take_journal(1) and new.take_journal(2)
         new.leave_journal(1)
         new.leave_journal(2)
         new.pass_on([])
