@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from forked import process
+from live.forked import process
 
 from mtad.daemon.lock import AlreadyRunning, MasterLock, holder, program_of
 

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from forked import process
+from live.forked import process
 
 from mtad.errors import QueueError
 from mtad.queue.claims import Claims
