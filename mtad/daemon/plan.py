@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from mtad.auth.authenticator import Authenticator
@@ -195,33 +196,46 @@ class _Trial:
         """Try out one service."""
         own = self.p.for_service(service)
         try:
-            plan = plan_service(service, self.p, self.log, self._tls_sessions, self._services)
-            self.plans.append(plan)
-            self._serve(plan)
+            self._plan(service, own)
         except ConfigError as problem:
             self.findings.append(_error(problem, own))
         self.findings += login.findings(own)
         self.findings += filters.findings(own, self._services)
 
+    def _plan(self, service: Service, own: Parameters) -> None:
+        try:
+            plan = plan_service(service, self.p, self.log, self._tls_sessions, self._services)
+        except ConfigError:
+            with suppress(ConfigError), self._evaluator(own):
+                pass  # what is wrong with its lists is told all the same
+            raise
+        self.plans.append(plan)
+        self._serve(plan)
+
     def _serve(self, plan: ServicePlan) -> None:
         listening = endpoints(plan.service, plan.p)
-        classes = AddressClasses(self.p)
-        CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.log).close()
-        evaluator = Evaluator(
-            plan.p, self.log, Rewriter(self.p), classes, sleep=_no_sleep, actions=ACTIONS, trial=True
-        )
-        self.findings += [_finding(ERROR, error, plan.p) for error in evaluator.errors]
-        self.warnings += [_finding(WARNING, warning, plan.p) for warning in evaluator.warnings]
-        try:
+        with self._evaluator(plan.p) as (evaluator, classes):
+            CleanupRules(plan.cleanup, Rewriter(plan.rewrite), classes, self.log).close()
             if evaluator.errors:
                 return
             authenticator = None
             if plan.p.flag("smtpd_sasl_auth_enable"):
                 authenticator = Authenticator.build(plan.p, None, self.log)
             self.findings += exposure.findings(plan, listening, evaluator, authenticator)
-        finally:
-            evaluator.close()
-            classes.close()
+
+    @contextmanager
+    def _evaluator(self, p: Parameters) -> Iterator[tuple[Evaluator, AddressClasses]]:
+        """The restrictions of a service, whose findings are noted."""
+        with ExitStack() as stack:
+            classes = AddressClasses(self.p)
+            stack.callback(classes.close)
+            evaluator = Evaluator(
+                p, self.log, Rewriter(self.p), classes, sleep=_no_sleep, actions=ACTIONS, trial=True
+            )
+            stack.callback(evaluator.close)
+            self.findings += [_finding(ERROR, error, p) for error in evaluator.errors]
+            self.warnings += [_finding(WARNING, warning, p) for warning in evaluator.warnings]
+            yield evaluator, classes
 
 
 async def _no_sleep(seconds: float) -> None:

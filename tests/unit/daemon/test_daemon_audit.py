@@ -95,6 +95,11 @@ def test_restrictions_are_told_with_their_place_whatever_else_is_wrong(host: Pat
         (f"{host}/main.cf", 11, "smtpd_client_restrictions", UNKNOWN % "permit_mynetwork"),
         (f"{host}/master.cf", 1, "smtpd_helo_restrictions", UNKNOWN % "rejected"),
     ]
+    found = check(host, "smtpd_timeout = 5 parsecs\nsmtpd_client_restrictions = permit_mynetwork\n")
+    assert [(one.line, one.parameter) for one in found[:2]] == [
+        (7, "smtpd_timeout"),
+        (8, "smtpd_client_restrictions"),
+    ]
 
 
 def test_port_465(host: Path) -> None:
