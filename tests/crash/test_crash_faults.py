@@ -105,6 +105,9 @@ def test_the_system_fails_for_a_while(number: int, which: int, firsts: tuple[int
 def test_no_process_can_be_made() -> None:
     """The child dies, and there is none for a while to take its place."""
     with Sink() as sink, Faulty(settings(sink)) as mtad:
+        sink.stop()  # so that mail stays
+        told = {f"before {number}": send(mtad, f"before {number}") for number in range(5)}
+        assert all(told.values())
         mtad.plan.arm(1, errno.EAGAIN, FORKS)
         (child,) = mtad.children()
         os.kill(child, signal.SIGKILL)
@@ -112,7 +115,8 @@ def test_no_process_can_be_made() -> None:
         assert not mtad.dead(), mtad.log()[-2000:]
         mtad.plan.disarm()
         wait_until(lambda: send(mtad, "again", patience=10), "it serves again")
-        check(mtad, sink, {"again": True})
+        sink.start()
+        check(mtad, sink, {**told, "again": True})
 
 
 def test_the_clock_jumps() -> None:
